@@ -1,0 +1,152 @@
+//! What can be put into the replicated log, and what comes of it. Facts that a rule needs are frozen into the command by
+//! its proposer: applying one reads nothing but the state and the command.
+
+use portolan_model::{MemberId, NodeName, RegionId, Revision, WallTime};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::Bundle;
+
+/// A change of the cluster's intent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Put a document in force.
+    Apply {
+        /// The document and the files it names.
+        bundle: Bundle,
+        /// The operator, from the certificate.
+        author: String,
+        /// When it was proposed.
+        at: WallTime,
+        /// Refused unless this revision is in force; `None` skips the check.
+        expected: Option<Revision>,
+    },
+    /// Put the document of an earlier revision in force, as a new revision.
+    Rollback {
+        /// The earlier revision.
+        to: Revision,
+        /// The operator.
+        author: String,
+        /// When it was proposed.
+        at: WallTime,
+    },
+    /// Take a region out of service.
+    Drain {
+        /// The region.
+        region: RegionId,
+        /// Why.
+        reason: String,
+        /// The operator.
+        author: String,
+        /// When it was proposed.
+        at: WallTime,
+        /// Healthy regions as the proposer saw them.
+        serving: Vec<RegionId>,
+    },
+    /// End a drain.
+    Restore {
+        /// The region.
+        region: RegionId,
+        /// The operator.
+        author: String,
+        /// When it was proposed.
+        at: WallTime,
+    },
+    /// A node has become a Raft member.
+    Join {
+        /// The node.
+        node: NodeName,
+        /// The region it serves.
+        region: RegionId,
+        /// Its member id.
+        member: MemberId,
+        /// When it was proposed.
+        at: WallTime,
+    },
+}
+
+/// What came of a command. The same on every node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Applied {
+    /// A new revision is in force.
+    Accepted {
+        /// Its number.
+        revision: Revision,
+    },
+    /// The document in force is the same already.
+    Unchanged {
+        /// Its number.
+        revision: Revision,
+    },
+    /// The region is draining.
+    Drained,
+    /// The region serves again.
+    Restored,
+    /// The node is known.
+    Joined {
+        /// How often the node's region has started without its past: 1 means that it never existed before.
+        incarnation: u64,
+    },
+    /// Nothing changed.
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The document has faults.
+    #[error("the document has faults:\n{0}")]
+    Invalid(String),
+    /// Another revision came first.
+    #[error("revision {expected} was expected, {current} is in force; look at the difference and apply again")]
+    StaleRevision {
+        /// What the operator had seen.
+        expected: Revision,
+        /// What is in force.
+        current: Revision,
+    },
+    /// No document is kept for this revision.
+    #[error("no document is kept for revision {revision}; `portolan history` lists those that are")]
+    UnknownRevision {
+        /// The revision asked for.
+        revision: Revision,
+    },
+    /// The cluster has no such region.
+    #[error("the cluster has no region `{region}`")]
+    UnknownRegion {
+        /// The region asked for.
+        region: RegionId,
+    },
+    /// No healthy region would be left.
+    #[error("`{region}` is the last serving region; restore another one first")]
+    LastServingRegion {
+        /// The region asked for.
+        region: RegionId,
+    },
+    /// There is no drain to end.
+    #[error("`{region}` is not draining")]
+    NotDrained {
+        /// The region asked for.
+        region: RegionId,
+    },
+    /// The drain is in force already.
+    #[error("`{region}` is draining already, ordered by {author}: {reason}")]
+    AlreadyDrained {
+        /// The region asked for.
+        region: RegionId,
+        /// Who ordered it.
+        author: String,
+        /// Why.
+        reason: String,
+    },
+    /// A bound of the replicated state is reached.
+    #[error("{what} has {len}, at most {max} are kept")]
+    TooMuch {
+        /// What is bounded.
+        what: String,
+        /// Its size.
+        len: u64,
+        /// The bound.
+        max: u64,
+    },
+}
