@@ -216,6 +216,8 @@ pub(crate) struct Cell {
     ejections: AtomicU32,
     /// Nanoseconds; 0 when not ejected.
     ejected_until: AtomicU64,
+    /// The same after one refused connection.
+    refused_until: AtomicU64,
     /// 1 when responses, not connections, caused the ejection.
     ejected_by_errors: AtomicU8,
     last_failure: AtomicU64,
@@ -224,7 +226,7 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn health(&self, now: Timestamp) -> Health {
-        let until = Timestamp::from_nanos(self.ejected_until.load(Relaxed));
+        let until = Timestamp::from_nanos(self.ejected_until.load(Relaxed).max(self.refused_until.load(Relaxed)));
         match self.active.load(Relaxed) {
             UNHEALTHY => Health::Unhealthy,
             _ if until > now => Health::Ejected { until },
@@ -263,12 +265,16 @@ impl Cell {
             streak.store(0, Relaxed);
             self.eject(by_errors, now);
         } else if outcome == Outcome::ConnectFailed {
-            self.ejected_until.fetch_max((now + BRIEF_EJECTION).as_nanos(), Relaxed);
+            self.refused_until.store((now + BRIEF_EJECTION).as_nanos(), Relaxed);
         }
     }
 
     fn eject(&self, by_errors: bool, now: Timestamp) {
         let last_end = Timestamp::from_nanos(self.ejected_until.load(Relaxed));
+        if last_end > now {
+            // Requests that were under way when it was ejected tell nothing more.
+            return;
+        }
         if now.since(last_end) >= MAX_EJECTION {
             self.ejections.store(0, Relaxed);
         }
@@ -280,16 +286,17 @@ impl Cell {
 
     /// A success ends an ejection, except that a bare TCP connect says nothing of an endpoint that answers with errors.
     fn handle_probe(&self, outcome: ProbeOutcome, check: &HealthCheck) {
-        let (agrees, target, needed) = match outcome {
-            ProbeOutcome::Success => (HEALTHY, HEALTHY, check.rise),
-            ProbeOutcome::Failure => (UNHEALTHY, UNHEALTHY, check.fall),
+        let (target, needed) = match outcome {
+            ProbeOutcome::Success => (HEALTHY, check.rise),
+            ProbeOutcome::Failure => (UNHEALTHY, check.fall),
         };
         let active = self.active.load(Relaxed);
         if outcome == ProbeOutcome::Success && (check.path.is_some() || self.ejected_by_errors.load(Relaxed) == 0) {
             self.ejected_until.store(0, Relaxed);
+            self.refused_until.store(0, Relaxed);
             self.faults.store(0, Relaxed);
         }
-        if active == agrees {
+        if active == target {
             self.streak.store(0, Relaxed);
             return;
         }
