@@ -226,12 +226,11 @@ impl Facts {
             if ours == *entry {
                 continue;
             }
-            let (our_stamp, their_stamp) = ((ours.incarnation, ours.version), (entry.incarnation, entry.version));
-            // Under equal stamps either side may lack something older, so both speak.
-            if our_stamp >= their_stamp {
+            // Within one life either side may lack something older than its newest, so both speak.
+            if ours.incarnation >= entry.incarnation {
                 difference.to_send.push(node.clone());
             }
-            if their_stamp >= our_stamp {
+            if entry.incarnation >= ours.incarnation {
                 difference.to_request.push(node.clone());
             }
         }
