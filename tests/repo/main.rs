@@ -1,0 +1,8 @@
+//! Rules of this repository that a program can check. Nothing here runs the product.
+
+mod data;
+mod dependencies;
+mod purity;
+mod sizes;
+mod sources;
+mod words;
