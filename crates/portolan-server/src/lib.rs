@@ -7,6 +7,8 @@ mod run;
 
 mod error;
 
+pub mod dns;
+
 pub mod certificates;
 pub mod clock;
 pub mod identity;

@@ -201,3 +201,6 @@ impl Mesh {
 fn has_known_version(envelope: &[u8]) -> bool {
     envelope.first() == Some(&portolan_model::codec::VERSION)
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ const PUSHED_OUT: u32 = 4;
 /// TLS alerts by which a handshake says why it failed (RFC 8446 §6.2), as QUIC crypto errors (RFC 9001 §4.8).
 const CRYPTO_ERROR: u64 = 0x100;
 const NO_APPLICATION_PROTOCOL: u64 = CRYPTO_ERROR + 120;
-const CERTIFICATE_ALERTS: [u64; 8] = [
+const CERTIFICATE_ALERTS: [u64; 9] = [
     CRYPTO_ERROR + 42,
     CRYPTO_ERROR + 43,
     CRYPTO_ERROR + 44,
@@ -51,6 +51,7 @@ const CERTIFICATE_ALERTS: [u64; 8] = [
     CRYPTO_ERROR + 46,
     CRYPTO_ERROR + 48,
     CRYPTO_ERROR + 49,
+    CRYPTO_ERROR + 51,
     CRYPTO_ERROR + 116,
 ];
 
@@ -204,7 +205,11 @@ impl Receiver {
     }
 
     async fn take_request(self: Arc<Self>, mut send: SendStream, mut receive: RecvStream) {
-        let Some(request) = self.read(&mut receive).await else { return };
+        let Some(request) = self.read(&mut receive).await else {
+            // Dropped without a reset the stream would end well and read as an empty answer.
+            let _ = send.reset(0u32.into());
+            return;
+        };
         let answer = (self.answer)(self.link.peer.clone(), request);
         if let Ok(Some(answer)) = timeout(ANSWER, answer).await
             && send.write_all(&answer).await.is_ok()
