@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gateway;
+
 /// One text with the path by which faults name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
@@ -22,9 +24,21 @@ pub struct Bundle {
     pub attachments: BTreeMap<String, String>,
 }
 
+impl Bundle {
+    /// Bytes of all texts together.
+    pub fn bytes(&self) -> usize {
+        let attachments = self.attachments.iter().map(|(name, text)| name.len() + text.len());
+        self.document.path.len() + self.document.text.len() + attachments.sum::<usize>()
+    }
+
+    /// Whether both hold the same texts, whatever their document is called.
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.document.text == other.document.text && self.attachments == other.attachments
+    }
+}
+
 /// Returns the files that `document` names, as written there; empty when the document is unreadable, since parsing
 /// will say why.
 pub fn attachments(document: &SourceFile) -> Vec<String> {
-    let _ = document;
-    Vec::new()
+    gateway::attachments(document)
 }

@@ -3,11 +3,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_model::{Hash128, MemberId, Name, NodeName, RegionId, Revision, WallTime, codec::CodecError};
+use portolan_model::{
+    MemberId, Name, NodeName, RegionId, Revision, WallTime,
+    codec::{self, CodecError},
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Applied, Bundle, Command, Faults, RegionMap, Snapshot};
+use crate::{
+    Applied, Bundle, Command, Faults, HistoryEntry, LimitBinding, LimitId, Refusal, RegionMap, Snapshot, binding,
+    history::{History, digest},
+};
 
 /// The state that Raft replicates.
 #[derive(Clone, Debug)]
@@ -25,7 +31,10 @@ pub struct Intent {
     /// Identities of the limits in force.
     pub limit_ids: BTreeMap<Name, LimitBinding>,
     regions: Arc<RegionMap>,
-    history: Vec<HistoryEntry>,
+    history: History,
+    next_limit: LimitId,
+    drain_generation: u64,
+    incarnations: BTreeMap<RegionId, u64>,
 }
 
 /// A region out of service.
@@ -52,35 +61,6 @@ pub struct MemberRecord {
     pub incarnation: u64,
 }
 
-/// The number of a limit; never given to another limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct LimitId(pub u32);
-
-/// Which counters a limit has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitBinding {
-    /// Changes with the window or the key: spend is not comparable then.
-    pub id: LimitId,
-    /// Grows with every change of the count: spend carries over.
-    pub generation: u32,
-}
-
-/// One line of the cluster's history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryEntry {
-    /// The revision in force afterwards.
-    pub revision: Revision,
-    /// Who ordered it.
-    pub author: String,
-    /// When it was ordered.
-    pub at: WallTime,
-    /// What was ordered: `apply`, `rollback to 3`, `drain eu-west: upgrade`, `restore eu-west`.
-    pub what: String,
-    /// Identifies the document in force afterwards.
-    pub digest: Hash128,
-}
-
 /// Why bytes are not an intent.
 #[derive(Debug, Error)]
 pub enum IntentError {
@@ -89,7 +69,15 @@ pub enum IntentError {
     Codec(#[from] CodecError),
     /// The document in it is refused by this node's code or regions.
     #[error("the saved intent holds a document with faults:\n{0}")]
-    Invalid(#[source] Faults),
+    Invalid(Faults),
+    /// It was written in a cluster with other regions.
+    #[error("the saved intent is of a cluster with the regions {saved:?}, this node knows {known:?}")]
+    OtherRegions {
+        /// Regions in the bytes.
+        saved: Vec<RegionId>,
+        /// Regions of this node's map.
+        known: Vec<RegionId>,
+    },
 }
 
 impl Intent {
@@ -103,7 +91,10 @@ impl Intent {
             members: BTreeMap::new(),
             limit_ids: BTreeMap::new(),
             regions,
-            history: Vec::new(),
+            history: History::default(),
+            next_limit: LimitId::default(),
+            drain_generation: 0,
+            incarnations: BTreeMap::new(),
         }
     }
 
@@ -112,25 +103,207 @@ impl Intent {
         &self.regions
     }
 
-    /// Applies a command. Deterministic: the same commands give the same state on every node.
-    pub fn apply(&mut self, command: &Command) -> Applied {
-        let _ = command;
-        Applied::Unchanged { revision: self.revision }
-    }
-
-    /// What was ordered, oldest first; bounded.
+    /// What was ordered, oldest first; the last 200 orders.
     pub fn history(&self) -> &[HistoryEntry] {
-        &self.history
+        self.history.entries()
     }
 
-    /// Writes the state for a Raft snapshot.
+    /// Applies a command. Deterministic: the same commands give the same state on every node with the same regions. A
+    /// refused command changes nothing.
+    pub fn apply(&mut self, command: &Command) -> Applied {
+        let outcome = match command {
+            Command::Apply { bundle, author, at, expected } => self.accept(bundle, author, *at, *expected),
+            Command::Rollback { to, author, at } => self.roll_back(*to, author, *at),
+            Command::Drain { region, reason, author, at, serving } => self.drain(region, reason, author, *at, serving),
+            Command::Restore { region, author, at } => self.restore(region, author, *at),
+            Command::Join { node, region, member, at: _ } => self.join(node, region, *member),
+        };
+        outcome.unwrap_or_else(Applied::Refused)
+    }
+
+    fn accept(
+        &mut self,
+        bundle: &Bundle,
+        author: &str,
+        at: WallTime,
+        expected: Option<Revision>,
+    ) -> Result<Applied, Refusal> {
+        bounded("the author's name", author.len(), MAX_TEXT)?;
+        bounded("the document with its files", bundle.bytes(), MAX_BUNDLE_BYTES)?;
+        bounded("the list of files", bundle.attachments.len(), MAX_ATTACHMENTS)?;
+        if let Some(expected) = expected.filter(|expected| *expected != self.revision) {
+            return Err(Refusal::StaleRevision { expected, current: self.revision });
+        }
+        if self.bundle.as_deref().is_some_and(|current| current.same_content(bundle)) {
+            return Ok(Applied::Unchanged { revision: self.revision });
+        }
+        self.put_in_force(Arc::new(bundle.clone()), "apply".to_owned(), author, at)
+    }
+
+    fn roll_back(&mut self, to: Revision, author: &str, at: WallTime) -> Result<Applied, Refusal> {
+        bounded("the author's name", author.len(), MAX_TEXT)?;
+        let bundle = self.history.bundle(to).ok_or(Refusal::UnknownRevision { revision: to })?;
+        if self.bundle.as_deref().is_some_and(|current| current.same_content(&bundle)) {
+            return Ok(Applied::Unchanged { revision: self.revision });
+        }
+        self.put_in_force(bundle, format!("rollback to {to}"), author, at)
+    }
+
+    fn put_in_force(
+        &mut self,
+        bundle: Arc<Bundle>,
+        what: String,
+        author: &str,
+        at: WallTime,
+    ) -> Result<Applied, Refusal> {
+        let snapshot =
+            Snapshot::parse(&bundle, &self.regions).map_err(|faults| Refusal::Invalid(faults.to_string()))?;
+        self.limit_ids = binding::rebind(&self.limit_ids, &self.snapshot, &snapshot, &mut self.next_limit);
+        self.snapshot = Arc::new(snapshot);
+        self.revision = self.revision.next();
+        self.bundle = Some(Arc::clone(&bundle));
+        self.history.keep(self.revision, bundle);
+        self.record(what, author, at);
+        Ok(Applied::Accepted { revision: self.revision })
+    }
+
+    fn drain(
+        &mut self,
+        region: &RegionId,
+        reason: &str,
+        author: &str,
+        at: WallTime,
+        serving: &[RegionId],
+    ) -> Result<Applied, Refusal> {
+        bounded("the author's name", author.len(), MAX_TEXT)?;
+        bounded("the reason", reason.len(), MAX_TEXT)?;
+        self.known(region)?;
+        if let Some(Drain { author, reason, .. }) = self.drains.get(region) {
+            let (author, reason) = (author.clone(), reason.clone());
+            return Err(Refusal::AlreadyDrained { region: region.clone(), author, reason });
+        }
+        let serves = |other: &RegionId| other != region && serving.contains(other) && !self.drains.contains_key(other);
+        if !self.regions.ids().iter().any(serves) {
+            return Err(Refusal::LastServingRegion { region: region.clone() });
+        }
+        self.drain_generation += 1;
+        let drain =
+            Drain { reason: reason.to_owned(), author: author.to_owned(), at, generation: self.drain_generation };
+        self.drains.insert(region.clone(), drain);
+        let what = if reason.is_empty() { format!("drain {region}") } else { format!("drain {region}: {reason}") };
+        self.record(what, author, at);
+        Ok(Applied::Drained)
+    }
+
+    fn restore(&mut self, region: &RegionId, author: &str, at: WallTime) -> Result<Applied, Refusal> {
+        bounded("the author's name", author.len(), MAX_TEXT)?;
+        self.known(region)?;
+        if self.drains.remove(region).is_none() {
+            return Err(Refusal::NotDrained { region: region.clone() });
+        }
+        self.record(format!("restore {region}"), author, at);
+        Ok(Applied::Restored)
+    }
+
+    /// A member that joins again keeps its incarnation; a new member id means that a node came without its past, and
+    /// with it the region.
+    fn join(&mut self, node: &NodeName, region: &RegionId, member: MemberId) -> Result<Applied, Refusal> {
+        self.known(region)?;
+        if let Some(record) = self.members.get(node).filter(|known| known.member == member && known.region == *region) {
+            return Ok(Applied::Joined { incarnation: record.incarnation });
+        }
+        let others = self.members.len() - usize::from(self.members.contains_key(node));
+        bounded("the cluster's members", others + 1, MAX_MEMBERS)?;
+        let incarnation = self.incarnations.entry(region.clone()).or_default();
+        *incarnation += 1;
+        let incarnation = *incarnation;
+        self.members.insert(node.clone(), MemberRecord { member, region: region.clone(), incarnation });
+        Ok(Applied::Joined { incarnation })
+    }
+
+    fn known(&self, region: &RegionId) -> Result<(), Refusal> {
+        match self.regions.get(region) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::UnknownRegion { region: region.clone() }),
+        }
+    }
+
+    fn record(&mut self, what: String, author: &str, at: WallTime) {
+        let digest = self.bundle.as_deref().map(digest).unwrap_or_default();
+        self.history.record(HistoryEntry { revision: self.revision, author: author.to_owned(), at, what, digest });
+    }
+
+    /// Writes the state for a Raft snapshot. Fits the codec's bound: everything in it is bounded by what was accepted.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CodecError> {
-        portolan_model::codec::encode(&self.revision)
+        codec::encode(&Saved {
+            revision: self.revision,
+            drains: self.drains.clone(),
+            members: self.members.clone(),
+            limit_ids: self.limit_ids.clone(),
+            regions: self.regions.ids().to_vec(),
+            history: self.history.clone(),
+            next_limit: self.next_limit,
+            drain_generation: self.drain_generation,
+            incarnations: self.incarnations.clone(),
+        })
     }
 
     /// Reads a state back; the document is checked anew with this node's regions.
     pub fn from_bytes(bytes: &[u8], regions: Arc<RegionMap>) -> Result<Self, IntentError> {
-        let revision: Revision = portolan_model::codec::decode(bytes)?;
-        Ok(Self { revision, ..Self::new(regions) })
+        let saved: Saved = codec::decode(bytes)?;
+        if saved.regions != regions.ids() {
+            return Err(IntentError::OtherRegions { saved: saved.regions, known: regions.ids().to_vec() });
+        }
+        let bundle = saved.history.bundle(saved.revision);
+        let snapshot = match &bundle {
+            Some(bundle) => Snapshot::parse(bundle, &regions).map_err(IntentError::Invalid)?,
+            None => Snapshot::default(),
+        };
+        Ok(Self {
+            revision: saved.revision,
+            snapshot: Arc::new(snapshot),
+            bundle,
+            drains: saved.drains,
+            members: saved.members,
+            limit_ids: saved.limit_ids,
+            regions,
+            history: saved.history,
+            next_limit: saved.next_limit,
+            drain_generation: saved.drain_generation,
+            incarnations: saved.incarnations,
+        })
     }
 }
+
+/// What a Raft snapshot holds. The document in force is the history's newest.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    revision: Revision,
+    drains: BTreeMap<RegionId, Drain>,
+    members: BTreeMap<NodeName, MemberRecord>,
+    limit_ids: BTreeMap<Name, LimitBinding>,
+    regions: Vec<RegionId>,
+    history: History,
+    next_limit: LimitId,
+    drain_generation: u64,
+    incarnations: BTreeMap<RegionId, u64>,
+}
+
+fn bounded(what: &str, len: usize, max: usize) -> Result<(), Refusal> {
+    if len <= max {
+        return Ok(());
+    }
+    Err(Refusal::TooMuch { what: what.to_owned(), len: len as u64, max: max as u64 })
+}
+
+/// Bytes of an author's name or a reason.
+const MAX_TEXT: usize = 256;
+
+/// Raft members of a cluster.
+const MAX_MEMBERS: usize = 1000;
+
+/// Files that come with a document.
+const MAX_ATTACHMENTS: usize = 200;
+
+/// Bytes of a document with its files: a third of what one message between nodes may hold.
+const MAX_BUNDLE_BYTES: usize = 1_400_000;

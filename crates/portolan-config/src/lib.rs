@@ -6,13 +6,20 @@
 //!
 //! Also home to [`Intent`], the replicated state machine that accepts documents, drains and members.
 
+mod bundle;
 mod fault;
 
-mod bundle;
+mod syntax;
+mod tree;
 
+mod decode;
+mod suggest;
+
+mod gateway;
 mod snapshot;
 
 mod region;
+mod region_files;
 
 mod node_file;
 
@@ -22,10 +29,15 @@ mod verb;
 mod command;
 mod intent;
 
+mod binding;
+mod history;
+
+pub use binding::{LimitBinding, LimitId};
 pub use bundle::{Bundle, SourceFile, attachments};
 pub use command::{Applied, Command, Refusal};
 pub use fault::{Fault, Faults};
-pub use intent::{Drain, HistoryEntry, Intent, IntentError, LimitBinding, LimitId, MemberRecord};
+pub use history::HistoryEntry;
+pub use intent::{Drain, Intent, IntentError, MemberRecord};
 pub use node_file::{AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile, Peer};
 pub use region::{Location, Region, RegionMap};
 pub use scenario::{

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use portolan_model::{Coordinates, Rate, RegionId};
 
-use crate::{Faults, SourceFile};
+use crate::{Faults, SourceFile, region_files};
 
 /// Every region of the cluster. Fixed when the cluster is founded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +43,22 @@ pub enum Location {
 impl RegionMap {
     /// Reads region files, the round trips between regions and the networks of clients.
     pub fn parse(files: &[SourceFile]) -> Result<Self, Faults> {
-        let _ = files;
-        Ok(Self::default())
+        region_files::parse(files)
+    }
+
+    pub(crate) fn insert(&mut self, region: Region) {
+        self.regions.insert(region.id.clone(), region);
+        self.ids = self.regions.keys().cloned().collect();
+    }
+
+    /// Returns whether the pair was known already.
+    pub(crate) fn insert_rtt(&mut self, a: &RegionId, b: &RegionId, rtt: Duration) -> bool {
+        self.rtts.insert(pair(a, b), rtt).is_some()
+    }
+
+    pub(crate) fn set_networks(&mut self, networks: BTreeMap<IpNet, Location>) {
+        self.networks = networks.into_iter().collect();
+        self.networks.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
     }
 
     /// All regions, sorted by name.
@@ -64,8 +78,7 @@ impl RegionMap {
 
     /// Round trip between two regions; zero within one, and for a region that is not known.
     pub fn rtt(&self, a: &RegionId, b: &RegionId) -> Duration {
-        let key = if a <= b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
-        self.rtts.get(&key).copied().unwrap_or(Duration::ZERO)
+        self.rtts.get(&pair(a, b)).copied().unwrap_or(Duration::ZERO)
     }
 
     /// The longest round trip between any two regions.
@@ -84,4 +97,9 @@ impl RegionMap {
     pub fn networks(&self) -> &[(IpNet, Location)] {
         &self.networks
     }
+}
+
+/// One key for both directions.
+fn pair(a: &RegionId, b: &RegionId) -> (RegionId, RegionId) {
+    if a <= b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) }
 }

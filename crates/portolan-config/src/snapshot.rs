@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use portolan_model::{ByteSize, Name, Rate, RegionId};
 
-use crate::{Bundle, Faults, RegionMap};
+use crate::{Bundle, Faults, RegionMap, gateway};
 
 /// One accepted document. Every name in it resolves within it. The default one serves nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,8 +27,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads a bundle into a snapshot, or returns all faults of the document at once.
     pub fn parse(bundle: &Bundle, regions: &RegionMap) -> Result<Self, Faults> {
-        let _ = (bundle, regions);
-        Ok(Self::default())
+        gateway::parse(bundle, regions)
     }
 }
 

@@ -1,0 +1,118 @@
+//! The gateway document: decodes each section, then holds the sections against each other. Never resolves a name outside
+//! the document and the region map.
+
+mod auth;
+mod dns;
+mod limit;
+mod listener;
+mod route;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portolan_model::RegionId;
+
+use crate::{
+    Bundle, Faults, RegionMap, Snapshot, SourceFile,
+    decode::{Fields, Shape, named},
+    fault::{Report, Span},
+    suggest, syntax,
+    tree::{Node, Value, shorten},
+};
+
+pub(crate) use auth::{AUTH, JWT};
+pub(crate) use dns::RECORD;
+pub(crate) use limit::LIMIT;
+pub(crate) use listener::LISTENER;
+pub(crate) use route::{MATCH, ROUTE};
+pub(crate) use service::{HEALTH, SERVICE};
+
+/// The document's own keys.
+pub(crate) const GATEWAY: Shape =
+    Shape { what: "a gateway document", keys: &["version", "listener", "services", "auth", "limits", "routes", "dns"] };
+
+/// What names may refer to: everything that is defined, be it well or badly, so that one fault does not cause another.
+struct Scope<'a> {
+    regions: &'a RegionMap,
+    attachments: &'a BTreeMap<String, String>,
+    services: BTreeSet<&'a str>,
+    auth: BTreeSet<&'a str>,
+    limits: BTreeSet<&'a str>,
+}
+
+impl Scope<'_> {
+    /// A region named by a key.
+    fn region(&self, key: &str, at: Span, report: &mut Report<'_>) -> Option<RegionId> {
+        let found = self.regions.ids().iter().find(|id| id.as_str() == key);
+        if found.is_none() {
+            let known = self.regions.ids().iter().map(RegionId::as_str);
+            report.fault(at, format!("`{}` names no region", shorten(key)), suggest::remedy(key, known));
+        }
+        found.cloned()
+    }
+}
+
+/// Reads a bundle into a snapshot, or returns all faults.
+pub(crate) fn parse(bundle: &Bundle, regions: &RegionMap) -> Result<Snapshot, Faults> {
+    let mut report = Report::new(&bundle.document);
+    let snapshot = syntax::parse(&mut report).and_then(|root| document(&root, bundle, regions, &mut report));
+    report.finish(snapshot)
+}
+
+/// The files that a document names.
+pub(crate) fn attachments(document: &SourceFile) -> Vec<String> {
+    let Some(root) = syntax::parse(&mut Report::new(document)) else { return Vec::new() };
+    let find = |node: &'_ Node, key: &str| match &node.value {
+        Value::Mapping(entries) => entries.iter().find(|entry| &*entry.key == key).map(|entry| entry.node.clone()),
+        _ => None,
+    };
+    let Some(Value::Mapping(entries)) = find(&root, "auth").map(|auth| auth.value) else { return Vec::new() };
+    let files = entries.iter().filter_map(|entry| match find(&find(&entry.node, "jwt")?, "jwks_file")?.value {
+        Value::Scalar(name) => Some(name.to_string()),
+        _ => None,
+    });
+    files.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn document(root: &Node, bundle: &Bundle, regions: &RegionMap, report: &mut Report<'_>) -> Option<Snapshot> {
+    let fields = Fields::open(root, &GATEWAY, report)?;
+    fields.check_version(report);
+    let mut section = |key: &str, example: &str, max| match fields.get(key) {
+        Some(node) => named(node, example, max, report),
+        None => &[],
+    };
+    let services = section("services", "services: { NAME: { endpoints: … } }", MAX_SERVICES);
+    let auth = section("auth", "auth: { NAME: { jwt: … } }", MAX_AUTH);
+    let limits = section("limits", "limits: { NAME: { key: user, rate: 600/min } }", MAX_LIMITS);
+    let routes = section("routes", "routes: { NAME: { match: …, service: … } }", MAX_ROUTES);
+    let zones = section("dns", "dns: { ZONE: { NAME: { regions: all } } }", MAX_ZONES);
+    let scope = Scope {
+        regions,
+        attachments: &bundle.attachments,
+        services: services.iter().map(|entry| &*entry.key).collect(),
+        auth: auth.iter().map(|entry| &*entry.key).collect(),
+        limits: limits.iter().map(|entry| &*entry.key).collect(),
+    };
+    let services = service::decode(services, &scope, report);
+    let auth = auth::decode(auth, &scope, report);
+    let limits = limit::decode(limits, report);
+    let routes = route::decode(routes, &scope, &limits, report);
+    let zones = dns::decode(zones, &scope, report);
+    let listener = fields.optional("listener", Default::default(), report, listener::decode);
+    Some(Snapshot { services, auth, limits, routes, zones, listener })
+}
+
+/// Services of a document.
+const MAX_SERVICES: usize = 2000;
+
+/// Issuers of tokens.
+const MAX_AUTH: usize = 100;
+
+/// Limits of a document.
+const MAX_LIMITS: usize = 1000;
+
+/// Routes of a document.
+const MAX_ROUTES: usize = 10_000;
+
+/// DNS zones of a document.
+const MAX_ZONES: usize = 100;
