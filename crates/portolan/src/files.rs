@@ -1,0 +1,87 @@
+//! Reads what people wrote from disk and hands it to `portolan-config`. Decides which file is of which kind.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use portolan_config::{Bundle, Faults, RegionMap, SourceFile, attachments};
+
+/// Largest file taken; a gateway document that is longer is a mistake.
+const MAX_FILE: u64 = 8 << 20;
+
+/// Reads one file, to be named in faults as it was named here.
+pub fn source(path: &Path) -> Result<SourceFile> {
+    let read = || -> std::io::Result<String> {
+        if fs::metadata(path)?.len() > MAX_FILE {
+            return Err(std::io::Error::other(format!("it is longer than {} MiB", MAX_FILE >> 20)));
+        }
+        fs::read_to_string(path)
+    };
+    let text = read().with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(SourceFile { path: path.display().to_string(), text })
+}
+
+/// Reads a gateway document and the files it names, which lie beside it.
+///
+/// A file that cannot be read is left out: parsing then says where the document names it.
+pub fn bundle(path: &Path) -> Result<Bundle> {
+    let document = source(path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut found = BTreeMap::new();
+    for name in attachments(&document) {
+        if let Ok(file) = source(&folder.join(&name)) {
+            found.insert(name, file.text);
+        }
+    }
+    Ok(Bundle { document, attachments: found })
+}
+
+/// The YAML files of a folder, by name.
+pub fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| {
+        format!(
+            "cannot read the folder {}; run this from the root of the repository, or name it with --regions",
+            folder.display()
+        )
+    })?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads the region files of a folder.
+pub fn region_sources(folder: &Path) -> Result<Vec<SourceFile>> {
+    yaml_files(folder)?.iter().map(|path| source(path)).collect()
+}
+
+/// Reads the regions of a folder; faults are one error that a terminal can show.
+pub fn regions(folder: &Path) -> Result<Arc<RegionMap>> {
+    RegionMap::parse(&region_sources(folder)?).map(Arc::new).map_err(shown)
+}
+
+/// Faults as an error whose text is for a terminal.
+pub fn shown(faults: Faults) -> anyhow::Error {
+    anyhow::Error::new(Rendered(faults.render()))
+}
+
+/// Faults with their places, ready to print.
+#[derive(Debug)]
+pub struct Rendered(String);
+
+impl std::fmt::Display for Rendered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.trim_end())
+    }
+}
+
+impl std::error::Error for Rendered {}

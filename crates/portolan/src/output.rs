@@ -1,0 +1,82 @@
+//! How answers look: aligned tables for people, JSON for programs. Decides nothing else.
+
+use std::fmt::Write as _;
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people; may change between releases.
+    #[default]
+    Text,
+    /// One JSON document on standard output; fields are only ever added.
+    Json,
+}
+
+impl Format {
+    /// Prints `value` as JSON, or what `text` makes of it.
+    pub fn print(self, value: &Value, text: impl FnOnce(&Value) -> String) {
+        match self {
+            Self::Json => println!("{value:#}"),
+            Self::Text => print!("{}", text(value)),
+        }
+    }
+}
+
+/// Columns of text, as wide as their widest cell.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with its head.
+    pub fn new<const N: usize>(head: [&str; N]) -> Self {
+        Self { rows: vec![head.map(str::to_owned).to_vec()] }
+    }
+
+    /// Adds a row; a missing cell is empty.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.to_vec());
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                write!(line, "{cell:<width$}  ")?;
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// The text of a field that may be missing or of any simple type.
+pub fn field(value: &Value, name: &str) -> String {
+    match value.get(name) {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(["region", "role"]);
+        table.row(["ap-southeast".to_owned(), "leader".to_owned()]);
+        assert_eq!(table.to_string(), "region        role\nap-southeast  leader\n");
+    }
+}

@@ -1,0 +1,134 @@
+//! What `up` prints once the fleet is ready: one table, and commands to copy that work from where `up` was started.
+
+use std::{fmt::Write as _, path::Path};
+
+use serde_json::Value;
+
+use super::plan::{Plan, SHIPPED_DIR};
+use crate::output::{Table, field};
+
+/// Command and what to expect of it.
+pub struct Suggestion {
+    /// One line that says what it shows.
+    pub title: &'static str,
+    /// For a POSIX shell.
+    pub command: String,
+}
+
+/// The table of nodes; `statuses` are in the order of the plan.
+pub fn table(plan: &Plan, statuses: &[Value]) -> String {
+    let mut table = Table::new(["region", "HTTPS and HTTP/3", "DNS", "admin", "Raft"]);
+    for (node, status) in plan.nodes.iter().zip(statuses) {
+        table.row([
+            node.region.to_string(),
+            node.https().to_string(),
+            node.dns().to_string(),
+            node.admin().to_string(),
+            field(status.get("raft").unwrap_or(&Value::Null), "role"),
+        ]);
+    }
+    table.to_string()
+}
+
+/// The commands, in the order in which a new user would try them. Draining comes last but one: it changes the fleet.
+pub fn suggestions(plan: &Plan, program: &str) -> Vec<Suggestion> {
+    let (first, last) = (&plan.nodes[0], &plan.nodes[plan.nodes.len() - 1]);
+    let dir = quoted(&plan.dir);
+    let program = if plan.dir == Path::new(SHIPPED_DIR) {
+        quoted(Path::new(program))
+    } else {
+        format!("{} --dir {dir}", quoted(Path::new(program)))
+    };
+    let port = last.https().port();
+    let url = format!("https://api.example.test:{port}");
+    let at = |address: &dyn std::fmt::Display| {
+        format!("curl -sS --cacert {dir}/ca.pem --resolve api.example.test:{port}:{address}")
+    };
+    let near = at(&last.address);
+    let token = |user: &str| format!("$({program} token --user {user} --scope orders)");
+    let bearer = |token: &str| format!("-H \"Authorization: Bearer {token}\"");
+    let addresses: Vec<String> = plan.nodes.iter().map(|node| node.address.to_string()).collect();
+    let (alice, bob) = (token("alice"), token("bob"));
+    let suggest = |title, command| Suggestion { title, command };
+    vec![
+        suggest("HTTP/2, no token needed", format!("{near} -i {url}/public/hello")),
+        suggest(
+            "HTTP/3",
+            format!("{program} probe --http3 --resolve api.example.test:{port}:{} {url}/public/hello", last.address),
+        ),
+        suggest("401: a token is needed", format!("{near} -i {url}/orders/1")),
+        suggest("200: with a token", format!("{near} -i {} {url}/orders/1", bearer(&alice))),
+        suggest(
+            "429: 6 per minute and user, held over all regions together",
+            format!(
+                "TOKEN={bob}; for i in 1 2 3; do for address in {}; do {} {} -o /dev/null -w '%{{http_code}}\\n' \
+                 {url}/orders/1; done; done",
+                addresses.join(" "),
+                at(&"$address"),
+                bearer("$TOKEN"),
+            ),
+        ),
+        suggest(
+            "DNS for a client in Berlin",
+            format!("dig @{} -p {} api.example.test A +subnet=198.51.100.7", first.address, first.dns().port()),
+        ),
+        suggest("bring an edited configuration into force", format!("{program} apply {}", quoted(&plan.document))),
+        suggest(
+            "why a request is treated as it is",
+            format!("{program} explain --host api.example.test --path /orders/1 --token \"{alice}\""),
+        ),
+        suggest(
+            "send the clients of a region elsewhere; `restore` ends it",
+            format!("{program} drain {} --reason maintenance", first.region),
+        ),
+        suggest(
+            "rehearse a partition in virtual time",
+            format!("{program} simulate simulations/partition.yaml --seeds 5"),
+        ),
+    ]
+}
+
+/// Table and commands as `up` prints them.
+pub fn render(plan: &Plan, statuses: &[Value], program: &str) -> String {
+    let mut text = format!("\n{}\n", table(plan, statuses));
+    for suggestion in suggestions(plan, program) {
+        let _ = writeln!(text, "# {}\n{}", suggestion.title, suggestion.command);
+    }
+    text
+}
+
+/// `path` as one word of a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_model::RegionId;
+
+    use super::{super::plan::SHIPPED_NETWORK, *};
+
+    #[test]
+    fn at_most_ten_commands_are_suggested_each_on_one_line() {
+        let regions = ["eu-west", "us-east"].map(|name| RegionId::new(name).expect("a name"));
+        let plan = Plan::new(Path::new(SHIPPED_DIR), &regions, SHIPPED_NETWORK, false).expect("a plan");
+        let suggestions = suggestions(&plan, "target/release/portolan");
+        assert!(suggestions.len() <= 10);
+        for suggestion in &suggestions {
+            assert!(!suggestion.command.contains('\n') && !suggestion.title.contains('\n'), "{}", suggestion.title);
+        }
+        assert!(suggestions[1].command.starts_with("target/release/portolan probe --http3"));
+    }
+
+    #[test]
+    fn a_path_with_a_blank_is_one_word() {
+        assert_eq!(quoted(Path::new("a b/it's")), r"'a b/it'\''s'");
+        assert_eq!(quoted(Path::new("./target/debug/portolan")), "./target/debug/portolan");
+    }
+}

@@ -1,0 +1,134 @@
+//! Lays down what a local fleet needs before any process starts: files, certificates, free ports.
+//!
+//! Decides what is kept from an earlier start: data, the authority, the issuer's key and the gateway document. Certificates
+//! are issued anew, region and node files rewritten. Nothing is changed before regions, document and ports were checked.
+
+use std::{fs, path::Path, sync::Arc};
+
+use anyhow::{Context, Result, bail};
+use portolan_config::{Bundle, RegionMap, Snapshot, SourceFile};
+
+use super::{
+    operator,
+    plan::{Network, Plan, SHIPPED_DIR, SHIPPED_NETWORK},
+};
+use crate::{cli, dev, files, issuer};
+
+/// The key set of the demo issuer, in the folder of a fleet.
+const JWKS: &str = "jwks.json";
+
+/// A fleet whose files are in place.
+pub struct Prepared {
+    /// Where everything is.
+    pub plan: Plan,
+    /// The regions, at their addresses in the fleet's network.
+    pub regions: Arc<RegionMap>,
+}
+
+/// Checks, then writes.
+pub fn prepare(arguments: &cli::Up, global: &cli::Global) -> Result<Prepared> {
+    let sources = moved_regions(&arguments.regions, arguments.network)?;
+    let regions = RegionMap::parse(&sources).map(Arc::new).map_err(files::shown)?;
+    let mut plan = Plan::new(&global.dir, regions.ids(), arguments.network, arguments.wan)?;
+    for listener in plan.listeners() {
+        listener.check_free()?;
+    }
+    let is_first = arguments.clean || !global.dir.join("context.json").exists();
+    let in_place = arguments.network == SHIPPED_NETWORK && global.dir == Path::new(SHIPPED_DIR);
+    let document = if is_first { Some(checked_document(arguments, &regions, in_place)?) } else { None };
+    if arguments.clean {
+        clean(&global.dir)?;
+    }
+    fs::create_dir_all(&plan.dir).with_context(|| format!("cannot make {}", plan.dir.display()))?;
+    write_regions(&plan, &sources)?;
+    if in_place {
+        plan.document.clone_from(&arguments.config);
+    } else if let Some(bundle) = document {
+        write_document(&plan, &bundle)?;
+    }
+    issuer::prepare(&plan.dir, &plan.jwks())?;
+    issue_certificates(&plan)?;
+    for (index, node) in plan.nodes.iter().enumerate() {
+        dev::write(&node.file(), &plan.node_file(index))?;
+    }
+    Ok(Prepared { plan, regions })
+}
+
+fn moved_regions(folder: &Path, network: Network) -> Result<Vec<SourceFile>> {
+    let mut sources = files::region_sources(folder)?;
+    for source in &mut sources {
+        source.text = network.moved(&source.text);
+    }
+    Ok(sources)
+}
+
+/// Reads the gateway document and refuses one with faults before anything is written.
+///
+/// A fleet at the usual place runs the document as it is. Any other gets a copy, moved to its network and its folder.
+fn checked_document(arguments: &cli::Up, regions: &RegionMap, in_place: bool) -> Result<Bundle> {
+    let mut bundle = files::bundle(&arguments.config)
+        .context("no gateway document; run this from the root of the repository, or name one with --config")?;
+    let shipped = format!("{SHIPPED_DIR}/{JWKS}");
+    let (name, text) = if in_place { (shipped.as_str(), None) } else { (JWKS, Some(&mut bundle.document.text)) };
+    if let Some(text) = text {
+        *text = arguments.network.moved(text).replace(&shipped, JWKS);
+        bundle.attachments.remove(&shipped);
+    }
+    // The issuer's key set is written later, and it is sound: an empty one stands for it here.
+    bundle.attachments.insert(name.to_owned(), "{\"keys\":[]}".to_owned());
+    Snapshot::parse(&bundle, regions).map_err(files::shown)?;
+    Ok(bundle)
+}
+
+/// Removes the folder of a fleet, and nothing that is not one.
+fn clean(dir: &Path) -> Result<()> {
+    let holds_fleet = dir.join("context.json").exists();
+    let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    if !dir.exists() || (!holds_fleet && is_empty()) {
+        return Ok(());
+    }
+    if !holds_fleet {
+        bail!("{} is not the folder of a fleet, it will not be removed; name another with --dir", dir.display());
+    }
+    // The folder itself may be a mount point and stays.
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn write_regions(plan: &Plan, sources: &[SourceFile]) -> Result<()> {
+    if plan.regions().exists() {
+        fs::remove_dir_all(plan.regions()).context("cannot replace the region files")?;
+    }
+    for source in sources {
+        let name = Path::new(&source.path).file_name().context("a region file has a name")?;
+        dev::write(&plan.regions().join(name), &source.text)?;
+    }
+    Ok(())
+}
+
+/// The fleet's own copy of the document with the files it names; the key set comes from the demo issuer.
+fn write_document(plan: &Plan, bundle: &Bundle) -> Result<()> {
+    for (name, text) in bundle.attachments.iter().filter(|(name, _)| *name != JWKS) {
+        let path = Path::new(name);
+        if path.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+            bail!("the gateway document names `{name}`; for `up`, name files in its own folder");
+        }
+        dev::write(&plan.dir.join(path), text)?;
+    }
+    dev::write(&plan.document, &bundle.document.text)
+}
+
+fn issue_certificates(plan: &Plan) -> Result<()> {
+    let authority = dev::Authority::open_or_create(&plan.authority(), &plan.cluster)?;
+    let addresses: Vec<_> = plan.nodes.iter().map(|node| node.address.into()).collect();
+    authority.issue_server(&plan.server(), &addresses)?;
+    authority.issue_operator(&plan.operator(), &operator()?)?;
+    for node in &plan.nodes {
+        authority.issue_node(&node.identity(), &node.region, &node.node, node.address.into())?;
+    }
+    Ok(())
+}
