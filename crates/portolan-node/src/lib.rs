@@ -1,1 +1,33 @@
-//! Placeholder.
+//! One Portolan node without its sockets: gossip, limits, endpoint and region health, DNS and the election guard, wired
+//! together once, and driven by production and by the simulator alike.
+//!
+//! Start reading at [`Node`]; a driver's loop is in its documentation. What the data path decides from is [`View`].
+//! Never reads a clock, opens a socket or a file, or draws a number that its seed does not fix.
+
+mod compiled;
+mod node;
+mod view;
+
+mod election;
+mod facts;
+mod presence;
+mod probes;
+
+mod event;
+mod message;
+mod status;
+
+pub use election::{ElectionGuard, LeaderSight, REPORT_LIFETIME, RaftStatus};
+pub use event::Event;
+pub use facts::{FRESH, NodeFacts, PUBLISH_PERIOD, Sight};
+pub use message::{Class, Heartbeat, MAX_DATAGRAM, Message, Transmit};
+pub use node::{HEARTBEAT_PERIOD, Node, NodeConfig, Refused, STALE_AFTER};
+pub use presence::{RECOVERY_HOLD, SILENT_AFTER};
+pub use probes::ProbeRequest;
+pub use status::{
+    Counts, EndpointHealth, EndpointStatus, NodeStatus, PeerFacts, PeerNodeStatus, RegionHealth, RegionStatus,
+};
+pub use view::{Subject, View};
+
+/// Most other nodes a node talks to; further ones in its configuration are ignored.
+pub const MAX_PEERS: usize = 2000;

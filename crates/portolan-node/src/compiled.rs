@@ -1,0 +1,126 @@
+//! What a document becomes, once per revision, so that views can share it.
+//!
+//! Decides the numbers and keys of limits, and the order in which regions are asked.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use portolan_config::{Intent, Limit, LimitId, LimitKeyKind, RegionMap, Route};
+use portolan_geodns::{RegionState, RegionStates, Table};
+use portolan_limits::{Definition, Limiter};
+use portolan_model::{Name, RegionId};
+use portolan_routing::{HealthBoard, RouteTable};
+
+use crate::View;
+
+/// The parts of a view that follow from a document alone.
+pub struct Compiled {
+    /// Endpoints with their health.
+    pub board: Arc<HealthBoard>,
+    routes: Arc<RouteTable>,
+    dns: Arc<Table>,
+    bindings: Arc<Bindings>,
+    regions: Arc<RegionMap>,
+}
+
+impl Compiled {
+    /// Compiles the document of `intent`; endpoints that `previous` lists keep their health.
+    pub fn new(intent: &Intent, regions: &Arc<RegionMap>, previous: Option<&HealthBoard>) -> Self {
+        let snapshot = &intent.snapshot;
+        Self {
+            board: Arc::new(HealthBoard::build(snapshot, previous)),
+            routes: Arc::new(RouteTable::compile(snapshot)),
+            // The cut is the wrap of RFC 1982 serial numbers.
+            dns: Arc::new(Table::compile(snapshot, regions).with_serial(intent.revision.0 as u32)),
+            bindings: Arc::new(Bindings::compile(intent)),
+            regions: Arc::clone(regions),
+        }
+    }
+
+    /// A view of this document in `region`, not ready.
+    pub fn view(
+        &self,
+        intent: &Arc<Intent>,
+        region: &RegionId,
+        limiter: Arc<Limiter>,
+        states: &RegionStates,
+        version: u64,
+    ) -> View {
+        View {
+            version,
+            revision: intent.revision,
+            intent: Arc::clone(intent),
+            region: region.clone(),
+            region_order: region_order(self.regions.nearest_first(region), region, states),
+            routes: Arc::clone(&self.routes),
+            limiter,
+            board: Arc::clone(&self.board),
+            dns: Arc::clone(&self.dns),
+            states: states.clone(),
+            draining: intent.drains.contains_key(region),
+            ready: false,
+            bindings: Arc::clone(&self.bindings),
+        }
+    }
+}
+
+/// The limits of an intent with their numbers.
+pub fn definitions(intent: &Intent) -> Vec<Definition> {
+    let define = |(name, limit): (&Name, &Arc<Limit>)| {
+        let binding = intent.limit_ids.get(name)?;
+        Some(Definition {
+            id: binding.id,
+            generation: binding.generation,
+            name: name.clone(),
+            rate: limit.rate,
+            on_partition: limit.on_partition,
+            expose_slot: limit.expose_slot,
+        })
+    };
+    intent.snapshot.limits.iter().filter_map(define).collect()
+}
+
+/// The limits of every route with their numbers.
+#[derive(Debug, Default)]
+pub struct Bindings(BTreeMap<Name, Box<[Binding]>>);
+
+/// One limit of a route.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding {
+    /// Its number.
+    pub limit: LimitId,
+    /// What it counts by.
+    pub key: LimitKeyKind,
+}
+
+impl Bindings {
+    /// The limits of a route, in the order written.
+    pub fn of_route(&self, route: &Route) -> &[Binding] {
+        self.0.get(&route.name).map_or(&[], |bindings| bindings)
+    }
+
+    fn compile(intent: &Intent) -> Self {
+        let bind = |name: &Name| {
+            let limit = intent.limit_ids.get(name).map_or(UNBOUND, |binding| binding.id);
+            let key = intent.snapshot.limits.get(name).map_or(LimitKeyKind::Global, |limit| limit.key);
+            Binding { limit, key }
+        };
+        let of_route = |route: &Arc<Route>| (route.name.clone(), route.limits.iter().map(bind).collect());
+        Self(intent.snapshot.routes.values().map(of_route).collect())
+    }
+}
+
+/// The own region, then those that serve, then drained ones, then those that are gone; nearest first in each group.
+fn region_order(nearest_first: Vec<RegionId>, own: &RegionId, states: &RegionStates) -> Vec<RegionId> {
+    let mut order = nearest_first;
+    order.sort_by_key(|region| match (region == own, states.get(region)) {
+        (true, _) => 0,
+        (false, RegionState::Serving) => 1,
+        (false, RegionState::Draining) => 2,
+        (false, RegionState::Down | RegionState::DrainingDown) => 3,
+    });
+    order
+}
+
+/// Bound to a limit that an intent gave no number, which no command leaves behind: no limit has this number, so the
+/// route's requests are refused rather than let pass.
+const UNBOUND: LimitId = LimitId(u32::MAX);

@@ -1,0 +1,215 @@
+//! What a node does by itself: heartbeats, facts, watching regions and peers, keeping its view true.
+
+use portolan_geodns::{RegionState, RegionStates};
+use portolan_model::{NodeName, Now, RegionId, Timestamp, codec};
+use portolan_routing::Health;
+
+use super::{HEARTBEAT_PERIOD, LastHeartbeat, MAX_QUEUE, Node, STALE_AFTER};
+use crate::{
+    Class, Event, Heartbeat, Message, NodeFacts, PUBLISH_PERIOD, Sight, Transmit, facts,
+    presence::{Evidence, Verdict},
+};
+
+impl Node {
+    /// Looks at everything that changes by time alone.
+    pub(super) fn tick(&mut self, now: Now) {
+        if now.mono >= self.next_heartbeat {
+            self.send_heartbeats(now);
+        }
+        self.find_stale_peers(now.mono);
+        if self.weigh_regions(now) {
+            self.refresh_view();
+        }
+        if now.mono >= self.next_publication {
+            self.publish(self.own_facts(now), now);
+        } else {
+            self.publish_if_changed(now);
+        }
+    }
+
+    /// Draws the conclusions of an input: takes the parts' events, and renews the view if a part of it changed.
+    pub(super) fn settle(&mut self, now: Now) {
+        let facts_changed = self.take_gossip_events();
+        while let Some(event) = self.limits.poll_event() {
+            self.emit(Event::Limits(event));
+        }
+        let ready = self.intent.revision.0 > 0 && self.limits_started && self.limits.limiter().active();
+        let ready_changed = ready != self.ready;
+        if ready_changed {
+            self.ready = ready;
+            self.emit(Event::Ready(ready));
+            self.publish_if_changed(now);
+        }
+        let regions_changed = (facts_changed || ready_changed) && self.weigh_regions(now);
+        if regions_changed || ready_changed {
+            self.refresh_view();
+        }
+        let eligible = self.guard.is_eligible(now.mono);
+        if eligible != self.eligible {
+            self.eligible = eligible;
+            self.emit(Event::EligibleForElection(eligible));
+        }
+    }
+
+    /// Takes note that `from` spoke.
+    pub(super) fn hear(&mut self, from: &NodeName, now: Timestamp) {
+        let first = self.presence.heard(from).is_none();
+        self.presence.hear(from, now);
+        if self.stale.remove(from) || first {
+            self.emit(Event::PeerFresh { node: from.clone() });
+        }
+    }
+
+    pub(super) fn handle_heartbeat(&mut self, from: &NodeName, heartbeat: Heartbeat, now: Now) {
+        let stamp = (heartbeat.started, heartbeat.sequence);
+        if self.heartbeats.get(from).is_some_and(|last| (last.started, last.sequence) >= stamp) {
+            return;
+        }
+        let offset = i128::from(heartbeat.sent.as_unix_millis()) - i128::from(now.wall.as_unix_millis());
+        let last = LastHeartbeat {
+            started: heartbeat.started,
+            sequence: heartbeat.sequence,
+            clock_offset_ms: offset.clamp(i64::MIN.into(), i64::MAX.into()) as i64,
+        };
+        self.heartbeats.insert(from.clone(), last);
+        self.guard.handle_report(from, heartbeat.leader, now.mono);
+    }
+
+    pub(super) fn send_heartbeats(&mut self, now: Now) {
+        self.next_heartbeat = now.mono + HEARTBEAT_PERIOD;
+        self.reported = self.guard.own_sight();
+        self.heartbeats_sent += 1;
+        let heartbeat = Heartbeat {
+            started: self.started,
+            sequence: self.heartbeats_sent,
+            sent: now.wall,
+            leader: self.reported,
+            term: self.guard.raft().map_or(0, |raft| raft.term),
+        };
+        for to in self.config.peers.keys() {
+            if self.outbox.len() >= MAX_QUEUE {
+                self.counts.dropped += 1;
+                continue;
+            }
+            let message = Message::Heartbeat(heartbeat);
+            self.outbox.push_back(Transmit { to: to.clone(), class: Class::Datagram, message });
+        }
+    }
+
+    /// Asks about every region and returns whether a state changed.
+    pub(super) fn weigh_regions(&mut self, now: Now) -> bool {
+        let ids = self.config.regions.ids().to_vec();
+        for (index, region) in ids.iter().enumerate() {
+            let evidence = self.evidence(index, region, now.mono);
+            match self.liveness.weigh(region, evidence, now.mono) {
+                Some(Verdict::Down) => self.emit(Event::RegionDown { region: region.clone() }),
+                Some(Verdict::Up) => self.emit(Event::RegionUp { region: region.clone() }),
+                None => {}
+            }
+        }
+        let states: RegionStates = ids.into_iter().map(|region| self.state(region)).collect();
+        let changed = states != self.states;
+        self.states = states;
+        changed
+    }
+
+    /// What speaks for and against a region. Of the own region only its own nodes are asked: whoever is cut off from
+    /// everyone else still serves those who reach it.
+    fn evidence(&self, index: usize, region: &RegionId, now: Timestamp) -> Evidence {
+        let mut evidence = Evidence::default();
+        let own = *region == self.config.region;
+        if own {
+            evidence.add_own(self.ready);
+        } else {
+            evidence.add_sight(self.presence.sight(region, now));
+        }
+        for known in self.known.values().filter(|known| known.is_fresh(now)) {
+            let readable = known.facts.region_list == self.region_list;
+            if readable && (!own || known.facts.region == *region) {
+                evidence.add_facts(region, index, known);
+            }
+        }
+        evidence
+    }
+
+    fn state(&self, region: RegionId) -> (RegionId, RegionState) {
+        let state = match (self.intent.drains.contains_key(&region), self.liveness.is_down(&region)) {
+            (false, false) => RegionState::Serving,
+            (false, true) => RegionState::Down,
+            (true, false) => RegionState::Draining,
+            (true, true) => RegionState::DrainingDown,
+        };
+        (region, state)
+    }
+
+    fn find_stale_peers(&mut self, now: Timestamp) {
+        let peers: Vec<NodeName> = self.config.peers.keys().cloned().collect();
+        for node in peers {
+            let heard = self.presence.heard(&node).unwrap_or_else(|| self.presence.started());
+            if now.since(heard) > STALE_AFTER && self.stale.insert(node.clone()) {
+                self.emit(Event::PeerStale { node });
+            }
+        }
+    }
+
+    /// Returns whether facts that regions are judged by changed.
+    fn take_gossip_events(&mut self) -> bool {
+        let mut facts_changed = false;
+        while let Some(event) = self.gossip.poll_event() {
+            match event {
+                portolan_gossip::Event::MemberUp(node) => self.emit(Event::MemberUp { node }),
+                portolan_gossip::Event::MemberDown(node) => self.emit(Event::MemberDown { node }),
+                portolan_gossip::Event::FactChanged { node, key } if key == facts::key() => {
+                    match facts::read(self.gossip.facts(), &node) {
+                        Some(known) => self.known.insert(node, known),
+                        None => self.known.remove(&node),
+                    };
+                    facts_changed = true;
+                }
+                portolan_gossip::Event::FactChanged { .. } => {}
+            }
+        }
+        facts_changed
+    }
+
+    fn own_facts(&self, now: Now) -> NodeFacts {
+        let sight = |region: &RegionId| {
+            if *region == self.config.region {
+                Sight::Heard { age: std::time::Duration::ZERO }
+            } else {
+                self.presence.sight(region, now.mono)
+            }
+        };
+        let health = || self.compiled.board.endpoints(now.mono).map(|endpoint| endpoint.health);
+        let usable = |health: &Health| matches!(health, Health::Unknown | Health::Healthy);
+        NodeFacts {
+            region: self.config.region.clone(),
+            revision: self.intent.revision,
+            ready: self.ready,
+            draining: self.intent.drains.contains_key(&self.config.region),
+            endpoints_usable: u32::try_from(health().filter(usable).count()).unwrap_or(u32::MAX),
+            endpoints: u32::try_from(health().count()).unwrap_or(u32::MAX),
+            region_list: self.region_list,
+            sights: self.config.regions.ids().iter().map(sight).collect(),
+        }
+    }
+
+    /// Publishes at once what others wait for; the rest waits for the next turn.
+    pub(super) fn publish_if_changed(&mut self, now: Now) {
+        let facts = self.own_facts(now);
+        if self.published.as_ref().is_none_or(|published| facts.differs_in_state(published)) {
+            self.publish(facts, now);
+        }
+    }
+
+    fn publish(&mut self, facts: NodeFacts, now: Now) {
+        self.next_publication = now.mono + PUBLISH_PERIOD;
+        // Only a cluster of very many regions could outgrow the bound of a value: then others judge by silence alone.
+        if let Ok(value) = codec::encode(&facts)
+            && self.gossip.publish(facts::key(), value, now).is_err()
+        {
+            self.counts.dropped += 1;
+        }
+        self.published = Some(facts);
+    }
+}

@@ -1,0 +1,107 @@
+//! A node's account of itself for operators.
+
+use portolan_geodns::RegionState;
+use portolan_model::{NodeName, Now, RegionId, Timestamp};
+use portolan_routing::{EndpointRef, Health};
+
+use super::Node;
+use crate::{
+    Counts, EndpointHealth, EndpointStatus, NodeStatus, PeerFacts, PeerNodeStatus, RaftStatus, RegionHealth,
+    RegionStatus,
+};
+
+impl Node {
+    /// The state of this node at this moment.
+    pub fn status(&self, now: Now) -> NodeStatus {
+        let raft = self.guard.raft().cloned().unwrap_or_default();
+        let RaftStatus { leader, leader_is_live, is_leader, term, .. } = raft;
+        let members = self.gossip.members();
+        let peer = |(node, region): (&NodeName, &RegionId)| {
+            (node.clone(), self.peer_status(node, region, members.contains(node), now.mono))
+        };
+        NodeStatus {
+            node: self.config.name.clone(),
+            region: self.config.region.clone(),
+            revision: self.intent.revision,
+            ready: self.ready,
+            limits_active: self.limits_started && self.limits.limiter().active(),
+            draining: self.view.draining,
+            leader,
+            leader_is_live,
+            is_leader,
+            term,
+            eligible: self.eligible,
+            regions: self
+                .states
+                .iter()
+                .map(|(region, state)| (region.clone(), self.region_status(region, state)))
+                .collect(),
+            peers: self.config.peers.iter().map(peer).collect(),
+            endpoints: self
+                .compiled
+                .board
+                .endpoints(now.mono)
+                .map(|endpoint| endpoint_status(&endpoint, now.mono))
+                .collect(),
+            limit_peers: self.limits.peers(now),
+            limits: self.limits.usage(now),
+            slot_digests: self.limits.slot_digests(now),
+            counts: self.counts(),
+        }
+    }
+
+    /// Counts since the start.
+    pub fn counts(&self) -> Counts {
+        let gossip = self.gossip.stats();
+        Counts {
+            dropped: self.counts.dropped + gossip.dropped,
+            facts_taken: gossip.facts_taken,
+            renewed: gossip.renewed,
+            ..self.counts
+        }
+    }
+
+    fn region_status(&self, region: &RegionId, state: RegionState) -> RegionStatus {
+        let state = match state {
+            RegionState::Serving => RegionHealth::Serving,
+            RegionState::Draining => RegionHealth::Draining,
+            RegionState::Down => RegionHealth::Down,
+            RegionState::DrainingDown => RegionHealth::DrainingDown,
+        };
+        RegionStatus { state, drain: self.intent.drains.get(region).map(|drain| drain.reason.clone()) }
+    }
+
+    fn peer_status(&self, node: &NodeName, region: &RegionId, member: bool, now: Timestamp) -> PeerNodeStatus {
+        let facts = self.known.get(node).map(|known| PeerFacts {
+            age: now.since(known.received),
+            revision: known.facts.revision,
+            ready: known.facts.ready,
+            draining: known.facts.draining,
+            endpoints_usable: known.facts.endpoints_usable,
+            endpoints: known.facts.endpoints,
+        });
+        PeerNodeStatus {
+            region: region.clone(),
+            member,
+            heard: self.presence.heard(node).map(|heard| now.since(heard)),
+            clock_offset_ms: self.heartbeats.get(node).map(|last| last.clock_offset_ms),
+            facts,
+        }
+    }
+}
+
+fn endpoint_status(endpoint: &EndpointRef<'_>, now: Timestamp) -> EndpointStatus {
+    let health = match endpoint.health {
+        Health::Unknown => EndpointHealth::Unknown,
+        Health::Healthy => EndpointHealth::Healthy,
+        Health::Unhealthy => EndpointHealth::Unhealthy,
+        Health::Ejected { until } => EndpointHealth::Ejected { remaining: until.since(now) },
+    };
+    EndpointStatus {
+        service: endpoint.service.name.clone(),
+        region: endpoint.region.clone(),
+        address: endpoint.address.to_string(),
+        health,
+        in_flight: endpoint.in_flight,
+    }
+}
