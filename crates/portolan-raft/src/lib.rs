@@ -1,1 +1,48 @@
-//! Placeholder.
+//! The replicated intent: openraft behind a small interface, its log on redb, its messages over any transport.
+//!
+//! Decides how a node keeps, replicates and recovers the log; what the log means is `portolan_config::Intent`. Time,
+//! tasks and randomness come from [`Runtime`] alone, so that whole clusters run under a paused clock and repeat exactly.
+//! Never reads a wall clock, opens a socket or starts a thread.
+
+#![allow(clippy::result_large_err, reason = "openraft's StorageError is large, and ends the core when it comes")]
+
+mod types;
+
+mod runtime;
+
+mod timing;
+
+mod message;
+
+mod disk;
+mod memory_disk;
+mod record;
+mod saved_snapshot;
+
+mod database;
+mod store;
+
+mod log;
+mod machine;
+
+mod liveness;
+mod network;
+
+mod raft;
+mod status;
+
+mod handle;
+mod membership;
+mod propose;
+mod recovery;
+
+pub use disk::{Directory, Disk, DiskFile};
+pub use memory_disk::MemoryDisk;
+pub use message::{Request, Response, Transport, Unreachable};
+pub use propose::ProposeError;
+pub use raft::{Raft, RaftConfig, StartError, WallClock};
+pub use runtime::{Runtime, ThreadGenerator, seed_thread};
+pub use status::{Leadership, Role, Status};
+pub use store::{Damage, Store, StoreError};
+pub use timing::Timing;
+pub use types::{Member, TypeConfig};

@@ -1,0 +1,119 @@
+//! Answers to other nodes. Decides what a node says while it cannot take part, and what a follower with a full disk does
+//! with entries. Never forwards a request: a proposal makes one hop.
+
+use std::time::Duration;
+
+use openraft::{
+    AsyncRuntime,
+    error::{InstallSnapshotError, RaftError},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest},
+};
+use portolan_model::{MemberId, NodeName, codec};
+use tokio::time::Instant;
+
+use crate::{
+    message::{Request, Response},
+    raft::{Inner, Raft},
+    runtime::Runtime,
+    types::{Core, TypeConfig},
+};
+
+/// Longest time that a node works on a request; its senders wait less.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Largest snapshot that is taken from a leader, in bytes.
+const MAX_SNAPSHOT: u64 = 64 << 20;
+
+impl Raft {
+    /// Answers `request` of the node that the transport authenticated as `from`.
+    pub async fn handle(&self, from: &NodeName, request: Request) -> Response {
+        match Runtime::timeout(DEADLINE, self.inner.answer(from, request)).await {
+            Ok(response) => response,
+            Err(_) => unavailable("no answer in time"),
+        }
+    }
+}
+
+fn unavailable(reason: impl ToString) -> Response {
+    Response::Unavailable { reason: reason.to_string() }
+}
+
+impl Inner {
+    async fn answer(&self, from: &NodeName, request: Request) -> Response {
+        match request {
+            Request::Identify => {
+                Response::Identity { id: self.store.member(), member: self.me(), pristine: self.store.is_pristine() }
+            }
+            Request::FetchSnapshot { offset, id } => self.serve_state(offset, id),
+            Request::Propose(command) => self.propose_here(command, Instant::now() + DEADLINE).await,
+            Request::Join { id, member } if member.name == *from => self.admit(id, member).await,
+            Request::Join { member, .. } => unavailable(format!("`{from}` may not join as `{}`", member.name)),
+            Request::Append(rpc) => {
+                self.with_core(from, rpc.vote.leader_id.node_id, |core| self.append(core, rpc)).await
+            }
+            Request::InstallSnapshot(rpc) => {
+                self.with_core(from, rpc.vote.leader_id.node_id, |core| self.install(core, rpc)).await
+            }
+            Request::Vote(rpc) => {
+                let candidate = rpc.vote.leader_id.node_id;
+                let vote = |core: Core| async move { core.vote(rpc).await.map_or_else(unavailable, Response::Vote) };
+                self.with_core(from, candidate, vote).await
+            }
+        }
+    }
+
+    /// Runs `action` if Raft runs here and `from` may speak for the member `id`.
+    async fn with_core<F>(&self, from: &NodeName, id: u64, action: impl FnOnce(Core) -> F) -> Response
+    where
+        F: Future<Output = Response>,
+    {
+        let Some(core) = self.core() else { return unavailable("Raft has not started") };
+        let known_as = {
+            let metrics = core.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().get_node(&id).map(|member| member.name.clone())
+        };
+        match known_as {
+            Some(name) if name != *from => unavailable(format!("member {} is `{name}`, not `{from}`", MemberId(id))),
+            _ => action(core.clone()).await,
+        }
+    }
+
+    /// A follower without space takes the heartbeat and not the entries, so that Raft is never stuck in a write: it
+    /// still hears its leader and votes, and takes the entries when there is space.
+    async fn append(&self, core: Core, mut rpc: AppendEntriesRequest<TypeConfig>) -> Response {
+        let len = if rpc.entries.is_empty() { 0 } else { codec::encode(&rpc.entries).map_or(0, |bytes| bytes.len()) };
+        let refused = !rpc.entries.is_empty() && self.store.shortage(len).is_some();
+        if refused {
+            rpc.entries.clear();
+        }
+        let (vote, before) = (rpc.vote, rpc.prev_log_id);
+        match core.append_entries(rpc).await {
+            Err(error) => unavailable(error),
+            Ok(answer @ AppendEntriesResponse::HigherVote(_)) => Response::Append(answer),
+            Ok(answer) => {
+                self.liveness.heard(vote, Instant::now());
+                if refused && answer.is_success() {
+                    // The leader sends the rest at once; this sets its pace.
+                    Runtime::sleep(self.config.timing.heartbeat / 4).await;
+                    return Response::Append(AppendEntriesResponse::PartialSuccess(before));
+                }
+                Response::Append(answer)
+            }
+        }
+    }
+
+    async fn install(&self, core: Core, rpc: InstallSnapshotRequest<TypeConfig>) -> Response {
+        if rpc.offset.saturating_add(rpc.data.len() as u64) > MAX_SNAPSHOT {
+            return unavailable("the snapshot is too long");
+        }
+        let vote = rpc.vote;
+        match core.install_snapshot(rpc).await {
+            Ok(answer) => {
+                self.liveness.heard(vote, Instant::now());
+                Response::InstallSnapshot(answer)
+            }
+            Err(RaftError::APIError(InstallSnapshotError::SnapshotMismatch(_))) => Response::SnapshotMismatch,
+            Err(error) => unavailable(error),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! How a cluster is founded and how a node gets a place in it.
+//!
+//! The first bootstrap node founds the cluster, and only when *every* bootstrap node answers that it never had a log:
+//! otherwise a node whose disk was wiped would found a second cluster. All others, and all later nodes, ask the leader
+//! for a place. The leader gives it to a new id and takes it from the node's earlier id in one change of membership.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use openraft::{AsyncRuntime, ChangeMembers, ServerState};
+use portolan_config::{Applied, Command};
+use portolan_model::{MemberId, NodeName};
+use tokio::time::Instant;
+
+use crate::{
+    message::{Request, Response},
+    raft::Inner,
+    runtime::Runtime,
+    types::{Core, Member},
+};
+
+/// Pause between two attempts.
+const PACE: Duration = Duration::from_millis(250);
+/// Deadline of a question.
+const ASK: Duration = Duration::from_secs(1);
+/// Deadline of a change of membership, which includes bringing the node up to date.
+const ADMISSION: Duration = Duration::from_secs(8);
+
+impl Inner {
+    /// Works until this node is a voter and the intent names it.
+    pub async fn seek_membership(self: Arc<Self>) {
+        while !self.advance().await {
+            Runtime::sleep(PACE).await;
+        }
+    }
+
+    /// One attempt of the step that is due; `true` when none is left.
+    async fn advance(&self) -> bool {
+        let Some(core) = self.core() else { return false };
+        if is_voter(core, self.store.member()) {
+            return self.announce().await;
+        }
+        let founder = self.config.bootstrap.first() == Some(&self.config.me);
+        if founder && self.store.is_pristine() && self.all_are_pristine(core).await {
+            return false;
+        }
+        self.ask_for_place().await;
+        false
+    }
+
+    /// Asks all bootstrap nodes, and founds the cluster when all are pristine. `true` when nobody should be asked for a
+    /// place yet.
+    async fn all_are_pristine(&self, core: &Core) -> bool {
+        let mut members = BTreeMap::from([(self.store.member().0, self.me())]);
+        for peer in self.peers() {
+            match self.transport.call(&peer, Request::Identify, ASK).await {
+                Ok(Response::Identity { id, member, pristine: true }) if member.name == peer => {
+                    members.insert(id.0, member);
+                }
+                Ok(Response::Identity { pristine: false, .. }) => return false,
+                _ => return true,
+            }
+        }
+        tracing::info!(members = members.len(), "founding the cluster");
+        self.founding.store(true, Ordering::Relaxed);
+        self.allow_election();
+        if let Err(error) = core.initialize(members).await {
+            tracing::error!(%error, "the cluster cannot be founded");
+            self.founding.store(false, Ordering::Relaxed);
+            self.allow_election();
+        }
+        true
+    }
+
+    async fn ask_for_place(&self) {
+        let mut asked = BTreeSet::new();
+        let mut next = self.peers();
+        next.reverse();
+        while let Some(peer) = next.pop() {
+            if peer == self.config.me || !asked.insert(peer.clone()) {
+                continue;
+            }
+            let request = Request::Join { id: self.store.member(), member: self.me() };
+            match self.transport.call(&peer, request, ADMISSION + ASK).await {
+                Ok(Response::Joined) => return,
+                Ok(Response::NotLeader { leader: Some(leader) }) => next.push(leader),
+                Ok(other) => tracing::debug!(%peer, ?other, "no place was given"),
+                Err(error) => tracing::debug!(%peer, %error, "no place was given"),
+            }
+        }
+    }
+
+    /// Makes the intent name this member; `true` when it does.
+    async fn announce(&self) -> bool {
+        let (me, member) = (&self.config.me, self.store.member());
+        let known = self.state().intent.members.get(me).filter(|known| known.member == member).map(|m| m.incarnation);
+        let incarnation = match known {
+            Some(incarnation) => Some(incarnation),
+            None => {
+                let (node, region, at) = (me.clone(), self.config.region.clone(), (self.config.clock)());
+                let command = Command::Join { node, region, member, at };
+                match self.propose(command, Instant::now() + ADMISSION).await {
+                    Ok(Applied::Joined { incarnation }) => Some(incarnation),
+                    Ok(other) => {
+                        tracing::error!(?other, "the cluster does not take this node");
+                        None
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "this node is not announced yet");
+                        None
+                    }
+                }
+            }
+        };
+        if incarnation.is_some() {
+            self.joined.send_replace(incarnation);
+        }
+        incarnation.is_some()
+    }
+
+    /// Answers [`Request::Join`]. The region is checked by the state machine when the node announces itself.
+    pub async fn admit(&self, id: MemberId, member: Member) -> Response {
+        let busy = |reason: &str| Response::Unavailable { reason: reason.to_owned() };
+        let Some(core) = self.core() else { return busy("Raft has not started") };
+        let leads = core.with_raft_state(|state| state.server_state == ServerState::Leader).await;
+        if !leads.is_ok_and(|leads| leads) {
+            return Response::NotLeader { leader: self.leader().filter(|name| *name != self.config.me) };
+        }
+        if is_voter(core, id) {
+            return Response::Joined;
+        }
+        if let Some(reason) = self.store.shortage(0) {
+            return Response::DiskFull { reason };
+        }
+        let Ok(_one_at_a_time) = self.admission.try_lock() else { return busy("another node is being admitted") };
+        match Runtime::timeout(ADMISSION, change_membership(core, id, member)).await {
+            Ok(Ok(())) => Response::Joined,
+            Ok(Err(reason)) => busy(&reason),
+            Err(_) => busy("the membership could not be changed in time"),
+        }
+    }
+}
+
+fn is_voter(core: &Core, id: MemberId) -> bool {
+    let metrics = core.metrics();
+    let metrics = metrics.borrow();
+    metrics.membership_config.membership().voter_ids().any(|voter| voter == id.0)
+}
+
+/// Brings `id` up to date and lets it vote in place of every other id of the same node.
+async fn change_membership(core: &Core, id: MemberId, member: Member) -> Result<(), String> {
+    let name: NodeName = member.name.clone();
+    tracing::info!(node = %name, member = %id, "admitting a node");
+    core.add_learner(id.0, member, true).await.map_err(|error| error.to_string())?;
+    let mut voters: BTreeSet<u64> = {
+        let metrics = core.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let other = |voter: &u64| membership.get_node(voter).is_some_and(|member| member.name != name);
+        membership.voter_ids().filter(other).collect()
+    };
+    voters.insert(id.0);
+    core.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map_err(|error| error.to_string())?;
+    Ok(())
+}

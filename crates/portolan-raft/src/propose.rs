@@ -1,0 +1,162 @@
+//! Commands on their way to the leader. Decides when a proposal may be repeated: only where it provably was not
+//! appended. A proposal that may be in a log is never sent again, since a second copy could take effect after others.
+
+use std::time::Duration;
+
+use openraft::{AsyncRuntime, ServerState};
+use portolan_config::{Applied, Command};
+use portolan_model::{NodeName, codec};
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::{
+    message::{Request, Response, Unreachable},
+    raft::{Inner, Raft},
+    runtime::Runtime,
+    status,
+};
+
+/// How long a proposal is tried.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Pause before asking again where nobody led.
+const PACE: Duration = Duration::from_millis(50);
+/// Largest command in bytes: fits a message together with others.
+const MAX_COMMAND: usize = 2 << 20;
+
+/// Why a proposal has no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ProposeError {
+    /// No leader in time. The command was not appended anywhere.
+    #[error("the cluster has no leader; nothing was changed")]
+    NoLeader,
+    /// The leader cannot be reached. The command was not appended anywhere.
+    #[error("the leader `{leader}` cannot be reached ({reason}); nothing was changed")]
+    Unreachable {
+        /// The leader.
+        leader: NodeName,
+        /// Why.
+        reason: String,
+    },
+    /// A disk is full. The command was not appended anywhere.
+    #[error("the disk of `{node}` is full: {reason}; nothing was changed")]
+    DiskFull {
+        /// This node or the leader.
+        node: NodeName,
+        /// What was looked at and what is missing.
+        reason: String,
+    },
+    /// The command is too long. It was not appended anywhere.
+    #[error("the command has {len} bytes, at most {max} are taken; nothing was changed")]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// No outcome in time.
+    #[error("no majority confirmed the command in time; it may take effect later{}", if *.may_have_been_applied { "" } else { " or not" })]
+    Timeout {
+        /// Whether it may be in a log: then only the history tells.
+        may_have_been_applied: bool,
+    },
+}
+
+impl Raft {
+    /// Brings `command` into force, by way of the leader, within five seconds.
+    pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        self.inner.propose(command, Instant::now() + DEADLINE).await
+    }
+}
+
+impl Inner {
+    pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Applied, ProposeError> {
+        let len = codec::encode(&command).map_or(usize::MAX, |bytes| bytes.len());
+        if len > MAX_COMMAND {
+            return Err(ProposeError::TooLong { len, max: MAX_COMMAND });
+        }
+        if let Some(reason) = self.store.shortage(len) {
+            return Err(ProposeError::DiskFull { node: self.config.me.clone(), reason });
+        }
+        let mut failure = ProposeError::NoLeader;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(failure);
+            }
+            if let Some(leader) = self.leader() {
+                match self.propose_to(&leader, command.clone(), deadline).await {
+                    Ok(Response::Applied(applied)) => return Ok(applied),
+                    Ok(Response::DiskFull { reason }) => return Err(ProposeError::DiskFull { node: leader, reason }),
+                    Ok(Response::NotLeader { .. }) => failure = ProposeError::NoLeader,
+                    Ok(Response::Unavailable { reason }) | Err(Unreachable::NotSent { reason }) => {
+                        failure = ProposeError::Unreachable { leader, reason };
+                    }
+                    Ok(_) | Err(Unreachable::NoAnswer { .. }) => {
+                        return Err(ProposeError::Timeout { may_have_been_applied: true });
+                    }
+                }
+            }
+            Runtime::sleep(PACE.min(left)).await;
+        }
+    }
+
+    async fn propose_to(
+        &self,
+        leader: &NodeName,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Response, Unreachable> {
+        if *leader == self.config.me {
+            return Ok(self.propose_here(command, deadline).await);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.transport.call(leader, Request::Propose(command), left).await
+    }
+
+    /// The leader as this node knows it.
+    pub fn leader(&self) -> Option<NodeName> {
+        let metrics = self.core()?.metrics();
+        let metrics = metrics.borrow();
+        status::leader(&metrics).map(|(_, name)| name)
+    }
+
+    /// Appends `command` if this node leads a majority. [`Response::NotLeader`], [`Response::DiskFull`] and
+    /// [`Response::Unavailable`] mean that it was not appended.
+    pub async fn propose_here(&self, command: Command, deadline: Instant) -> Response {
+        let Some(core) = self.core() else {
+            return Response::Unavailable { reason: "Raft has not started".to_owned() };
+        };
+        let len = codec::encode(&command).map_or(usize::MAX, |bytes| bytes.len());
+        if len > MAX_COMMAND {
+            return Response::Unavailable { reason: "the command is too long".to_owned() };
+        }
+        if let Some(reason) = self.store.shortage(len) {
+            return Response::DiskFull { reason };
+        }
+        if let Some(refusal) = self.refusal_unless_leading(deadline).await {
+            return refusal;
+        }
+        match Runtime::timeout_at(deadline, core.client_write(command)).await {
+            Ok(Ok(written)) => written.data.map_or(Response::Uncertain, Response::Applied),
+            // Also when openraft says that another node leads: the entry may have been appended and truncated here, and
+            // still live on elsewhere.
+            Ok(Err(_)) | Err(_) => Response::Uncertain,
+        }
+    }
+
+    /// Asks the core itself, whose word is later than its metrics, and the followers' answers: a leader that a majority
+    /// does not hear would append what it cannot commit.
+    async fn refusal_unless_leading(&self, deadline: Instant) -> Option<Response> {
+        let core = self.core()?;
+        let asked = core.with_raft_state(|state| state.server_state == ServerState::Leader);
+        let leads = match Runtime::timeout_at(deadline, asked).await {
+            Ok(Ok(leads)) => leads,
+            Ok(Err(fatal)) => return Some(Response::Unavailable { reason: fatal.to_string() }),
+            Err(_) => return Some(Response::Unavailable { reason: "Raft is busy".to_owned() }),
+        };
+        let stepping_aside = self.stepping_aside.load(std::sync::atomic::Ordering::Relaxed);
+        let heard = self.since_quorum(Instant::now()).is_some_and(|age| age <= self.config.timing.live_for());
+        let accepts = leads && heard && !stepping_aside;
+        (!accepts).then(|| Response::NotLeader { leader: self.leader().filter(|name| *name != self.config.me) })
+    }
+}

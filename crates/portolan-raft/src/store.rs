@@ -1,0 +1,289 @@
+//! What a node keeps about Raft, in memory and on disk. Decides when a file is damaged and what then, and what a full
+//! disk means. Never blocks: a write that finds no space waits in the caller's task and is tried again.
+//!
+//! Member id, vote and log live in one file and are lost together: whoever loses them comes back as another member,
+//! since a voter that forgot an acknowledged entry could help to elect a leader without it. The snapshot is a file of
+//! its own and can be fetched from any peer.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use openraft::{AsyncRuntime, StorageIOError};
+use portolan_model::MemberId;
+use rand_08::RngCore;
+use thiserror::Error;
+
+use crate::{
+    database::{self, Batch, Content, Found, Writer},
+    disk::{Directory, Disk, DiskFile},
+    runtime::Runtime,
+    saved_snapshot::SavedSnapshot,
+    types::{LogId, StorageError, Vote},
+};
+
+/// Pause between two attempts of a write that found no space.
+const RETRY: Duration = Duration::from_millis(500);
+/// Space that must be left besides twice a record's length: pages that redb copies, the vote, the commit index.
+const SPARE_BYTES: u64 = 128 << 10;
+
+/// A node's Raft data. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    disk: Box<dyn Disk>,
+    member: MemberId,
+    lost: bool,
+    damage: Vec<Damage>,
+    /// Writes that wait for space.
+    waiting: AtomicUsize,
+    /// Locked for the length of a commit, never over a wait.
+    log: Mutex<LogState>,
+    snapshot: Mutex<Option<SavedSnapshot>>,
+}
+
+/// The log as it is on disk.
+#[derive(Debug)]
+pub(crate) struct LogState {
+    writer: Writer,
+    pub vote: Option<Vote>,
+    pub committed: Option<LogId>,
+    pub purged: Option<LogId>,
+    pub last: Option<LogId>,
+    pub entries: BTreeMap<u64, Arc<[u8]>>,
+}
+
+/// A file that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Which.
+    pub file: DiskFile,
+    /// Its name from then on.
+    pub kept_as: String,
+    /// What was wrong.
+    pub reason: String,
+}
+
+/// Why a store does not open.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another process has the data directory.
+    #[error("the data directory is in use by another process")]
+    InUse,
+    /// Files cannot be read, made or renamed.
+    #[error("the data directory cannot be used")]
+    Io(#[source] io::Error),
+    /// The first record cannot be written.
+    #[error("the log cannot be written")]
+    Database(#[source] Box<redb::Error>),
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::WouldBlock { Self::InUse } else { Self::Io(error) }
+    }
+}
+
+impl Store {
+    /// Opens the data in a directory, which is made when there is none.
+    pub fn open_directory(path: &Path) -> Result<Self, StoreError> {
+        Self::open(Directory::open(path)?)
+    }
+
+    /// Opens the data on `disk`. A damaged file is set aside and reported by [`Store::damage`]; without a log the node
+    /// gets a member id that it never had.
+    pub fn open(disk: impl Disk) -> Result<Self, StoreError> {
+        let mut damage = Vec::new();
+        let snapshot = open_snapshot(&disk, &mut damage)?;
+        let bytes = disk.read(DiskFile::Log)?.unwrap_or_default();
+        let content = match database::load(&bytes) {
+            Found::Whole(content) => content,
+            Found::New => found(&disk, snapshot.is_some() || !damage.is_empty())?,
+            Found::Damaged(reason) => {
+                set_aside(&disk, DiskFile::Log, reason, &mut damage)?;
+                found(&disk, true)?
+            }
+        };
+        let Content { member, lost, vote, committed, purged, log: entries, last } = content;
+        let log = LogState { writer: Writer::default(), vote, committed, purged, last, entries };
+        let shared = Shared {
+            disk: Box::new(disk),
+            member,
+            lost,
+            damage,
+            waiting: AtomicUsize::new(0),
+            log: Mutex::new(log),
+            snapshot: Mutex::new(snapshot),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The id under which this node is or will be a member.
+    pub fn member(&self) -> MemberId {
+        self.shared.member
+    }
+
+    /// Files that were set aside when the store was opened.
+    pub fn damage(&self) -> &[Damage] {
+        &self.shared.damage
+    }
+
+    /// Whether a write waits for space, or the next one would not find enough.
+    pub fn disk_full(&self) -> bool {
+        self.shortage(0).is_some()
+    }
+
+    /// Why a record of `len` bytes should not be begun; `None` when there is space.
+    pub(crate) fn shortage(&self, len: usize) -> Option<String> {
+        if self.shared.waiting.load(Ordering::Relaxed) > 0 {
+            return Some("a write waits for space in the data directory".to_owned());
+        }
+        let needed = SPARE_BYTES + 2 * len as u64;
+        let free = self.shared.disk.free_space().ok().flatten()?;
+        (free < needed).then(|| {
+            format!("{} KiB are left in the data directory, {} KiB are needed", free >> 10, needed.div_ceil(1024))
+        })
+    }
+
+    /// Whether this node never was part of a cluster, as far as its disk tells.
+    pub(crate) fn is_pristine(&self) -> bool {
+        let log = self.log();
+        !self.shared.lost && log.vote.is_none() && log.last.is_none() && self.snapshot().is_none()
+    }
+
+    /// Whether entries were purged that no snapshot covers.
+    pub(crate) fn lacks_snapshot(&self) -> bool {
+        let covered = self.snapshot().and_then(|snapshot| snapshot.meta.last_log_id);
+        self.log().purged > covered
+    }
+
+    pub(crate) fn log(&self) -> MutexGuard<'_, LogState> {
+        self.shared.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<SavedSnapshot> {
+        self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes `batch`, waiting for space as long as it takes, and then changes the state in memory likewise.
+    pub(crate) async fn commit(&self, batch: Batch, change: impl FnOnce(&mut LogState)) -> Result<(), StorageError> {
+        let mut wait = Waiting::none(&self.shared.waiting);
+        while !self.attempt(&batch)? {
+            wait.begin("log");
+            Runtime::sleep(RETRY).await;
+        }
+        change(&mut self.log());
+        Ok(())
+    }
+
+    /// Writes `batch` once; a disk without space is not an error, and the next commit makes up for it.
+    pub(crate) fn commit_if_possible(
+        &self,
+        batch: &Batch,
+        change: impl FnOnce(&mut LogState),
+    ) -> Result<(), StorageError> {
+        self.attempt(batch)?;
+        change(&mut self.log());
+        Ok(())
+    }
+
+    /// Whether there was space. Takes a few milliseconds; the owner of the runtime gives Raft a thread of its own.
+    fn attempt(&self, batch: &Batch) -> Result<bool, StorageError> {
+        match self.log().writer.commit(&*self.shared.disk, batch) {
+            Ok(()) => Ok(true),
+            Err(error) if database::is_full(&error) => Ok(false),
+            Err(error) => Err(StorageIOError::write_logs(&error).into()),
+        }
+    }
+
+    /// Saves `snapshot` in place of the last one, waiting for space as long as it takes.
+    pub(crate) async fn save_snapshot(&self, snapshot: SavedSnapshot) -> Result<(), StorageError> {
+        let bytes = snapshot.to_bytes();
+        let mut wait = Waiting::none(&self.shared.waiting);
+        loop {
+            match self.shared.disk.write_snapshot(&bytes) {
+                Ok(()) => break,
+                Err(error) if is_full(&error) => wait.begin("snapshot"),
+                Err(error) => return Err(StorageIOError::write_snapshot(None, &error).into()),
+            }
+            Runtime::sleep(RETRY).await;
+        }
+        *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        Ok(())
+    }
+
+    /// Sets the snapshot aside, which proved unreadable after its checksum had matched.
+    pub(crate) fn reject_snapshot(&self, reason: String) -> io::Result<()> {
+        let mut noted = Vec::new();
+        *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        set_aside(&*self.shared.disk, DiskFile::Snapshot, reason, &mut noted)
+    }
+}
+
+/// Counts a waiting write while it lives, also when the waiting task is dropped.
+struct Waiting<'a> {
+    waiting: &'a AtomicUsize,
+    counted: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn none(waiting: &'a AtomicUsize) -> Self {
+        Self { waiting, counted: false }
+    }
+
+    fn begin(&mut self, what: &str) {
+        if !self.counted {
+            self.counted = true;
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(what, "the disk is full; Raft waits for space");
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.counted {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Begins a log under a member id that was never used. `lost`: there was one before.
+fn found(disk: &dyn Disk, lost: bool) -> Result<Content, StoreError> {
+    let member = MemberId(Runtime::thread_rng().next_u64().max(1));
+    let batch = Batch::default().with(database::MEMBER, &member).with(database::LOST, &lost);
+    let written = Writer::default().commit(disk, &batch);
+    written.map_err(|error| StoreError::Database(Box::new(error)))?;
+    Ok(Content { member, lost, vote: None, committed: None, purged: None, log: BTreeMap::new(), last: None })
+}
+
+fn open_snapshot(disk: &dyn Disk, damage: &mut Vec<Damage>) -> io::Result<Option<SavedSnapshot>> {
+    let Some(bytes) = disk.read(DiskFile::Snapshot)? else { return Ok(None) };
+    let snapshot = SavedSnapshot::from_bytes(&bytes);
+    if snapshot.is_none() {
+        set_aside(disk, DiskFile::Snapshot, "its checksum does not match".to_owned(), damage)?;
+    }
+    Ok(snapshot)
+}
+
+fn set_aside(disk: &dyn Disk, file: DiskFile, reason: String, damage: &mut Vec<Damage>) -> io::Result<()> {
+    let kept_as = disk.set_aside(file)?;
+    tracing::error!(file = file.name(), kept_as, reason, "a damaged file is set aside");
+    damage.push(Damage { file, kept_as, reason });
+    Ok(())
+}
