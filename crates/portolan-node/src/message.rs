@@ -23,7 +23,7 @@ pub enum Message {
 /// Sign of life, with what the election guard of others needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// When the sending process started; a later start is a later life.
+    /// When the sending process started, by its own clock.
     pub started: WallTime,
     /// Counts heartbeats of this life: an overtaken one is ignored.
     pub sequence: u64,

@@ -132,6 +132,7 @@ pub struct Node {
 struct LastHeartbeat {
     started: WallTime,
     sequence: u64,
+    received: Timestamp,
     clock_offset_ms: i64,
 }
 
@@ -250,7 +251,7 @@ impl Node {
         }
     }
 
-    /// Takes what Raft on this node says; call on every change and at least every 200 ms.
+    /// Takes what Raft on this node says; call on every change, the leader's falling silent included.
     pub fn handle_raft_status(&mut self, raft: RaftStatus, now: Now) {
         self.guard.handle_status(raft);
         if self.guard.own_sight() != self.reported {
@@ -285,7 +286,7 @@ impl Node {
             return Some(transmit);
         }
         if let Some((to, message)) = self.gossip.poll_transmit() {
-            let class = if message.encoded_len_bound() + 1 <= MAX_DATAGRAM { Class::Datagram } else { Class::Stream };
+            let class = if message.encoded_len_bound() < MAX_DATAGRAM { Class::Datagram } else { Class::Stream };
             return Some(Transmit { to, class, message: Message::Gossip(message) });
         }
         while self.limits_started {

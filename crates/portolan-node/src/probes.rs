@@ -77,3 +77,75 @@ impl ProbeSchedule {
 
 /// Shortest time between two probes of one endpoint, whatever the configuration says.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use portolan_config::{HealthCheck, Service, Snapshot};
+    use portolan_model::{Name, RegionId};
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn board(ports: &[u16], previous: Option<&HealthBoard>) -> HealthBoard {
+        let name = Name::new("s").expect("a name");
+        let address = |port: &u16| EndpointAddress { host: "127.0.0.1".into(), port: *port };
+        let region = RegionId::new("r").expect("a name");
+        let service = Service {
+            name: name.clone(),
+            endpoints: BTreeMap::from([(region, ports.iter().map(address).collect())]),
+            connect_timeout: Duration::from_secs(1),
+            health: HealthCheck::default(),
+        };
+        let services = BTreeMap::from([(name, Arc::new(service))]);
+        HealthBoard::build(&Snapshot { services, ..Snapshot::default() }, previous)
+    }
+
+    /// Runs a schedule for so many seconds and counts probes by port.
+    fn run(schedule: &mut ProbeSchedule, board: &HealthBoard, rng: &mut ChaCha8Rng, from: u64, to: u64) -> Vec<usize> {
+        let mut counts = BTreeMap::new();
+        for millis in from * 1000..to * 1000 {
+            schedule.handle_timeout(board, rng, Timestamp::from_nanos(millis * 1_000_000));
+            while let Some(request) = schedule.poll() {
+                *counts.entry(request.address.port).or_insert(0) += 1;
+            }
+        }
+        counts.into_values().collect()
+    }
+
+    #[test]
+    fn every_endpoint_is_probed_about_once_in_its_interval() {
+        let (mut schedule, mut rng) = (ProbeSchedule::default(), ChaCha8Rng::seed_from_u64(1));
+        let board = board(&[1, 2, 3], None);
+        schedule.follow(&board, &mut rng, Timestamp::ZERO);
+        // 200 s at 2 s, each interval a tenth more or less.
+        for count in run(&mut schedule, &board, &mut rng, 0, 200) {
+            assert!(count.abs_diff(100) <= 3, "{count} probes");
+        }
+    }
+
+    #[test]
+    fn a_schedule_follows_the_board_and_endpoints_that_stay_keep_their_turn() {
+        let (mut schedule, mut rng) = (ProbeSchedule::default(), ChaCha8Rng::seed_from_u64(1));
+        let before = board(&[1, 2], None);
+        schedule.follow(&before, &mut rng, Timestamp::ZERO);
+        let turn = schedule.at[&EndpointId(1)];
+        let after = board(&[2, 3], Some(&before));
+        schedule.follow(&after, &mut rng, Timestamp::ZERO);
+        assert_eq!(schedule.at[&EndpointId(1)], turn);
+        assert_eq!(run(&mut schedule, &after, &mut rng, 0, 10).len(), 2);
+        assert!(!schedule.at.contains_key(&EndpointId(0)));
+    }
+
+    #[test]
+    fn a_driver_that_takes_no_probes_does_not_let_them_pile_up() {
+        let (mut schedule, mut rng) = (ProbeSchedule::default(), ChaCha8Rng::seed_from_u64(1));
+        let board = board(&[1, 2], None);
+        schedule.follow(&board, &mut rng, Timestamp::ZERO);
+        for seconds in 0..100 {
+            schedule.handle_timeout(&board, &mut rng, Timestamp::ZERO + Duration::from_secs(seconds));
+        }
+        assert_eq!(std::iter::from_fn(|| schedule.poll()).count(), 2);
+    }
+}

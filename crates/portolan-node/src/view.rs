@@ -97,3 +97,88 @@ fn claim(binding: &Binding, limiter: &Limiter, route: &Route, subject: &Subject<
     };
     Claim { limit, key }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use portolan_config::{Bundle, Command, RegionMap, SourceFile};
+    use portolan_limits::{Limits, LimitsConfig, Recovery};
+    use portolan_model::{HashKey, WallTime};
+
+    use super::*;
+    use crate::compiled::Compiled;
+
+    const GATEWAY: &str = "
+version: 1
+services:
+  one: { endpoints: { here: ['http://127.0.0.1:1'] } }
+  two: { endpoints: { here: ['http://127.0.0.1:2'] } }
+auth:
+  users: { jwt: { issuer: i, jwks_file: keys.json, audience: [a] } }
+limits:
+  global: { key: global, rate: 1/s }
+  service: { key: service, rate: 1/s }
+  route: { key: route, rate: 1/s }
+  user: { key: user, rate: 1/s }
+  client: { key: client, rate: 1/s }
+routes:
+  a: { match: { path: /a }, auth: users, limits: [global, service, route, user, client], service: one }
+  b: { match: { path: /b }, auth: users, limits: [global, service, route, user, client], service: one }
+  c: { match: { path: /c }, auth: users, limits: [global, service, route, user, client], service: two }
+";
+
+    const REGION: &str = "version: 1\nregion: here\ntitle: Here\ncoordinates: { latitude: 1, longitude: 1 }\n\
+                          addresses: [127.10.1.1]\n";
+
+    fn view() -> View {
+        let file = |path: &str, text: &str| SourceFile { path: path.into(), text: text.into() };
+        let regions = Arc::new(RegionMap::parse(&[file("here.yaml", REGION)]).expect("no faults"));
+        let mut intent = Intent::new(Arc::clone(&regions));
+        let attachments = BTreeMap::from([("keys.json".into(), JWKS.into())]);
+        let bundle = Bundle { document: file("gateway.yaml", GATEWAY), attachments };
+        intent.apply(&Command::Apply { bundle, author: "t".into(), at: WallTime::default(), expected: None });
+        assert_eq!(intent.revision, Revision(1), "the document has no faults");
+        let region = RegionId::new("here").expect("a name");
+        let config = LimitsConfig {
+            region: region.clone(),
+            regions: vec![region.clone()],
+            hash_key: HashKey::new([1; 16]),
+            capacity: 16,
+            worst_rtt: std::time::Duration::ZERO,
+        };
+        let limiter = Limits::new(config, Recovery::FirstStart, Now::default()).limiter();
+        let compiled = Compiled::new(&intent, &regions, None);
+        compiled.view(&Arc::new(intent), &region, limiter, &RegionStates::default(), 1)
+    }
+
+    /// An empty key set is refused, so one public key of the right form.
+    const JWKS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","alg":"EdDSA",
+        "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[test]
+    fn a_limit_counts_apart_what_its_key_tells_apart() {
+        let view = view();
+        let claims = |route: &str, user, client: &str| {
+            let Found::Route(route) = view.route(&RequestHead { host: "h", path: route, method: "GET" }) else {
+                panic!("the route exists")
+            };
+            view.claims(&route, &Subject { user: Some(user), client: client.parse().expect("an address") })
+        };
+        let base = claims("/a", "ann", "192.0.2.1");
+        // Whether each of global, service, route, user, client is the same counter as in the base request.
+        let check = |other: SmallVec<[Claim; 4]>, expected: [bool; 5]| {
+            let same: Vec<bool> = base.iter().zip(&other).map(|(a, b)| a.key == b.key).collect();
+            assert_eq!(same, expected);
+        };
+        check(claims("/a", "ann", "192.0.2.1"), [true, true, true, true, true]);
+        check(claims("/b", "ann", "192.0.2.1"), [true, true, false, true, true]);
+        check(claims("/c", "ann", "192.0.2.1"), [true, false, false, true, true]);
+        check(claims("/a", "bob", "192.0.2.1"), [true, true, true, false, true]);
+        check(claims("/a", "ann", "192.0.2.2"), [true, true, true, true, false]);
+        check(claims("/a", "ann", "::ffff:192.0.2.1"), [true, true, true, true, true]);
+        let network = |client| claims("/a", "ann", client)[4].key;
+        assert_eq!(network("2001:db8::1"), network("2001:db8::2"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+    }
+}

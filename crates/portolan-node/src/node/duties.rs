@@ -62,13 +62,19 @@ impl Node {
 
     pub(super) fn handle_heartbeat(&mut self, from: &NodeName, heartbeat: Heartbeat, now: Now) {
         let stamp = (heartbeat.started, heartbeat.sequence);
-        if self.heartbeats.get(from).is_some_and(|last| (last.started, last.sequence) >= stamp) {
+        // Heartbeats overtake each other by milliseconds. After a second of nothing newer, an earlier start is that of
+        // a process whose clock was set back.
+        let overtaken = |last: &LastHeartbeat| {
+            (last.started, last.sequence) >= stamp && now.mono.since(last.received) <= STALE_AFTER
+        };
+        if self.heartbeats.get(from).is_some_and(overtaken) {
             return;
         }
         let offset = i128::from(heartbeat.sent.as_unix_millis()) - i128::from(now.wall.as_unix_millis());
         let last = LastHeartbeat {
             started: heartbeat.started,
             sequence: heartbeat.sequence,
+            received: now.mono,
             clock_offset_ms: offset.clamp(i64::MIN.into(), i64::MAX.into()) as i64,
         };
         self.heartbeats.insert(from.clone(), last);
