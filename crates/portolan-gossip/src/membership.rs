@@ -1,7 +1,7 @@
 //! Runs foca without a runtime: its effects go to queues, its timers to a map that the driver's clock walks.
 //!
-//! Decides the pace of probing for 3 to 20 regions, and that announcing is retried until a member is known (foca sends
-//! an announcement once, as one packet). Never sends, never waits.
+//! Decides the pace of probing for 3 to 20 regions, and that a node which nobody has answered under its current life
+//! goes on announcing itself (foca announces once, with one packet). Never sends, never waits.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -17,7 +17,7 @@ use crate::{
     MAX_NODES,
     gossip::Refused,
     identity::Identity,
-    message::{FocaCodec, MAX_PACKET, mentioned},
+    message::{FocaCodec, MAX_PACKET, is_obituary, mentioned},
 };
 
 /// The SWIM member list of one node.
@@ -43,7 +43,9 @@ pub enum MemberChange {
 
 #[derive(Default)]
 struct Effects {
-    packets: VecDeque<(NodeName, Vec<u8>)>,
+    packets: VecDeque<(Identity, Vec<u8>)>,
+    /// Whether a member has answered this life of the node. Without one foca neither probes nor gossips.
+    connected: bool,
     submitted: Vec<(Duration, Timer<Identity>)>,
     notifications: VecDeque<OwnedNotification<Identity>>,
 }
@@ -99,6 +101,7 @@ impl Membership {
             let next = Identity { node: me.node.clone(), generation: seen.saturating_add(1) };
             // Fails only for the identity already held, which is smaller.
             let _ = self.foca.change_identity(next, &mut self.effects);
+            self.effects.connected = false;
             self.schedule(now);
         }
     }
@@ -107,7 +110,7 @@ impl Membership {
     pub fn handle_timeout(&mut self, now: Timestamp) {
         if now >= self.next_announce {
             self.next_announce = now + ANNOUNCE_RETRY;
-            if self.foca.num_members() == 0 {
+            if !self.effects.connected {
                 for node in self.contacts.clone() {
                     // An announcement is taken by whichever life the name has.
                     let _ = self.foca.announce(Identity { node, generation: 0 }, &mut self.effects);
@@ -132,7 +135,12 @@ impl Membership {
 
     /// The next packet to send.
     pub fn poll_packet(&mut self) -> Option<(NodeName, Vec<u8>)> {
-        self.effects.packets.pop_front()
+        while let Some((to, packet)) = self.effects.packets.pop_front() {
+            if !self.is_false_obituary(&to, &packet) {
+                return Some((to.node, packet));
+            }
+        }
+        None
     }
 
     /// The next change of the member list.
@@ -156,6 +164,12 @@ impl Membership {
         self.foca.identity().generation
     }
 
+    /// foca 2.0 tells a member that it is down whenever the time to refute a suspicion is over, refuted or not. A member
+    /// that believed it would start a further life, and be without probes until somebody answers that one.
+    fn is_false_obituary(&self, to: &Identity, packet: &[u8]) -> bool {
+        is_obituary(packet) && self.foca.iter_members().any(|member| member.id() == to)
+    }
+
     fn schedule(&mut self, now: Timestamp) {
         for (after, timer) in self.effects.submitted.drain(..) {
             // At the bound a timer is lost: at worst a dead node is remembered for longer.
@@ -169,6 +183,11 @@ impl Membership {
 
 impl Runtime<Identity> for &mut Effects {
     fn notify(&mut self, notification: Notification<'_, Identity>) {
+        match notification {
+            Notification::Active => self.connected = true,
+            Notification::Idle | Notification::Defunct | Notification::Rejoin(_) => self.connected = false,
+            _ => {}
+        }
         if self.notifications.len() < MAX_QUEUE {
             self.notifications.push_back(notification.to_owned());
         }
@@ -176,7 +195,7 @@ impl Runtime<Identity> for &mut Effects {
 
     fn send_to(&mut self, to: Identity, data: &[u8]) {
         if self.packets.len() < MAX_QUEUE {
-            self.packets.push_back((to.node, data.to_vec()));
+            self.packets.push_back((to, data.to_vec()));
         }
     }
 
@@ -207,7 +226,7 @@ fn config() -> Config {
     }
 }
 
-/// How often a node without members asks for some.
+/// How often a node that nobody answers announces itself.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 
 /// Most packets or notifications that wait for the driver; further ones are dropped, as a lossy network would.

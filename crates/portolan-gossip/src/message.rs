@@ -117,6 +117,11 @@ pub fn mentioned(packet: &[u8]) -> Result<Mentioned, FrameError> {
     }
 }
 
+/// Whether a packet tells its receiver that the sender holds it for dead.
+pub fn is_obituary(mut packet: &[u8]) -> bool {
+    take::<Header<Identity>>(&mut packet).is_ok_and(|header| header.message == foca::Message::TurnUndead)
+}
+
 fn put<T: Serialize>(value: &T, mut buf: impl BufMut) -> Result<(), FrameError> {
     let bytes = codec::encode(value)?;
     let len = u16::try_from(bytes.len()).map_err(|_| FrameError::Full)?;

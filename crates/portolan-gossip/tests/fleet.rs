@@ -189,6 +189,17 @@ fn a_node_restarted_with_its_clock_set_back_is_taken_as_alive_and_heard() {
 }
 
 #[test]
+fn a_refuted_suspicion_costs_no_life() {
+    let mut fleet = Fleet::new(&["a", "b", "c", "d"], 1, 0.1);
+    fleet.run(120 * SECOND);
+    let heard = |part: &str| fleet.transcript.iter().filter(|line| line.contains(part)).count();
+    assert_eq!(heard("MemberDown"), 0, "nobody died");
+    for (name, gossip) in &fleet.nodes {
+        assert_eq!(gossip.stats().renewed, 0, "{name}");
+    }
+}
+
+#[test]
 fn facts_converge_within_three_seconds_after_a_partition() {
     for seed in 0..20 {
         let mut fleet = Fleet::new(&["a", "b", "c", "d", "e"], seed, 0.05);
