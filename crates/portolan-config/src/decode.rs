@@ -4,7 +4,7 @@
 //! into an `Option`, and only then uses `?`. An optional value with a fault becomes its default, since the fault alone
 //! makes the whole document be refused.
 
-use std::{fmt, ops::RangeInclusive, rc::Rc, str::FromStr, time::Duration};
+use std::{ops::RangeInclusive, rc::Rc, str::FromStr, time::Duration};
 
 use portolan_model::{ByteSize, Name, NodeName, Rate, Ratio, RegionId, UnitError, parse_duration, render_duration};
 
@@ -47,10 +47,13 @@ impl<'n> Fields<'n> {
         self.entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.node)
     }
 
-    /// The value under a key; its absence is a fault.
+    /// The value under a key; its absence is a fault, unless a misspelt key was noted in its place.
     pub fn require(&self, key: &str, example: &str, report: &mut Report<'_>) -> Option<&'n Node> {
         let found = self.get(key);
-        if found.is_none() {
+        let misspelt = |entry: &Entry| {
+            !self.shape.keys.contains(&&*entry.key) && suggest::closest(&entry.key, self.shape.keys) == Some(key)
+        };
+        if found.is_none() && !self.entries.iter().any(misspelt) {
             let owner = match self.node.label {
                 Label::Root => self.shape.what.to_owned(),
                 _ => self.node.quoted(),
@@ -193,15 +196,12 @@ pub(crate) fn string(node: &Node, report: &mut Report<'_>) -> Option<String> {
 }
 
 /// A value that its own type reads; `what` with article, `remedy` complete.
-pub(crate) fn parsed<T: FromStr<Err: fmt::Display>>(
-    node: &Node,
-    what: &str,
-    remedy: &str,
-    report: &mut Report<'_>,
-) -> Option<T> {
-    let text = text(node, report)?;
-    let fault = |error: T::Err| format!("{} is not {what}: {error}", node.quoted());
-    text.parse().map_err(|error| report.fault(node.at, fault(error), remedy.to_owned())).ok()
+pub(crate) fn parsed<T: FromStr>(node: &Node, what: &str, remedy: &str, report: &mut Report<'_>) -> Option<T> {
+    let value = text(node, report)?.parse().ok();
+    if value.is_none() {
+        report.fault(node.at, format!("{} is not {what}", node.quoted()), remedy.to_owned());
+    }
+    value
 }
 
 pub(crate) fn name(node: &Node, report: &mut Report<'_>) -> Option<Name> {
@@ -226,11 +226,13 @@ pub(crate) fn rate(node: &Node, report: &mut Report<'_>) -> Option<Rate> {
 
 pub(crate) fn duration(node: &Node, bounds: RangeInclusive<Duration>, report: &mut Report<'_>) -> Option<Duration> {
     let text = text(node, report)?;
-    let unit = if text.ends_with('m') { "min" } else { "s" };
+    let fits = |unit: &&str| parse_duration(&with_unit(text, "", unit)).is_ok_and(|value| bounds.contains(&value));
+    let units: &[&str] = if text.ends_with('m') { &["min", "ms"] } else { &["s", "ms", "us"] };
+    let example = with_unit(text, "30s", units.iter().find(|unit| fits(unit)).unwrap_or(&units[0]));
     let read = parse_duration(text);
-    let value =
-        read.map_err(|error| wrong_unit(node, "a duration", &error, &with_unit(text, "30s", unit), report)).ok()?;
-    within(node, value, bounds, |bound| render_duration(*bound), report)
+    let value = read.map_err(|error| wrong_unit(node, "a duration", &error, &example, report)).ok()?;
+    let show = |bound: &Duration| if bound.is_zero() { "0s".to_owned() } else { render_duration(*bound) };
+    within(node, value, bounds, show, report)
 }
 
 pub(crate) fn size(node: &Node, bounds: RangeInclusive<ByteSize>, report: &mut Report<'_>) -> Option<ByteSize> {
@@ -271,8 +273,12 @@ pub(crate) fn choice<T: Copy>(node: &Node, choices: &[(&str, T)], report: &mut R
     let word = text(node, report)?;
     let found = choices.iter().find(|(name, _)| *name == &**word);
     if found.is_none() {
-        let words = choices.iter().map(|(name, _)| *name);
-        report.fault(node.at, format!("{} is not a choice", node.quoted()), suggest::remedy(word, words));
+        let words: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let message = match &words[..] {
+            [only] => format!("{} can only be `{only}`", node.quoted()),
+            words => format!("{} is none of {}", node.quoted(), words.join(", ")),
+        };
+        report.fault(node.at, message, suggest::closest(word, &words).map(|best| format!("did you mean `{best}`?")));
     }
     found.map(|(_, value)| *value)
 }

@@ -21,9 +21,11 @@ mod snapshot;
 mod region;
 mod region_files;
 
+mod node_decode;
 mod node_file;
 
 mod scenario;
+mod scenario_file;
 mod verb;
 
 mod command;

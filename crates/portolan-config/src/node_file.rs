@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use portolan_model::{Name, NodeName, RegionId};
 
-use crate::{Faults, SourceFile};
+use crate::{Faults, SourceFile, fault::Report, node_decode, syntax};
 
 /// The file that `portolan run` is started with. Paths are as written; the caller resolves them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +40,9 @@ pub struct NodeFile {
 impl NodeFile {
     /// Reads a node file, or returns all its faults at once.
     pub fn parse(file: &SourceFile) -> Result<Self, Faults> {
-        let _ = file;
-        Err(Faults::default())
+        let mut report = Report::new(file);
+        let node = syntax::parse(&mut report).and_then(|root| node_decode::decode(&root, &mut report));
+        report.finish(node)
     }
 }
 

@@ -133,17 +133,18 @@ fn round_trips(root: &Node, map: &mut RegionMap, report: &mut Report<'_>) -> Opt
         let rtt = fields
             .require("rtt", "75ms", report)
             .and_then(|node| duration(node, Duration::from_micros(1)..=MAX_RTT, report));
-        let (Some(between), Some(rtt)) = (between, rtt) else { continue };
+        let Some(between) = between else { continue };
         let pair = decode::list(between, 2, report, |node, report| known_region(node, map, report)).unwrap_or_default();
         match (&pair[..], &between.value) {
             ([a, b], _) if a != b => {
-                if map.insert_rtt(a, b, rtt) {
+                if rtt.is_some_and(|rtt| map.insert_rtt(a, b, rtt)) {
                     let message = format!("the round trip between {a} and {b} stands twice");
                     report.fault(item.at, message, "keep one of them".to_owned());
                 }
             }
-            // Names that are unknown were told already.
+            // Unknown names, and what is not a list, were told already.
             (_, Value::Sequence(names)) if names.len() == 2 && pair.len() < 2 => {}
+            (_, Value::Scalar(_) | Value::Null) => {}
             _ => report.fault(between.at, "a round trip is between two regions", "write [us-east, eu-west]".to_owned()),
         }
     }

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use portolan_model::{Name, Rate, Ratio, RegionId};
 
-use crate::{Faults, OperatorVerb, RegionMap, SourceFile};
+use crate::{
+    Faults, OperatorVerb, RegionMap, SourceFile,
+    fault::Report,
+    scenario_file::{self, Mentions},
+};
 
 /// One scenario file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,23 +27,27 @@ pub struct Scenario {
     pub jitter: Duration,
     /// Load.
     pub clients: Vec<ClientLoad>,
-    /// What happens, by time.
+    /// What happens, in the order of time.
     pub steps: Vec<Step>,
     /// What must hold.
     pub expect: Expect,
+    pub(crate) mentions: Mentions,
+    pub(crate) file: SourceFile,
 }
 
 impl Scenario {
     /// Reads a scenario, or returns all its faults at once.
     pub fn parse(file: &SourceFile) -> Result<Self, Faults> {
-        let _ = file;
-        Err(Faults::default())
+        let mut report = Report::new(file);
+        let scenario = scenario_file::parse(&mut report);
+        report.finish(scenario)
     }
 
     /// Checks the names of regions against a map, once that is read.
     pub fn check(&self, regions: &RegionMap) -> Result<(), Faults> {
-        let _ = regions;
-        Ok(())
+        let mut report = Report::new(&self.file);
+        scenario_file::check_mentions(&self.mentions, regions.ids().iter(), &mut report);
+        report.finish(Some(()))
     }
 }
 

@@ -90,12 +90,12 @@ impl Builder {
             }
             Event::SequenceStart(anchor, tag) => {
                 refuse_tag(tag.is_some(), at, report);
-                return self.start(Content::Items(Vec::new()), at, anchor, report);
+                return self.start(Content::Items(Vec::new()), Span { width: 1, ..at }, anchor, report);
             }
             Event::MappingStart(anchor, tag) => {
                 refuse_tag(tag.is_some(), at, report);
                 let content = Content::Entries { entries: Vec::new(), lines: BTreeMap::new(), key: None };
-                return self.start(content, at, anchor, report);
+                return self.start(content, Span { width: 1, ..at }, anchor, report);
             }
             Event::SequenceEnd | Event::MappingEnd => return self.end(report),
             Event::Alias(anchor) => return self.alias(anchor, at, report),
@@ -252,7 +252,12 @@ fn place(span: SourceSpan) -> Span {
 /// Puts the parser's words into those of somebody who edits a file.
 fn explain(error: &ScanError, text: &str, report: &mut Report<'_>) {
     let marker = error.marker();
-    let (line, column) = (marker.line().max(1), marker.col() + 1);
+    let (mut line, mut column) = (marker.line().max(1), marker.col() + 1);
+    // An error at the end of a text is one of the last line that has any.
+    while line > 1 && text.lines().nth(line - 1).is_none_or(|text| text.trim().is_empty()) {
+        line -= 1;
+        column = text.lines().nth(line - 1).map_or(1, |text| text.trim_end().chars().count() + 1);
+    }
     let at = Span { line, column, width: 1 };
     let indented_by = |line: usize| {
         let line = text.lines().nth(line.checked_sub(1)?)?;
@@ -275,7 +280,13 @@ fn explain(error: &ScanError, text: &str, report: &mut Report<'_>) {
 }
 
 /// (part of the parser's message, ours, remedy)
-const WORDS: [(&str, &str, &str); 13] = [
+const WORDS: [(&str, &str, &str); 15] = [
+    ("recursion limit", "values nest too deep", "flatten them"),
+    (
+        "block scalar, did not find expected comment",
+        "text follows a `>` or `|`",
+        "put a value that begins with `>` or `|` in quotes",
+    ),
     ("tab", "a tab stands where YAML takes spaces only", "write spaces"),
     (
         "mapping values are not allowed",

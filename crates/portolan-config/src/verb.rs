@@ -1,6 +1,8 @@
 //! What an operator can order, in the words of the command line. Shared by the command line and scenario files, so that
 //! a rehearsed step is the step that is run.
 
+use std::fmt;
+
 use portolan_model::{NameError, RegionId, Revision};
 use thiserror::Error;
 
@@ -32,10 +34,60 @@ pub enum OperatorVerb {
 }
 
 impl OperatorVerb {
-    /// Reads a verb from its words.
+    /// Reads a verb from its words, as they are written on a command line; a text with spaces stands in quotes.
     pub fn parse(text: &str) -> Result<Self, VerbError> {
-        let _ = text;
-        Err(VerbError::Empty)
+        let words = split(text)?;
+        let mut words = words.iter().map(String::as_str);
+        let parsed = match words.next() {
+            None => return Err(VerbError::Empty),
+            Some("drain") => {
+                let region = region("drain", words.next())?;
+                let reason = match words.next() {
+                    None => String::new(),
+                    Some("--reason") => argument("drain", words.next(), "a text after --reason")?.to_owned(),
+                    Some(word) => match word.strip_prefix("--reason=") {
+                        Some(reason) => reason.to_owned(),
+                        None => return Err(VerbError::UnexpectedWord { verb: "drain", word: word.to_owned() }),
+                    },
+                };
+                Self::Drain { region, reason }
+            }
+            Some("restore") => Self::Restore { region: region("restore", words.next())? },
+            Some("apply") => Self::Apply { file: argument("apply", words.next(), "a file")?.to_owned() },
+            Some("rollback") => {
+                let text = argument("rollback", words.next(), "a revision")?;
+                let to = text.parse().map_err(|_| VerbError::BadRevision { text: text.to_owned() })?;
+                Self::Rollback { to: Revision(to) }
+            }
+            Some(verb) => return Err(VerbError::UnknownVerb { verb: verb.to_owned() }),
+        };
+        match words.next() {
+            None => Ok(parsed),
+            Some(word) => Err(VerbError::UnexpectedWord { verb: parsed.word(), word: word.to_owned() }),
+        }
+    }
+
+    /// The first word.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Drain { .. } => "drain",
+            Self::Restore { .. } => "restore",
+            Self::Apply { .. } => "apply",
+            Self::Rollback { .. } => "rollback",
+        }
+    }
+}
+
+/// As it is written on a command line.
+impl fmt::Display for OperatorVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drain { region, reason } if reason.is_empty() => write!(f, "drain {region}"),
+            Self::Drain { region, reason } => write!(f, "drain {region} --reason \"{reason}\""),
+            Self::Restore { region } => write!(f, "restore {region}"),
+            Self::Apply { file } => write!(f, "apply {file}"),
+            Self::Rollback { to } => write!(f, "rollback {to}"),
+        }
     }
 }
 
@@ -46,7 +98,7 @@ pub enum VerbError {
     #[error("an operator verb is missing")]
     Empty,
     /// The first word is none of the verbs.
-    #[error("`{verb}` is not an operator verb")]
+    #[error("`{verb}` is not an operator verb; verbs are drain, restore, apply, rollback")]
     UnknownVerb {
         /// The first word.
         verb: String,
@@ -84,4 +136,70 @@ pub enum VerbError {
     /// A quote is opened and not closed.
     #[error("a quote is not closed")]
     OpenQuote,
+}
+
+fn region(verb: &'static str, word: Option<&str>) -> Result<RegionId, VerbError> {
+    let text = argument(verb, word, "a region")?;
+    RegionId::new(text).map_err(|source| VerbError::BadRegion { text: text.to_owned(), source })
+}
+
+fn argument<'w>(verb: &'static str, word: Option<&'w str>, what: &'static str) -> Result<&'w str, VerbError> {
+    word.ok_or(VerbError::MissingArgument { verb, what })
+}
+
+/// Splits at spaces outside of single or double quotes.
+fn split(text: &str) -> Result<Vec<String>, VerbError> {
+    let mut words: Vec<String> = Vec::new();
+    let (mut quote, mut within) = (None, false);
+    for character in text.chars() {
+        match quote {
+            Some(open) if character == open => quote = None,
+            None if matches!(character, '"' | '\'') => {
+                quote = Some(character);
+                if !within {
+                    words.push(String::new());
+                }
+                within = true;
+            }
+            None if character.is_whitespace() => within = false,
+            _ => {
+                if !within {
+                    words.push(String::new());
+                }
+                within = true;
+                words.last_mut().expect("a word was begun").push(character);
+            }
+        }
+    }
+    if quote.is_some() { Err(VerbError::OpenQuote) } else { Ok(words) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verb_reads_as_on_the_command_line() {
+        let check = |text: &str, expected: &str| {
+            let verb = OperatorVerb::parse(text);
+            let shown = verb.map_or_else(|error| format!("error: {error}"), |verb| verb.to_string());
+            assert_eq!(shown, expected, "{text}");
+        };
+        check("drain eu-west --reason test", "drain eu-west --reason \"test\"");
+        check("drain eu-west --reason 'planned work'", "drain eu-west --reason \"planned work\"");
+        check("drain eu-west --reason=test", "drain eu-west --reason \"test\"");
+        check("drain eu-west", "drain eu-west");
+        check("restore  eu-west ", "restore eu-west");
+        check("apply \"a b.yaml\"", "apply a b.yaml");
+        check("rollback 7", "rollback 7");
+        check("", "error: an operator verb is missing");
+        check("drein eu-west", "error: `drein` is not an operator verb; verbs are drain, restore, apply, rollback");
+        check("drain", "error: `drain` needs a region");
+        check("drain EU", "error: `EU` is not a region: a name is made of a-z, 0-9 and `-`, not `E`");
+        check("drain eu-west --now", "error: `drain` does not take `--now`");
+        check("drain eu-west --reason", "error: `drain` needs a text after --reason");
+        check("restore eu-west us-east", "error: `restore` does not take `us-east`");
+        check("rollback seven", "error: `seven` is not a revision number");
+        check("apply 'x", "error: a quote is not closed");
+    }
 }

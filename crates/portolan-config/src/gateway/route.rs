@@ -129,6 +129,11 @@ fn host(node: &Node, report: &mut Report<'_>) -> Option<HostMatch> {
         report.fault(node.at, message, format!("write `{name}`"));
         return None;
     }
+    if word.strip_prefix("*.").unwrap_or(word).contains('*') {
+        let message = format!("{} has a `*` that is not its first label", node.quoted());
+        report.fault(node.at, message, "write for example *.example.test".to_owned());
+        return None;
+    }
     match word.strip_prefix("*.") {
         Some(suffix) => host_name(suffix, node.at, report).map(HostMatch::Wildcard),
         None => host_name(word, node.at, report).map(HostMatch::Exact),
@@ -142,7 +147,8 @@ fn path(node: &Node, report: &mut Report<'_>) -> Option<PathMatch> {
         None
     };
     if !path.starts_with('/') {
-        return fault("it does not start with `/`", format!("write `/{}`", path.trim_start_matches('.')));
+        let mended = path.strip_suffix("/*").map_or(path.clone(), |stem| format!("{stem}/**"));
+        return fault("it does not start with `/`", format!("write `/{mended}`"));
     }
     if let Some(bad) = path.chars().find(|c| !c.is_ascii_graphic() || "?#\\\"<>{}|^`".contains(*c)) {
         return fault(&format!("`{bad}` does not stand in one"), "percent-encode it, or remove it".to_owned());

@@ -1,0 +1,136 @@
+//! Region, node and scenario files without faults.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{file, regions};
+use portolan_config::{
+    AccessLog, Action, Comparison, CrashTarget, Direction, Disk, GatewaySource, Location, NodeFile, OperatorVerb,
+    Scenario, Snapshot, SourceFile,
+};
+use portolan_model::RegionId;
+
+fn region(text: &str) -> RegionId {
+    RegionId::new(text).expect("a region")
+}
+
+fn source(path: &str, text: &str) -> SourceFile {
+    SourceFile { path: path.to_owned(), text: text.to_owned() }
+}
+
+#[test]
+fn the_shipped_regions_are_in_order_of_name_and_know_their_neighbours() {
+    let regions = regions();
+    let addresses = regions.iter().map(|region| format!("{} {}", region.id, region.addresses[0]));
+    let expected = ["ap-southeast 127.10.1.1", "eu-west 127.10.2.1", "us-east 127.10.3.1"];
+    assert_eq!(addresses.collect::<Vec<_>>(), expected);
+    let nearest = |from: &str| regions.nearest_first(&region(from)).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(nearest("us-east"), ["us-east", "eu-west", "ap-southeast"]);
+    assert_eq!(nearest("ap-southeast"), ["ap-southeast", "eu-west", "us-east"]);
+    assert_eq!(regions.rtt(&region("us-east"), &region("eu-west")), Duration::from_millis(75));
+    assert_eq!(regions.rtt(&region("eu-west"), &region("us-east")), Duration::from_millis(75));
+    assert_eq!(regions.worst_rtt(), Duration::from_millis(215));
+}
+
+#[test]
+fn networks_come_with_the_longest_prefix_first() {
+    let regions = regions();
+    let lengths: Vec<u8> = regions.networks().iter().map(|(prefix, _)| prefix.prefix_len()).collect();
+    assert!(lengths.is_sorted_by(|a, b| a >= b), "{lengths:?}");
+    let loopback = regions.networks().iter().find(|(prefix, _)| prefix.to_string() == "127.10.2.0/24");
+    assert_eq!(loopback.map(|(_, location)| location.clone()), Some(Location::In(region("eu-west"))));
+}
+
+#[test]
+fn a_node_file_is_read_with_its_defaults() {
+    let text = "
+version: 1
+node: eu-west-1
+region: eu-west
+cluster: local
+data: data/eu-west-1
+regions: ../regions
+listen: { https: 127.10.2.1:8443, dns: 127.10.2.1:8053, admin: 127.10.2.1:8900, mesh: 127.10.2.1:8700 }
+server_certificates: [{ certificate: server.pem, key: server.key }]
+identity: { ca: ca.pem, certificate: node.pem, key: node.key }
+peers:
+  us-east-1: { region: us-east, address: 127.10.3.1:8700 }
+bootstrap: [eu-west-1, us-east-1]
+";
+    let parse = |text: &str| NodeFile::parse(&source("node.yaml", text)).unwrap_or_else(|f| panic!("{}", f.render()));
+    let node = parse(text);
+    assert_eq!((node.workers, node.access_log, node.otlp), (1, AccessLog::Stdout, None));
+    assert_eq!(node.listen.mesh.to_string(), "127.10.2.1:8700");
+    assert_eq!(node.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>(), ["eu-west-1", "us-east-1"]);
+    let node = parse(&format!("{text}workers: 2\naccess_log: {{ file: a.json }}\notlp: http://127.0.0.1:4317\n"));
+    assert_eq!((node.workers, node.access_log), (2, AccessLog::File("a.json".to_owned())));
+    assert_eq!(parse(&format!("{text}access_log: off\n")).access_log, AccessLog::Off);
+}
+
+const SCENARIO: &str = r#"
+version: 1
+title: One region is cut off for 20 seconds
+gateway: |
+
+  version: 1
+  limits:
+    orders-total: { key: global, rate: 5000/s }
+  # the end
+regions: ../regions
+length: 60s
+loss: 1%
+jitter: 5ms
+clients:
+  - { region: us-east, rate: 200/s, host: api.example.test, path: /orders/1, user: alice, users: 100 }
+steps:
+  - { at: 40s, fault: crash, region: us-east, for: 5s, disk: lost }
+  - { at: 10s, fault: partition, regions: [eu-west], for: 20s, direction: out }
+  - { at: 15s, fault: crash, target: leader, for: 5s }
+  - { at: 20s, do: drain eu-west --reason "planned work" }
+expect:
+  availability: ">= 99.9%"
+  leader_changes: "<= 2"
+  admitted: [{ limit: orders-total, per_slot: "<= 5000" }]
+  converged_within: 3s
+"#;
+
+#[test]
+fn a_scenario_is_read_in_the_order_of_time() {
+    let scenario = Scenario::parse(&source("cut.yaml", SCENARIO)).unwrap_or_else(|f| panic!("{}", f.render()));
+    scenario.check(&regions()).expect("the regions are known");
+    let seconds: Vec<u64> = scenario.steps.iter().map(|step| step.at.as_secs()).collect();
+    assert_eq!(seconds, [10, 15, 20, 40]);
+    assert_eq!(
+        scenario.steps[0].action,
+        Action::Partition { regions: vec![region("eu-west")], direction: Direction::Out }
+    );
+    assert_eq!(scenario.steps[1].action, Action::Crash { target: CrashTarget::Leader, disk: Disk::Kept });
+    let drain = OperatorVerb::Drain { region: region("eu-west"), reason: "planned work".to_owned() };
+    assert_eq!(scenario.steps[2].action, Action::Operator(drain));
+    assert_eq!((scenario.clients[0].method.as_str(), scenario.clients[0].users), ("GET", 100));
+    let per_slot = &scenario.expect.admitted[0].per_slot;
+    assert_eq!((per_slot.comparison, per_slot.value), (Comparison::AtMost, 5000));
+    assert!(per_slot.holds(&5000) && !per_slot.holds(&5001));
+}
+
+#[test]
+fn faults_of_an_inline_gateway_name_the_lines_of_the_scenario() {
+    let document = |text: &str| {
+        let scenario = Scenario::parse(&source("cut.yaml", text)).expect("a scenario");
+        let GatewaySource::Inline(document) = scenario.config else { panic!("the gateway is inline") };
+        Snapshot::parse(&portolan_config::Bundle { document, attachments: Default::default() }, &regions())
+    };
+    assert_eq!(document(SCENARIO).expect("no faults").limits.len(), 1);
+    let faults = document(&SCENARIO.replace("5000/s", "5k")).expect_err("a fault").to_string();
+    assert!(faults.starts_with("cut.yaml:8:40: `rate: 5k` is not a rate"), "{faults}");
+}
+
+#[test]
+fn a_scenario_may_name_a_gateway_file() {
+    let text = "version: 1\ntitle: t\nconfig: ../gateway.yaml\nlength: 1s\nexpect: { admitted: { limit: a, per_slot: \"<= 1\" } }\n";
+    let scenario = Scenario::parse(&source("a.yaml", text)).expect("a scenario");
+    assert_eq!(scenario.config, GatewaySource::File("../gateway.yaml".to_owned()));
+    assert_eq!(scenario.expect.admitted.len(), 1);
+    assert!(file("../../gateway.yaml").text.contains("version: 1"));
+}

@@ -1,0 +1,104 @@
+//! A gateway document without faults, as the data path sees it.
+
+mod common;
+
+use std::{fmt::Write, time::Duration};
+
+use common::{bundle, file, regions};
+use portolan_config::{HostMatch, LimitKeyKind, Listener, OnPartition, PathMatch, Snapshot, SourceFile, attachments};
+use portolan_model::Name;
+
+fn parse(text: &str) -> Snapshot {
+    Snapshot::parse(&bundle(text), &regions()).unwrap_or_else(|faults| panic!("{}", faults.render()))
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+#[test]
+fn the_sample_gateway_is_read_whole() {
+    let snapshot = parse(&file("../../gateway.yaml").text);
+    let service = &snapshot.services[&name("orders")];
+    let mut endpoints = String::new();
+    for (region, addresses) in &service.endpoints {
+        write!(endpoints, "{region}:").expect("a string takes everything");
+        addresses.iter().for_each(|address| write!(endpoints, " {address}").expect("a string takes everything"));
+        endpoints.push('\n');
+    }
+    assert_eq!(
+        endpoints,
+        "ap-southeast: http://127.10.1.1:9101 http://127.10.1.1:9102\n\
+         eu-west: http://127.10.2.1:9101 http://127.10.2.1:9102\n\
+         us-east: http://127.10.3.1:9101 http://127.10.3.1:9102\n"
+    );
+    let auth = &snapshot.auth[&name("customers")];
+    assert_eq!((auth.issuer.as_str(), auth.user_claim.as_str()), ("https://issuer.example.test", "sub"));
+    assert_eq!(auth.leeway, Duration::from_secs(60));
+    let total = &snapshot.limits[&name("orders-total")];
+    assert_eq!((total.key, total.on_partition), (LimitKeyKind::Service, OnPartition::Static));
+    let route = &snapshot.routes[&name("orders")];
+    assert_eq!(route.host, HostMatch::Exact("api.example.test".to_owned()));
+    assert_eq!(route.path, PathMatch::Prefix("/orders".to_owned()));
+    assert_eq!((route.auth.clone(), route.limits.len()), (Some(name("customers")), 2));
+    assert_eq!(snapshot.routes[&name("public")].auth, None);
+    assert_eq!(snapshot.zones["example.test"].records["api"].regions, regions().ids());
+    assert_eq!(snapshot.listener, Listener::default());
+}
+
+#[test]
+fn the_files_that_a_document_names_are_known_before_it_is_checked() {
+    let document = |text: &str| SourceFile { path: "gateway.yaml".to_owned(), text: text.to_owned() };
+    assert_eq!(attachments(&file("../../gateway.yaml")), [".portolan/jwks.json"]);
+    assert!(attachments(&document("auth: [")).is_empty());
+    assert!(attachments(&document("auth: { a: { jwt: { jwks_file: [x] } }, b: 3 }")).is_empty());
+    let two = "auth: { a: { jwt: { jwks_file: b.json } }, c: { jwt: { jwks_file: a.json } }, d: { jwt: { jwks_file: a.json } } }";
+    assert_eq!(attachments(&document(two)), ["a.json", "b.json"]);
+}
+
+#[test]
+fn hosts_and_paths_are_read_in_all_their_forms() {
+    let check = |text: &str, expected: &str| {
+        let document = format!(
+            "version: 1\nservices: {{ s: {{ endpoints: {{ us-east: [\"http://[::1]:80\", http://a.b] }} }} }}\n\
+             routes: {{ r: {{ match: {text}, service: s }} }}\n"
+        );
+        let route = parse(&document).routes[&name("r")].clone();
+        assert_eq!(format!("{} {} {:?}", route.host, route.path, route.methods), expected);
+    };
+    check("{ path: / }", "* / []");
+    check("{ path: /** }", "* /** []");
+    check("{ host: \"*\", path: /a/**, methods: [GET] }", "* /a/** [\"GET\"]");
+    check("{ host: \"*.example.test\", path: /a/b }", "*.example.test /a/b []");
+}
+
+#[test]
+fn two_routes_may_share_a_path_when_their_methods_tell_them_apart() {
+    let routes = |methods: [&str; 2]| {
+        let route = |index: usize| format!("  r{index}: {{ match: {{ path: /a{} }}, service: s }}\n", methods[index]);
+        let services = "services: { s: { endpoints: { us-east: [http://a] } } }";
+        let document = format!("version: 1\n{services}\nroutes:\n{}{}", route(0), route(1));
+        Snapshot::parse(&bundle(&document), &regions()).map(|_| ()).map_err(|faults| faults.to_string())
+    };
+    assert_eq!(routes([", methods: [GET]", ", methods: [POST]"]), Ok(()));
+    assert_eq!(routes([", methods: [GET]", ""]), Ok(()));
+    let twice = Err("gateway.yaml:5:9: route `r1` takes the requests of `r0` (line 4): host *, path /a; \
+                     let their host, path or methods differ"
+        .to_owned());
+    assert_eq!(routes(["", ""]), twice);
+    assert_eq!(routes([", methods: [GET]", ", methods: [POST, GET]"]), twice);
+}
+
+#[test]
+fn a_key_set_must_hold_keys() {
+    let check = |jwks: &str, expected: &str| {
+        let mut bundle = bundle(&file("../../gateway.yaml").text);
+        bundle.attachments.insert(".portolan/jwks.json".to_owned(), jwks.to_owned());
+        let faults = Snapshot::parse(&bundle, &regions()).expect_err("no keys").to_string();
+        assert!(faults.contains(expected), "{faults}");
+    };
+    check("{", "is not JSON");
+    check("{}", "has no `keys` list");
+    check(r#"{"keys":[]}"#, "has an empty `keys` list");
+    check(r#"{"keys":[{"kid":"1"}]}"#, "has a key without `kty`");
+}

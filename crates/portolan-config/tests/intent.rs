@@ -1,0 +1,229 @@
+//! The replicated state machine: what each command does, and that a saved state goes on like the one it was saved from.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{bundle, regions};
+use portolan_config::{Applied, Command, Intent, IntentError, Refusal, RegionMap};
+use portolan_model::{MemberId, Name, NodeName, RegionId, Revision, WallTime};
+use proptest::prelude::*;
+
+const AT: WallTime = WallTime::from_unix_millis(1_795_309_417_123);
+
+fn intent() -> Intent {
+    Intent::new(Arc::new(regions()))
+}
+
+fn document(limits: &str) -> String {
+    format!("version: 1\nlimits: {{ {limits} }}\n")
+}
+
+fn apply(text: &str) -> Command {
+    Command::Apply { bundle: bundle(text), author: "ann".to_owned(), at: AT, expected: None }
+}
+
+fn region(text: &str) -> RegionId {
+    RegionId::new(text).expect("a region")
+}
+
+fn drain(name: &str, serving: &[&str]) -> Command {
+    let serving = serving.iter().map(|name| region(name)).collect();
+    Command::Drain { region: region(name), reason: "upgrade".to_owned(), author: "ann".to_owned(), at: AT, serving }
+}
+
+fn restore(name: &str) -> Command {
+    Command::Restore { region: region(name), author: "bob".to_owned(), at: AT }
+}
+
+fn rollback(to: u64) -> Command {
+    Command::Rollback { to: Revision(to), author: "bob".to_owned(), at: AT }
+}
+
+fn join(node: &str, home: &str, member: u64) -> Command {
+    let node = NodeName::new(node).expect("a node");
+    Command::Join { node, region: region(home), member: MemberId(member), at: AT }
+}
+
+fn accepted(revision: u64) -> Applied {
+    Applied::Accepted { revision: Revision(revision) }
+}
+
+/// The binding of each limit as `name id.generation`.
+fn bindings(intent: &Intent) -> String {
+    let shown = intent.limit_ids.iter().map(|(name, b)| format!("{name} {}.{}", b.id.0, b.generation));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn history(intent: &Intent) -> Vec<String> {
+    intent.history().iter().map(|entry| format!("{} {} {}", entry.revision, entry.author, entry.what)).collect()
+}
+
+#[test]
+fn documents_get_revisions_and_can_be_put_in_force_again() {
+    let mut intent = intent();
+    let (one, two) = (document("a: { key: global, rate: 1/s }"), document("a: { key: global, rate: 2/s }"));
+    assert_eq!(intent.apply(&apply(&one)), accepted(1));
+    assert_eq!(intent.apply(&apply(&one)), Applied::Unchanged { revision: Revision(1) });
+    assert_eq!(intent.apply(&apply(&two)), accepted(2));
+    assert_eq!(intent.apply(&rollback(2)), Applied::Unchanged { revision: Revision(2) });
+    assert_eq!(intent.apply(&rollback(1)), accepted(3));
+    let unknown = Refusal::UnknownRevision { revision: Revision(9) };
+    assert_eq!(intent.apply(&rollback(9)), Applied::Refused(unknown));
+    assert_eq!(intent.snapshot.limits[&Name::new("a").expect("a name")].rate.count, 1);
+    assert_eq!(history(&intent), ["1 ann apply", "2 ann apply", "3 bob rollback to 1"]);
+    assert_eq!(intent.history()[0].digest, intent.history()[2].digest);
+    assert_ne!(intent.history()[0].digest, intent.history()[1].digest);
+}
+
+#[test]
+fn a_document_with_faults_changes_nothing() {
+    let mut intent = intent();
+    intent.apply(&apply(&document("")));
+    let outcome = intent.apply(&apply("version: 1\nlimit: {}\n"));
+    let faults = "gateway.yaml:2:1: `limit` is not a key of a gateway document; did you mean `limits`?";
+    assert_eq!(outcome, Applied::Refused(Refusal::Invalid(faults.to_owned())));
+    assert_eq!((intent.revision, intent.history().len()), (Revision(1), 1));
+}
+
+#[test]
+fn an_operator_who_saw_another_revision_is_refused() {
+    let mut intent = intent();
+    intent.apply(&apply(&document("")));
+    let expecting = |expected| Command::Apply {
+        bundle: bundle(&document("a: { key: global, rate: 1/s }")),
+        author: "ann".to_owned(),
+        at: AT,
+        expected: Some(Revision(expected)),
+    };
+    let stale = Refusal::StaleRevision { expected: Revision(0), current: Revision(1) };
+    assert_eq!(intent.apply(&expecting(0)), Applied::Refused(stale));
+    assert_eq!(intent.apply(&expecting(1)), accepted(2));
+}
+
+#[test]
+fn what_is_too_large_is_refused() {
+    let mut intent = intent();
+    let outcome = intent.apply(&apply(&"#".repeat(1_500_000)));
+    assert!(matches!(outcome, Applied::Refused(Refusal::TooMuch { .. })), "{outcome:?}");
+    let mut long = drain("eu-west", &["us-east"]);
+    if let Command::Drain { reason, .. } = &mut long {
+        *reason = "x".repeat(257);
+    }
+    let refusal = "the reason has 257, at most 256 are kept";
+    assert!(matches!(intent.apply(&long), Applied::Refused(refused) if refused.to_string() == refusal));
+}
+
+#[test]
+fn the_last_serving_region_is_never_drained() {
+    let mut intent = intent();
+    let all = ["ap-southeast", "eu-west", "us-east"];
+    assert_eq!(intent.apply(&drain("eu-west", &all)), Applied::Drained);
+    let again = intent.apply(&drain("eu-west", &all));
+    assert!(matches!(again, Applied::Refused(Refusal::AlreadyDrained { .. })), "{again:?}");
+    // us-east would be the only other one, and is down.
+    let last = Applied::Refused(Refusal::LastServingRegion { region: region("ap-southeast") });
+    assert_eq!(intent.apply(&drain("ap-southeast", &["ap-southeast", "eu-west"])), last);
+    assert_eq!(intent.apply(&drain("ap-southeast", &all)), Applied::Drained);
+    let last = Applied::Refused(Refusal::LastServingRegion { region: region("us-east") });
+    assert_eq!(intent.apply(&drain("us-east", &all)), last);
+    assert_eq!(intent.apply(&restore("eu-west")), Applied::Restored);
+    let idle = Applied::Refused(Refusal::NotDrained { region: region("eu-west") });
+    assert_eq!(intent.apply(&restore("eu-west")), idle);
+    let unknown = Applied::Refused(Refusal::UnknownRegion { region: region("mars") });
+    assert_eq!(intent.apply(&drain("mars", &all)), unknown);
+    assert_eq!(intent.drains.keys().map(RegionId::as_str).collect::<Vec<_>>(), ["ap-southeast"]);
+    let orders = ["0 ann drain eu-west: upgrade", "0 ann drain ap-southeast: upgrade", "0 bob restore eu-west"];
+    assert_eq!(history(&intent), orders);
+}
+
+#[test]
+fn a_new_member_id_is_a_new_incarnation_of_its_region() {
+    let mut intent = intent();
+    let mut check = |command: Command, incarnation| assert_eq!(intent.apply(&command), Applied::Joined { incarnation });
+    check(join("eu-west-1", "eu-west", 7), 1);
+    check(join("eu-west-1", "eu-west", 7), 1);
+    check(join("us-east-1", "us-east", 8), 1);
+    check(join("eu-west-1", "eu-west", 9), 2);
+    check(join("eu-west-2", "eu-west", 10), 3);
+    check(join("eu-west-1", "eu-west", 9), 2);
+    let unknown = intent.apply(&join("mars-1", "mars", 1));
+    assert_eq!(unknown, Applied::Refused(Refusal::UnknownRegion { region: region("mars") }));
+}
+
+#[test]
+fn a_limit_keeps_its_number_while_its_counts_stay_comparable() {
+    let mut intent = intent();
+    let mut check = |limits: &str, expected: &str| {
+        intent.apply(&apply(&document(limits)));
+        assert_eq!(bindings(&intent), expected, "{limits}");
+    };
+    check("a: { key: global, rate: 1/s }", "a 1.1");
+    check("a: { key: global, rate: 1/s }, b: { key: user, rate: 5/min }", "a 1.1, b 2.1");
+    check("a: { key: global, rate: 9/s }, b: { key: user, rate: 5/min, on_partition: open }", "a 1.2, b 2.1");
+    check("a: { key: global, rate: 9/min }, b: { key: client, rate: 5/min }", "a 3.1, b 4.1");
+    check("b: { key: client, rate: 4/min }", "b 4.2");
+    check("a: { key: global, rate: 9/min }, b: { key: client, rate: 5/min }", "a 5.1, b 4.3");
+    intent.apply(&rollback(1));
+    assert_eq!(bindings(&intent), "a 6.1");
+}
+
+#[test]
+fn history_is_bounded_and_the_document_in_force_stays() {
+    let mut intent = intent();
+    let document = |index: usize| format!("version: 1\n# {index} {}\n", "x".repeat(300_000));
+    for index in 0..250 {
+        assert_eq!(intent.apply(&apply(&document(index))), accepted(index as u64 + 1));
+    }
+    assert_eq!(intent.history().len(), 200);
+    assert_eq!(intent.history()[0].revision, Revision(51));
+    let forgotten = intent.apply(&rollback(60));
+    assert_eq!(forgotten, Applied::Refused(Refusal::UnknownRevision { revision: Revision(60) }));
+    assert_eq!(intent.apply(&rollback(248)), accepted(251));
+    let bytes = intent.to_bytes().expect("fits the codec");
+    let read = Intent::from_bytes(&bytes, Arc::new(regions())).expect("reads back");
+    assert_eq!(read.bundle, intent.bundle);
+}
+
+#[test]
+fn a_saved_intent_of_another_cluster_is_refused() {
+    let bytes = intent().to_bytes().expect("encodes");
+    let read = Intent::from_bytes(&bytes, Arc::new(RegionMap::default()));
+    assert!(matches!(read, Err(IntentError::OtherRegions { .. })));
+    assert!(matches!(Intent::from_bytes(&bytes[..9], Arc::new(regions())), Err(IntentError::Codec(_))));
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let names = prop::sample::select(vec!["ap-southeast", "eu-west", "us-east", "mars"]);
+    let serving = prop::sample::subsequence(vec!["ap-southeast", "eu-west", "us-east"], 0..=3);
+    prop_oneof![
+        (0..4u64, 0..3u64).prop_map(|(count, window)| {
+            apply(&document(&format!("a: {{ key: global, rate: {count}/{}s }}", window + 1)))
+        }),
+        (0..8u64).prop_map(rollback),
+        (names.clone(), serving).prop_map(|(name, serving)| drain(name, &serving)),
+        names.clone().prop_map(restore),
+        (names, 0..3u64).prop_map(|(name, member)| join(&format!("{name}-1"), name, member)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_saved_intent_goes_on_like_the_one_it_was_saved_from(
+        commands in prop::collection::vec(command(), 0..30), cut in 0..30usize,
+    ) {
+        let regions = Arc::new(regions());
+        let mut whole = Intent::new(Arc::clone(&regions));
+        let mut resumed = Intent::new(Arc::clone(&regions));
+        for (index, command) in commands.iter().enumerate() {
+            if index == cut {
+                let bytes = resumed.to_bytes().expect("encodes");
+                resumed = Intent::from_bytes(&bytes, Arc::clone(&regions)).expect("decodes");
+            }
+            prop_assert_eq!(whole.apply(command), resumed.apply(command));
+            prop_assert!(whole.drains.len() < regions.ids().len(), "every region is drained");
+        }
+        prop_assert_eq!(whole.to_bytes().expect("encodes"), resumed.to_bytes().expect("encodes"));
+        prop_assert_eq!(&whole.snapshot, &resumed.snapshot);
+    }
+}
