@@ -1,0 +1,213 @@
+//! Decides which header fields cross the gateway: hop-by-hop fields and what clients say about identity and forwarding
+//! are taken off, what this gateway knows is put on.
+//!
+//! Never lets a client name itself: everything an upstream may trust is removed first and written here afterwards.
+//! Sources: RFC 9110 §7.6.1 (Connection), RFC 7239 (forwarding), W3C Trace Context.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
+
+/// Set to the authenticated user.
+pub const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+/// Set to the id of this request.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C Trace Context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// W3C Trace Context, of whoever is upstream of the client.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Fields that concern one connection only, beside those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Beginnings of field names by which proxies state identity or origin. `_` counts as `-`, since many servers make the
+/// same variable of both.
+const SPOOFABLE_PREFIXES: [&str; 3] = ["x-user-", "x-forwarded-", "x-original-"];
+
+/// Whole names of that kind.
+const SPOOFABLE: [&str; 7] =
+    ["forwarded", "x-real-ip", "x-request-id", "true-client-ip", "x-client-ip", "x-rewrite-url", "x-forwarded"];
+
+/// Longest `X-Request-Id` taken over from a client.
+const MAX_REQUEST_ID: usize = 64;
+
+type Names = SmallVec<[HeaderName; 8]>;
+
+/// What this gateway tells an upstream about a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarded<'a> {
+    /// Client address.
+    pub client: &'a HeaderValue,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Host as the client sent it.
+    pub host: Option<&'a HeaderValue>,
+    /// Authenticated user.
+    pub user: Option<&'a str>,
+    /// Id of the request.
+    pub request_id: &'a HeaderValue,
+    /// Trace context, and whether it continues the client's.
+    pub traceparent: &'a HeaderValue,
+    /// Whether the client's `tracestate` belongs to it.
+    pub continues_trace: bool,
+}
+
+/// Turns a client's header fields into those an upstream gets.
+pub fn to_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, trailers_reach_client: bool) {
+    let wants_trailers = trailers_reach_client || lists(headers, &header::TE, "trailers");
+    let mut names = nominated(headers);
+    for name in headers.keys() {
+        let dropped = HOP_BY_HOP.contains(name)
+            || matches!(*name, header::AUTHORIZATION | header::EXPECT | header::TE)
+            || *name == TRACEPARENT
+            || (*name == TRACESTATE && !forwarded.continues_trace)
+            || is_spoofable(name.as_str());
+        if dropped {
+            names.push(name.clone());
+        }
+    }
+    for name in &names {
+        headers.remove(name);
+    }
+    if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    headers.insert(X_FORWARDED_FOR, forwarded.client.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme));
+    if let Some(host) = forwarded.host {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+        headers.insert(header::HOST, host.clone());
+    }
+    if let Some(user) = forwarded.user.and_then(|user| HeaderValue::from_str(user).ok()) {
+        headers.insert(X_USER_ID, user);
+    }
+    headers.insert(X_REQUEST_ID, forwarded.request_id.clone());
+    headers.insert(TRACEPARENT, forwarded.traceparent.clone());
+}
+
+/// Takes off what concerns only the connection to the upstream.
+pub fn to_client(headers: &mut HeaderMap) {
+    let mut names = nominated(headers);
+    names.extend(headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned());
+    for name in &names {
+        headers.remove(name);
+    }
+}
+
+/// The `X-Request-Id` of a client, when it is short and plain enough to be written into logs.
+pub fn client_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(X_REQUEST_ID)?;
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let text = value.as_bytes();
+    (!text.is_empty() && text.len() <= MAX_REQUEST_ID && text.iter().all(plain)).then(|| value.clone())
+}
+
+/// Whether a list field holds `token`.
+pub fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+/// The names that `Connection` nominates. Fields that frame or address the message stay: taking one off would change
+/// what the message is.
+fn nominated(headers: &HeaderMap) -> Names {
+    let mut names = Names::new();
+    for value in headers.get_all(header::CONNECTION) {
+        for item in value.as_bytes().split(|&b| b == b',') {
+            let Ok(name) = HeaderName::from_bytes(item.trim_ascii()) else { continue };
+            if !matches!(name, header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE | header::CACHE_CONTROL) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+fn is_spoofable(name: &str) -> bool {
+    // Cheap way out: all of them start with one of these letters.
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b't')) {
+        return false;
+    }
+    if !name.contains('_') {
+        return is_spoofable_spelling(name);
+    }
+    is_spoofable_spelling(&name.replace('_', "-"))
+}
+
+fn is_spoofable_spelling(name: &str) -> bool {
+    SPOOFABLE.contains(&name) || SPOOFABLE_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let parse = |&(name, value): &(&str, &str)| (name.parse::<HeaderName>(), value.parse::<HeaderValue>());
+        fields.iter().map(parse).map(|(name, value)| (name.expect("a name"), value.expect("a value"))).collect()
+    }
+
+    fn check(sent: &[(&str, &str)], expected: &[(&str, &str)]) {
+        let mut headers = headers(sent);
+        let value = HeaderValue::from_static;
+        let forwarded = Forwarded {
+            client: &value("192.0.2.1"),
+            scheme: "https",
+            host: Some(&value("a.test")),
+            user: Some("ann"),
+            request_id: &value("id"),
+            traceparent: &value("00-trace"),
+            continues_trace: false,
+        };
+        to_upstream(&mut headers, &forwarded, false);
+        for always in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_USER_ID, X_REQUEST_ID, TRACEPARENT] {
+            let mut values = headers.get_all(&always).iter();
+            assert!(values.next().is_some() && values.next().is_none(), "{always} stands once");
+            headers.remove(&always);
+        }
+        headers.remove(header::HOST);
+        let rest: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.to_str().expect("is text"))).collect();
+        assert_eq!(rest, expected, "{sent:?}");
+    }
+
+    #[test]
+    fn what_a_client_says_about_itself_is_taken_off() {
+        check(&[("X-User-Id", "root"), ("x-user-groups", "admin"), ("X_User_Id", "root")], &[]);
+        check(&[("X-Forwarded-For", "10.0.0.1"), ("Forwarded", "for=10.0.0.1"), ("X-Real-IP", "10.0.0.1")], &[]);
+        check(&[("x-original-url", "/admin"), ("traceparent", "00-x"), ("tracestate", "a=b")], &[]);
+        check(
+            &[("authorization", "Bearer x"), ("accept", "a"), ("x-custom", "b")],
+            &[("accept", "a"), ("x-custom", "b")],
+        );
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_behind() {
+        check(&[("connection", "close, x-hop"), ("x-hop", "1"), ("keep-alive", "5"), ("upgrade", "h2c")], &[]);
+        check(&[("te", "trailers, deflate")], &[("te", "trailers")]);
+        check(&[("te", "deflate"), ("expect", "100-continue"), ("transfer-encoding", "chunked")], &[]);
+        check(&[("connection", "content-length"), ("content-length", "3")], &[("content-length", "3")]);
+    }
+
+    #[test]
+    fn only_a_plain_request_id_is_taken_over() {
+        let check = |value: &str, expected: bool| {
+            assert_eq!(client_request_id(&headers(&[("x-request-id", value)])).is_some(), expected, "{value}");
+        };
+        check("0af7651916cd43dd-1", true);
+        check("", false);
+        check("a b", false);
+        check("{\"a\"}", false);
+        check(&"a".repeat(65), false);
+    }
+}

@@ -1,0 +1,173 @@
+//! Starts the data path and stops it: binds every socket before the first thread, so that a taken port is an error here.
+//!
+//! Never reads a clock or a file: the server passes the clock, the view and the certificates in.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use arc_swap::ArcSwap;
+use portolan_model::{HashKey, NodeName, Now};
+use portolan_node::View;
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::{
+    access_log::{AccessLog, LogSink},
+    client_limit::ClientLimit,
+    http3,
+    listen::{self, Transport},
+    metrics::Metrics,
+    tls::{CertificateStore, TCP_PROTOCOLS, server_config},
+    trace::SpanTracer,
+    worker::{self, Listeners, Shared},
+};
+
+/// Reads both clocks. Called a few times per request, so it should be cheap.
+pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
+
+/// What the data path needs to know before the first request.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// TLS over TCP and, on the same port number, QUIC over UDP. Port 0 takes a free one.
+    pub https: Option<SocketAddr>,
+    /// Clear text HTTP/1.1, for a balancer in front that ends TLS itself.
+    pub http: Option<SocketAddr>,
+    /// Threads that serve requests; at least 1.
+    pub workers: usize,
+    /// This node, for the access log.
+    pub node: NodeName,
+    /// Where finished requests are written.
+    pub access_log: LogSink,
+    /// Starts a span per request; `None` costs nothing.
+    pub tracer: Option<SpanTracer>,
+}
+
+/// Why the data path did not start; nothing is left behind.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A socket cannot be bound.
+    #[error("cannot listen on {transport} {address}")]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// Which transport.
+        transport: Transport,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log")]
+    AccessLog(#[source] io::Error),
+    /// A worker thread cannot be started.
+    #[error("cannot start a worker thread")]
+    Thread(#[source] io::Error),
+}
+
+/// The running data path. Dropping it stops it at once; [`Proxy::shutdown`] lets requests finish.
+pub struct Proxy {
+    https: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    stopped: mpsc::Receiver<()>,
+}
+
+/// Binds the listeners and starts the workers.
+pub fn start(
+    config: ProxyConfig,
+    view: Arc<ArcSwap<View>>,
+    certificates: Arc<ArcSwap<CertificateStore>>,
+    clock: Clock,
+) -> Result<Proxy, StartError> {
+    let workers = config.workers.max(1);
+    let tls = Arc::new(server_config(&certificates, &TCP_PROTOCOLS).map_err(StartError::Tls)?);
+    let quic = http3::server_config(&certificates).map_err(StartError::Tls)?;
+    let bound = listen::bind(config.https, config.http, workers)?;
+    let access_log = AccessLog::open(&config.access_log).map_err(StartError::AccessLog)?;
+    let shared = Arc::new(Shared {
+        node: config.node,
+        view,
+        clock,
+        tls,
+        quic,
+        https_port: bound.https.map(|address| address.port()),
+        client_limit: ClientLimit::new(HashKey::new(rand::random())),
+        metrics: Metrics::new(workers),
+        access_log,
+        tracer: config.tracer,
+        marks_written: Notify::new(),
+        connections: AtomicUsize::new(0),
+    });
+    let (stop, stopping) = watch::channel(false);
+    let (done, stopped) = mpsc::channel(1);
+    for (index, listeners) in bound.listeners.into_iter().enumerate() {
+        let (shared, stopping, done) = (Arc::clone(&shared), stopping.clone(), done.clone());
+        spawn(index, shared, listeners, stopping, done).map_err(StartError::Thread)?;
+    }
+    Ok(Proxy { https: bound.https, http: bound.http, shared, stop, stopped })
+}
+
+fn spawn(
+    index: usize,
+    shared: Arc<Shared>,
+    listeners: Listeners,
+    stopping: watch::Receiver<bool>,
+    done: mpsc::Sender<()>,
+) -> io::Result<()> {
+    let run = move || {
+        worker::run(index, shared, listeners, stopping);
+        drop(done);
+    };
+    thread::Builder::new().name(format!("worker-{index}")).spawn(run).map(|_| ())
+}
+
+impl Proxy {
+    /// Where TLS and QUIC are served.
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        self.https
+    }
+
+    /// Where clear text is served.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// The counters of the data path.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Tells requests that wait for a durable mark to ask again.
+    pub fn notify_marks(&self) {
+        self.shared.marks_written.notify_waiters();
+    }
+
+    /// Client connections open now.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Relaxed)
+    }
+
+    /// Stops accepting, tells clients to go, and returns when requests have finished or the grace period is over.
+    pub async fn shutdown(mut self) {
+        let _ = self.stop.send(true);
+        // Closed once every worker has dropped its end.
+        let _ = self.stopped.recv().await;
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("https", &self.https).field("http", &self.http).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,273 @@
+//! The life of a request, in the order in which its steps decide. Each step returns a verdict; the first refusal ends it.
+//!
+//! Never lets a costly step run before a cheaper one that could refuse: the client-address limit comes before tokens,
+//! tokens before limits, limits before the body and the upstream.
+
+use std::{borrow::Cow, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header, request::Parts, uri::PathAndQuery,
+};
+use http_body::Body as _;
+use portolan_config::Route;
+use portolan_limits::{Admission, Charge};
+use portolan_model::Now;
+use portolan_node::Subject;
+use portolan_routing::{Found, RequestHead};
+use smallvec::SmallVec;
+use tokio::time::timeout;
+
+use crate::{
+    account::Account,
+    auth::{Denied, Identity},
+    body::{ClientBody, ReplyBody, Upload},
+    client_limit::Verdict,
+    forward::{self, Outgoing},
+    framing::{Fault, MAX_REQUEST_LINE},
+    guard::Exchange,
+    head::{self, Forwarded, X_REQUEST_ID},
+    metrics::Protocol,
+    response::{Refusal, write_charges},
+    target,
+    trace::Ids,
+    worker::{Prepared, Worker},
+};
+
+/// Longest wait for a durable mark before a request is refused.
+const MARK_WAIT: Duration = Duration::from_millis(20);
+
+/// The connection a request came on.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub client: IpAddr,
+    pub forwarded_for: HeaderValue,
+    pub scheme: &'static str,
+    pub protocol: Protocol,
+    pub exchange: Rc<Exchange>,
+}
+
+impl Peer {
+    pub fn new(client: IpAddr, scheme: &'static str, protocol: Protocol, exchange: Rc<Exchange>) -> Self {
+        let client = client.to_canonical();
+        let forwarded_for = HeaderValue::from_str(&client.to_string()).expect("an address is a field value");
+        Self { client, forwarded_for, scheme, protocol, exchange }
+    }
+}
+
+type Charges = SmallVec<[Charge; 4]>;
+
+/// Serves one request from its head to its response.
+pub(crate) async fn serve(worker: &Rc<Worker>, peer: &Peer, request: Request<ClientBody>) -> Response<ReplyBody> {
+    let now = worker.now();
+    let refused = peer.exchange.begin_request();
+    let prepared = worker.prepared();
+    let mut account = Account::open(worker, &peer.exchange, peer.protocol, now.mono);
+    let mut ids = Ids::new(request.headers(), worker.shared.tracer.as_ref(), || worker.random());
+    account.identify(peer.client, request.method(), &mut ids);
+    let mut turn = Turn { worker, prepared: &prepared, peer, ids: &ids, now, charges: Charges::new(), account };
+    let outcome = turn.steps(refused, request).await;
+    turn.respond(outcome)
+}
+
+/// One request on its way through the steps.
+struct Turn<'a> {
+    worker: &'a Rc<Worker>,
+    prepared: &'a Rc<Prepared>,
+    peer: &'a Peer,
+    ids: &'a Ids,
+    now: Now,
+    charges: Charges,
+    account: Account,
+}
+
+impl Turn<'_> {
+    /// The steps, in order.
+    async fn steps(&mut self, refused: Option<Fault>, request: Request<ClientBody>) -> Result<forward::Reply, Refusal> {
+        let (parts, body) = request.into_parts();
+        refused.map_or(Ok(()), |fault| Err(Refusal::Framing(fault)))?;
+        let target = self.check_head(&parts)?;
+        self.limit_client()?;
+        let route = self.match_route(&target, &parts.method)?;
+        let identity = self.authenticate(&route, &parts.headers)?;
+        self.admit(&route, identity.as_ref()).await?;
+        let upload = self.check_body(&route, body)?;
+        let path = target.forwarded(&parts.uri)?;
+        let outgoing = self.outgoing(parts, path, identity.as_ref(), upload);
+        forward::forward(self.worker, self.prepared, &route, outgoing, &mut self.account, self.now).await
+    }
+
+    fn check_head(&mut self, parts: &Parts) -> Result<Target, Refusal> {
+        if parts.headers.len() > self.prepared.listener().max_headers {
+            return Err(Refusal::HeadersTooLarge);
+        }
+        if parts.uri.path().len() + parts.uri.query().map_or(0, str::len) > MAX_REQUEST_LINE {
+            return Err(Refusal::Framing(Fault::RequestLineTooLong));
+        }
+        let http1_only = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+        if self.peer.protocol != Protocol::Http1 && http1_only.iter().any(|name| parts.headers.contains_key(name)) {
+            return Err(Refusal::Framing(Fault::ConnectionField));
+        }
+        if parts.method == Method::CONNECT || asks_for_another_protocol(&parts.headers) {
+            return Err(Refusal::NotSupported);
+        }
+        let host = target::host(&parts.uri, &parts.headers, parts.version).map_err(Refusal::Target)?;
+        let path = target::normalise(parts.uri.path()).map_err(Refusal::Target)?;
+        self.account.target(&host, &path);
+        let same_path = matches!(path, Cow::Borrowed(_));
+        Ok(Target { host: host.into_owned(), path: path.into_owned(), same_path })
+    }
+
+    fn limit_client(&self) -> Result<(), Refusal> {
+        let rate = self.prepared.listener().client_limit;
+        match self.worker.shared.client_limit.admit(self.peer.client, rate, self.now.mono) {
+            Verdict::Allow => Ok(()),
+            Verdict::Deny { retry_after } => Err(Refusal::ClientLimit { retry_after }),
+        }
+    }
+
+    fn match_route(&mut self, target: &Target, method: &Method) -> Result<Arc<Route>, Refusal> {
+        let head = RequestHead { host: &target.host, path: &target.path, method: method.as_str() };
+        match self.prepared.view.route(&head) {
+            Found::Route(route) => {
+                self.account.route(&route.name, self.prepared.route_cell(&route.name, &self.worker.shard));
+                Ok(route)
+            }
+            Found::NotFound => Err(Refusal::NoRoute),
+            Found::MethodNotAllowed { allow } => Err(Refusal::MethodNotAllowed { allow }),
+        }
+    }
+
+    fn authenticate(&mut self, route: &Route, headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
+        let Some(name) = &route.auth else { return Ok(None) };
+        let verdict = match self.prepared.verifier(name) {
+            Some(verifier) => verifier.verify(headers, route, self.now.wall),
+            // A snapshot resolves every name, so this refuses what cannot happen, closed.
+            None => Err(Denied::InvalidToken),
+        };
+        let identity = verdict.map_err(|denied| Refusal::Denied { denied, scopes: route.scopes.clone() })?;
+        self.account.user(&identity.user);
+        Ok(Some(identity))
+    }
+
+    async fn admit(&mut self, route: &Route, identity: Option<&Identity>) -> Result<(), Refusal> {
+        if route.limits.is_empty() {
+            return Ok(());
+        }
+        let view = &self.prepared.view;
+        if !view.limiter.active() {
+            return Err(Refusal::LimitsInactive);
+        }
+        let subject = Subject { user: identity.map(|identity| &*identity.user), client: self.peer.client };
+        let mut waited = false;
+        loop {
+            let written = self.worker.shared.marks_written.notified();
+            tokio::pin!(written);
+            // Registered before asking, so that a mark written in between is not missed.
+            written.as_mut().enable();
+            match view.admit(route, &subject, self.worker.now()) {
+                Admission::Allow(charges) => {
+                    self.charges = charges;
+                    return Ok(());
+                }
+                Admission::Deny(denial) => return Err(Refusal::Limited(Box::new(denial))),
+                Admission::Wait if waited => return Err(Refusal::LimitsBusy),
+                Admission::Wait => {
+                    let _ = timeout(MARK_WAIT, written).await;
+                    waited = true;
+                }
+            }
+        }
+    }
+
+    fn check_body(&mut self, route: &Route, body: ClientBody) -> Result<Option<Rc<Upload>>, Refusal> {
+        let max = route.max_body.unwrap_or(self.prepared.listener().max_body).0;
+        if body.size_hint().lower() > max {
+            return Err(Refusal::BodyTooLarge);
+        }
+        let upload = Upload::new(body, max);
+        if let Some(upload) = &upload {
+            self.account.upload(upload);
+        }
+        Ok(upload)
+    }
+
+    fn outgoing(
+        &self,
+        parts: Parts,
+        path: PathAndQuery,
+        identity: Option<&Identity>,
+        upload: Option<Rc<Upload>>,
+    ) -> Outgoing {
+        let mut headers = parts.headers;
+        let authority = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let host = authority.or_else(|| headers.get(header::HOST).cloned());
+        let forwarded = Forwarded {
+            client: &self.peer.forwarded_for,
+            scheme: self.peer.scheme,
+            host: host.as_ref(),
+            user: identity.map(|identity| &*identity.user),
+            request_id: &self.ids.request_id,
+            traceparent: &self.ids.traceparent,
+            continues_trace: self.ids.continues_trace,
+        };
+        head::to_upstream(&mut headers, &forwarded, self.peer.protocol != Protocol::Http1);
+        Outgoing { method: parts.method, path, headers, upload }
+    }
+
+    fn respond(self, outcome: Result<forward::Reply, Refusal>) -> Response<ReplyBody> {
+        let Self { worker, prepared, peer, ids, charges, mut account, .. } = self;
+        let mut close = worker.is_leaving() || prepared.view.draining;
+        let mut response = match outcome {
+            Ok(forward::Reply { mut head, body, lease }) => {
+                head::to_client(&mut head.headers);
+                account.answered(head.status, None);
+                Response::from_parts(head, ReplyBody::upstream(body, lease, account))
+            }
+            Err(refusal) => {
+                close |= refusal.ends_connection();
+                account.answered(refusal.status(), Some(refusal.step()));
+                let (parts, body) = refusal.response(&ids.request_id).into_parts();
+                Response::from_parts(parts, ReplyBody::own(body, account))
+            }
+        };
+        let headers = response.headers_mut();
+        write_charges(headers, &charges);
+        headers.insert(X_REQUEST_ID, ids.request_id.clone());
+        if peer.protocol != Protocol::Http3
+            && let Some(alt_svc) = &prepared.alt_svc
+        {
+            headers.insert(header::ALT_SVC, alt_svc.clone());
+        }
+        if peer.protocol == Protocol::Http1 && close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        *response.version_mut() = Version::HTTP_11;
+        response
+    }
+}
+
+/// Host and path as they are matched.
+struct Target {
+    host: String,
+    path: String,
+    same_path: bool,
+}
+
+impl Target {
+    fn forwarded(&self, uri: &Uri) -> Result<PathAndQuery, Refusal> {
+        if self.same_path
+            && let Some(path) = uri.path_and_query()
+        {
+            return Ok(path.clone());
+        }
+        let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
+        PathAndQuery::try_from(format!("{}{query}", self.path))
+            .map_err(|_| Refusal::Target(target::TargetFault::NotAPath))
+    }
+}
+
+/// WebSocket and the like. An offer of HTTP/2 over cleartext is ignored, as RFC 9110 §7.8 allows.
+fn asks_for_another_protocol(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+        && headers.get_all(header::UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+}
