@@ -16,6 +16,9 @@ impl Key {
     /// The counter that keys share when the table has no room for their own.
     pub(crate) const OVERFLOW: Self = Self(u64::MAX);
 
+    /// Stands for every key of a limit in durable marks.
+    pub(crate) const EVERY: Self = Self(0);
+
     /// Hashes what a limit counts by; `limit` is part of the hash, so no two limits share a counter.
     pub fn new(hash_key: &HashKey, limit: LimitId, parts: &[&[u8]]) -> Self {
         let id = limit.0.to_le_bytes();

@@ -3,27 +3,41 @@
 //! A limit of `L` per window is split into one share per region; a region admits only from its own share, so no delay,
 //! loss, reordering, duplication or partition can make the regions together admit more than `L` in one slot (a slot is
 //! one fixed window of civil time). Regions tell each other what they spent: for the policies that need it, for people,
-//! and so that lending shares can come next.
+//! and so that shares can be lent later.
 //!
 //! Two halves: [`Limiter`] is the decision function that worker threads share (atomics only), [`Limits`] the state
 //! machine beside it that exchanges counters, watches the other regions and keeps durable marks. Never reads a clock,
-//! a socket or a file. Design: `docs/` and the rules there on what keeps the bound.
+//! a socket or a file. [`MarkLog`] lays the marks out in two files that the driver writes.
+//!
+//! What is guaranteed, per key and slot, counted in verdicts: `static` never more than `L`; `open` never more than `L`
+//! per region, and per side of a partition `L` and what is spent within one staleness window; `closed` nothing while
+//! any region is not heard. A changed count gives at most the larger of both during the change.
 
+mod counter;
 mod definition;
+mod durability;
+mod horizon;
 mod key;
+mod ledger;
 mod limiter;
 mod marks;
 mod message;
+mod outbox;
 mod peers;
 mod replica;
+mod rights;
+mod table;
 mod verdict;
 mod word;
 
 pub use definition::Definition;
 pub use key::Key;
 pub use limiter::Limiter;
-pub use marks::{Mark, MarkSequence, MarkWrite, RecoveredMarks, Recovery};
-pub use message::{Message, Rejected};
+pub use marks::{
+    Found, MARKS_PER_PAGE, MAX_MARKS, Mark, MarkLog, MarkSequence, MarkWrite, PAGE_LEN, PageWrite, RecoveredMarks,
+    Recovery, SEGMENT_LEN, SEGMENT_PAGES,
+};
+pub use message::{Heartbeat, Message, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
 pub use portolan_config::{LimitId, OnPartition};
 pub use replica::{Event, LimitUsage, Limits, LimitsConfig, SlotDigest, Stats};

@@ -1,7 +1,15 @@
-//! Durable marks: what a process writes before it spends, and what the next one reads back.
+//! Durable marks on disk: what a process writes before it spends, and what the next one reads back.
+//!
+//! Two segments of fixed size, written in place page by page, so that a full disk does not stop them. A write is one
+//! page; when a segment is full the marks still alive are copied to the other one under a higher generation. Marks are
+//! maxima, so reading both segments and taking the highest of everything is always safe: a half-finished copy or a page
+//! written twice changes nothing. A damaged page that valid ones follow is damage; a damaged last page is a write that
+//! was never reported durable. Reads and writes no file: the driver moves the bytes.
+
+use std::collections::BTreeMap;
 
 use portolan_config::LimitId;
-use portolan_model::WallTime;
+use portolan_model::{HashKey, WallTime};
 
 use crate::key::Key;
 
@@ -33,7 +41,9 @@ pub struct MarkWrite {
     pub horizon: WallTime,
     /// Slots that end by this are over for this process and all later ones.
     pub floor: WallTime,
-    /// Marks raised.
+    /// Slots that begin before this give no rights: what was spent of them was lost with an older process's marks.
+    pub closed: WallTime,
+    /// Marks raised, at most [`MARKS_PER_PAGE`].
     pub marks: Vec<Mark>,
 }
 
@@ -44,7 +54,9 @@ pub struct RecoveredMarks {
     pub horizon: WallTime,
     /// Highest durable floor.
     pub floor: WallTime,
-    /// Highest mark per limit, key and slot.
+    /// Highest instant before which slots are closed.
+    pub closed: WallTime,
+    /// Highest mark per limit, key and slot that is not over.
     pub marks: Vec<Mark>,
 }
 
@@ -57,4 +69,355 @@ pub enum Recovery {
     Marks(RecoveredMarks),
     /// Its marks were lost or damaged: no rights in any slot it may have spent.
     Lost,
+}
+
+/// What the two segments hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing was ever written.
+    Nothing,
+    /// Marks, whole.
+    Marks(RecoveredMarks),
+    /// Marks that were reported durable are gone.
+    Damaged {
+        /// The segment.
+        segment: usize,
+        /// The page in it.
+        page: usize,
+    },
+}
+
+/// Bytes to write in place: write all of a [`MarkLog::append`], then make both files durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageWrite {
+    /// 0 or 1.
+    pub segment: usize,
+    /// From the start of the segment.
+    pub offset: u64,
+    /// [`PAGE_LEN`] bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Lays marks out in the two segments.
+#[derive(Debug)]
+pub struct MarkLog {
+    segment: usize,
+    generation: u64,
+    next_page: usize,
+    copy_pages: usize,
+    found: RecoveredMarks,
+    marks: BTreeMap<(LimitId, Key, u64), Mark>,
+}
+
+/// Bytes of a page, the unit of damage.
+pub const PAGE_LEN: usize = 4096;
+
+/// Pages of a segment: 256 KiB, so that both fit a small disk beside the log.
+pub const SEGMENT_PAGES: usize = 64;
+
+/// Bytes of a segment; the driver allocates both files to it before the first write.
+pub const SEGMENT_LEN: usize = SEGMENT_PAGES * PAGE_LEN;
+
+/// Marks in one page.
+pub const MARKS_PER_PAGE: usize = (PAGE_LEN - HEAD_LEN - CHECKSUM_LEN) / MARK_LEN;
+
+/// Marks that may be alive at one time; three quarters of a segment, so that a copy leaves room to write on. Beyond it
+/// the state machine marks all keys of a limit together.
+pub const MAX_MARKS: usize = SEGMENT_PAGES * 3 / 4 * MARKS_PER_PAGE;
+
+impl MarkLog {
+    /// Reads both segments; a missing file is an empty slice. The log writes on from there: its first write is a copy
+    /// of what was found into the other segment, so that damage does not stay.
+    pub fn recover(segments: [&[u8]; 2]) -> (Self, Found) {
+        let read = segments.map(Segment::read);
+        let newest = usize::from(read[1].generation > read[0].generation);
+        let mut log = Self {
+            segment: newest,
+            generation: read[newest].generation,
+            next_page: SEGMENT_PAGES,
+            copy_pages: 0,
+            found: RecoveredMarks::default(),
+            marks: BTreeMap::new(),
+        };
+        // A whole copy supersedes the older segment, whatever state that is in. Before the copy is whole nothing in it
+        // was reported durable, and the older segment holds everything.
+        let needed: &[usize] = if read[newest].copy_is_whole() { &[newest] } else { &[newest, 1 - newest] };
+        for &segment in needed {
+            if let Some(page) = read[segment].damaged() {
+                return (log, Found::Damaged { segment, page });
+            }
+            for page in &read[segment].pages {
+                log.take(page.horizon, page.floor, page.closed, &page.marks);
+            }
+        }
+        let nothing = needed.iter().all(|&segment| read[segment].pages.is_empty());
+        log.found.marks = log.marks.values().copied().collect();
+        let found = log.found.clone();
+        (log, if nothing { Found::Nothing } else { Found::Marks(found) })
+    }
+
+    /// The pages of one write. May be written again as they are if writing fails.
+    pub fn append(&mut self, write: &MarkWrite) -> Vec<PageWrite> {
+        self.take(write.horizon, write.floor, write.closed, &write.marks);
+        if self.next_page < SEGMENT_PAGES && write.marks.len() <= MARKS_PER_PAGE {
+            return vec![self.page(&write.marks)];
+        }
+        self.segment = 1 - self.segment;
+        self.generation += 1;
+        self.next_page = 0;
+        let all: Vec<Mark> = self.marks.values().copied().collect();
+        self.copy_pages = all.len().div_ceil(MARKS_PER_PAGE).clamp(1, SEGMENT_PAGES);
+        let marks = |page: usize| all.chunks(MARKS_PER_PAGE).nth(page).unwrap_or(&[]);
+        (0..self.copy_pages).map(|page| self.page(marks(page))).collect()
+    }
+
+    fn take(&mut self, horizon: WallTime, floor: WallTime, closed: WallTime, marks: &[Mark]) {
+        self.found.horizon = self.found.horizon.max(horizon);
+        self.found.closed = self.found.closed.max(closed);
+        if floor > self.found.floor {
+            self.found.floor = floor;
+            self.marks.retain(|_, mark| mark.ends > floor);
+        }
+        for mark in marks.iter().filter(|mark| mark.ends > self.found.floor) {
+            let held = self.marks.entry((mark.limit, mark.key, mark.slot)).or_insert(*mark);
+            held.spent = held.spent.max(mark.spent);
+        }
+    }
+
+    fn page(&mut self, marks: &[Mark]) -> PageWrite {
+        let mut bytes = Vec::with_capacity(PAGE_LEN);
+        bytes.extend_from_slice(MAGIC);
+        let found = [self.found.horizon, self.found.floor, self.found.closed].map(WallTime::as_unix_millis);
+        let counts = [self.next_page, self.copy_pages, marks.len()].map(|count| count as u64);
+        for field in [self.generation].into_iter().chain(counts).chain(found) {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        for mark in marks {
+            bytes.extend_from_slice(&mark.limit.0.to_le_bytes());
+            for field in [mark.key.bits(), mark.slot, mark.spent, mark.ends.as_unix_millis()] {
+                bytes.extend_from_slice(&field.to_le_bytes());
+            }
+        }
+        bytes.resize(PAGE_LEN - CHECKSUM_LEN, 0);
+        let checksum = checksum(&bytes);
+        bytes.extend_from_slice(&checksum);
+        let offset = (self.next_page * PAGE_LEN) as u64;
+        self.next_page += 1;
+        PageWrite { segment: self.segment, offset, bytes }
+    }
+}
+
+struct Page {
+    generation: u64,
+    copy_pages: usize,
+    horizon: WallTime,
+    floor: WallTime,
+    closed: WallTime,
+    marks: Vec<Mark>,
+}
+
+/// The pages of one segment's newest generation.
+struct Segment {
+    generation: u64,
+    /// The valid ones.
+    pages: Vec<Page>,
+    /// Pages of the copy that begins the segment.
+    copy_pages: usize,
+    /// Number of the last valid page and 1.
+    written: usize,
+    /// The first page before that which is not valid.
+    missing: Option<usize>,
+}
+
+impl Segment {
+    fn read(bytes: &[u8]) -> Self {
+        let chunks = bytes.chunks(PAGE_LEN).take(SEGMENT_PAGES).enumerate();
+        let mut pages: Vec<Option<Page>> = chunks.map(|(at, bytes)| Page::read(at, bytes)).collect();
+        let generation = pages.iter().flatten().map(|page| page.generation).max().unwrap_or(0);
+        for page in &mut pages {
+            page.take_if(|page| page.generation != generation);
+        }
+        let written = pages.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let missing = pages[..written].iter().position(Option::is_none);
+        let copy_pages = pages.iter().flatten().map(|page| page.copy_pages).max().unwrap_or(0);
+        Self { generation, pages: pages.into_iter().flatten().collect(), copy_pages, written, missing }
+    }
+
+    fn copy_is_whole(&self) -> bool {
+        self.missing.is_none_or(|page| page >= self.copy_pages) && self.written >= self.copy_pages && self.written > 0
+    }
+
+    /// A page that was reported durable and is not valid: one that later writes follow. Pages of a copy may reach the
+    /// disk in any order, so a gap in a copy that nothing follows is an unfinished copy.
+    fn damaged(&self) -> Option<usize> {
+        self.missing.filter(|_| self.written > self.copy_pages)
+    }
+}
+
+impl Page {
+    fn read(at: usize, bytes: &[u8]) -> Option<Self> {
+        let (body, found) = bytes.split_at_checked(PAGE_LEN - CHECKSUM_LEN)?;
+        if !body.starts_with(MAGIC) || checksum(body) != found {
+            return None;
+        }
+        let field = |at: usize| Some(u64::from_le_bytes(body.get(8 + at * 8..16 + at * 8)?.try_into().ok()?));
+        let count = usize::try_from(field(3)?).ok().filter(|&count| count <= MARKS_PER_PAGE)?;
+        let marks = body.get(HEAD_LEN..)?.chunks(MARK_LEN).take(count).map(Mark::read).collect::<Option<Vec<_>>>()?;
+        let page = Self {
+            generation: field(0)?,
+            copy_pages: usize::try_from(field(2)?).ok()?,
+            horizon: WallTime::from_unix_millis(field(4)?),
+            floor: WallTime::from_unix_millis(field(5)?),
+            closed: WallTime::from_unix_millis(field(6)?),
+            marks,
+        };
+        (field(1)? == at as u64).then_some(page)
+    }
+}
+
+impl Mark {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let field = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        Some(Self {
+            limit: LimitId(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?)),
+            key: Key::from_bits(field(4)?),
+            slot: field(12)?,
+            spent: field(20)?,
+            ends: WallTime::from_unix_millis(field(28)?),
+        })
+    }
+}
+
+/// Guards against damage, not against people: the key is no secret.
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
+    HashKey::new(*b"portolan marks 1").hash(&[bytes]).0.to_le_bytes()
+}
+
+const MAGIC: &[u8; 8] = b"PTLMARK1";
+const HEAD_LEN: usize = 64;
+const MARK_LEN: usize = 36;
+const CHECKSUM_LEN: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wall(millis: u64) -> WallTime {
+        WallTime::from_unix_millis(millis)
+    }
+
+    fn mark(key: u64, spent: u64, ends: u64) -> Mark {
+        Mark { limit: LimitId(3), key: Key::from_bits(key), slot: 9, spent, ends: wall(ends) }
+    }
+
+    fn write(at: u64, marks: Vec<Mark>) -> MarkWrite {
+        MarkWrite { sequence: MarkSequence(at), horizon: wall(at + 2000), floor: wall(at), closed: wall(3), marks }
+    }
+
+    #[derive(Default)]
+    struct Disk([Vec<u8>; 2]);
+
+    impl Disk {
+        fn put(&mut self, writes: Vec<PageWrite>) {
+            for write in writes {
+                let segment = &mut self.0[write.segment];
+                segment.resize(SEGMENT_LEN, 0);
+                segment[write.offset as usize..][..PAGE_LEN].copy_from_slice(&write.bytes);
+            }
+        }
+
+        fn recover(&self) -> (MarkLog, Found) {
+            MarkLog::recover([&self.0[0], &self.0[1]])
+        }
+    }
+
+    #[test]
+    fn nothing_written_is_told_from_damage() {
+        assert_eq!(Disk::default().recover().1, Found::Nothing);
+        assert_eq!(MarkLog::recover([&[0; SEGMENT_LEN], &[]]).1, Found::Nothing);
+    }
+
+    #[test]
+    fn the_highest_of_everything_is_read_back_over_many_copies_and_restarts() {
+        let mut disk = Disk::default();
+        let (mut log, _) = disk.recover();
+        for at in 0..500u64 {
+            if at % 77 == 0 {
+                log = disk.recover().0;
+            }
+            let ends = if at < 400 { 450 } else { 100_000 };
+            disk.put(log.append(&write(at, vec![mark(at % 7, at, ends)])));
+        }
+        let Found::Marks(found) = disk.recover().1 else { panic!("marks are there") };
+        assert_eq!((found.horizon, found.floor, found.closed), (wall(2499), wall(499), wall(3)));
+        let spent: Vec<u64> = found.marks.iter().map(|mark| mark.spent).collect();
+        assert_eq!(spent, [497, 498, 499, 493, 494, 495, 496]);
+    }
+
+    #[test]
+    fn as_many_marks_as_may_live_fit_a_copy() {
+        let mut disk = Disk::default();
+        let (mut log, _) = disk.recover();
+        let all: Vec<Mark> = (0..MAX_MARKS as u64).map(|key| mark(key, 1, 1000)).collect();
+        for marks in all.chunks(MARKS_PER_PAGE) {
+            disk.put(log.append(&write(1, marks.to_vec())));
+        }
+        for _ in 0..SEGMENT_PAGES {
+            disk.put(log.append(&write(2, vec![])));
+        }
+        assert!(matches!(disk.recover().1, Found::Marks(found) if found.marks.len() == MAX_MARKS));
+    }
+
+    #[test]
+    fn a_torn_last_page_is_dropped_and_a_torn_page_before_it_is_damage() {
+        let check = |torn: usize, expected: Result<u64, usize>| {
+            let mut disk = Disk::default();
+            let (mut log, _) = disk.recover();
+            let mut segment = 0;
+            for at in 1..=5 {
+                let writes = log.append(&write(at, vec![]));
+                segment = writes[0].segment;
+                disk.put(writes);
+            }
+            disk.0[segment][torn * PAGE_LEN + 100] ^= 1;
+            match (disk.recover().1, expected) {
+                (Found::Marks(found), Ok(floor)) => assert_eq!(found.floor, wall(floor)),
+                (Found::Damaged { page, .. }, Err(damaged)) => assert_eq!(page, damaged),
+                (found, expected) => panic!("{found:?} in place of {expected:?}"),
+            }
+        };
+        check(4, Ok(4));
+        check(3, Err(3));
+        check(0, Err(0));
+    }
+
+    #[test]
+    fn damage_does_not_outlive_the_next_write() {
+        let mut disk = Disk::default();
+        let (mut log, _) = disk.recover();
+        for at in 1..=5 {
+            disk.put(log.append(&write(at, vec![])));
+        }
+        disk.0[1][0] ^= 1;
+        let (mut log, found) = disk.recover();
+        assert_eq!(found, Found::Damaged { segment: 1, page: 0 });
+        disk.put(log.append(&write(6, vec![])));
+        assert!(matches!(disk.recover().1, Found::Marks(found) if found.floor == wall(6)));
+    }
+
+    #[test]
+    fn a_half_finished_copy_changes_nothing() {
+        let mut disk = Disk::default();
+        let (mut log, _) = disk.recover();
+        for key in 0..SEGMENT_PAGES as u64 {
+            let marks = (0..10).map(|n| mark(key * 10 + n, 5, 1000)).collect();
+            disk.put(log.append(&write(1, marks)));
+        }
+        let before = disk.recover().1;
+        let mut copy = log.append(&write(1, vec![]));
+        assert!(copy.len() > 2);
+        copy.truncate(2);
+        disk.put(copy);
+        assert_eq!(disk.recover().1, before);
+    }
 }

@@ -94,6 +94,12 @@ pub enum Rejected {
     /// Rows of a slot that is over, or has not begun anywhere with a sound clock.
     #[error("the slot is not live")]
     DeadSlot,
+    /// A value no correct region can send.
+    #[error("a row has an impossible key or spend")]
+    ImpossibleRow,
+    /// A row of this region that it cannot have lost: it did not restart in the slot.
+    #[error("the row is not the sender's to write")]
+    ForeignRow,
     /// Rows of a limit this node does not have (yet); digests repair them later.
     #[error("the limit is not known here")]
     UnknownLimit,

@@ -1,8 +1,10 @@
-//! Which regions are heard, and what follows for a limit.
+//! Decides which regions are heard and what follows for the limits. A region is stale when it was not heard for the
+//! staleness bound, or when by its own account it has not heard us: a cut that is deaf in one direction must degrade
+//! both sides. One never heard counts as heard at our start, so a first start needs no waiting. Reads no clock.
 
 use std::time::Duration;
 
-use portolan_model::RegionId;
+use portolan_model::{RegionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// State of a limit, by the regions of its scope.
@@ -39,4 +41,185 @@ pub struct PeerStatus {
     pub heard: Duration,
     /// Time since it heard us, by its own account; since our start when it never gave one.
     pub hears_us: Duration,
+}
+
+/// Time between heartbeats, and between rows of a key under pressure.
+pub(crate) const GOSSIP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// All regions of the scope, by their position in it; our own is there and always fresh.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    peers: Vec<Peer>,
+    stale_after: Duration,
+}
+
+/// A change of a region's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub region: usize,
+    pub state: PeerState,
+    /// How long it was not heard, or did not hear us.
+    pub silent: Duration,
+}
+
+#[derive(Debug)]
+struct Peer {
+    state: PeerState,
+    heard: Timestamp,
+    hears_us: Timestamp,
+    /// Heartbeats since healing began, and when that was.
+    timely: u32,
+    healing_since: Timestamp,
+    stale_since: Timestamp,
+}
+
+impl Peers {
+    pub fn new(regions: usize, worst_rtt: Duration, now: Timestamp) -> Self {
+        let fresh = || Peer {
+            state: PeerState::Fresh,
+            heard: now,
+            hears_us: now,
+            timely: 0,
+            healing_since: now,
+            stale_since: now,
+        };
+        let stale_after = SHORTEST_STALENESS.max(3 * GOSSIP_INTERVAL + worst_rtt);
+        Self { peers: (0..regions).map(|_| fresh()).collect(), stale_after }
+    }
+
+    /// Takes in a heartbeat of a region that says to have heard us `heard_us_ago` before it sent. Heartbeats may overtake
+    /// each other: both times only rise.
+    pub fn handle_heartbeat(&mut self, region: usize, heard_us_ago: Duration, now: Timestamp) -> Option<Change> {
+        let stale_after = self.stale_after;
+        let peer = &mut self.peers[region];
+        peer.heard = peer.heard.max(now);
+        peer.hears_us = peer.hears_us.max(now - heard_us_ago);
+        if peer.is_silent(stale_after, now) {
+            return None;
+        }
+        match peer.state {
+            PeerState::Fresh => None,
+            PeerState::Stale => {
+                (peer.timely, peer.healing_since) = (1, now);
+                Some(peer.enter(region, PeerState::Healing, now))
+            }
+            PeerState::Healing => {
+                peer.timely += 1;
+                let healed = peer.timely >= TIMELY_TO_HEAL && now.since(peer.healing_since) >= SHORTEST_HEALING;
+                healed.then(|| peer.enter(region, PeerState::Fresh, now))
+            }
+        }
+    }
+
+    /// Finds the regions that went stale.
+    pub fn handle_timeout(&mut self, me: usize, now: Timestamp) -> Vec<Change> {
+        let stale_after = self.stale_after;
+        let peers = self.peers.iter_mut().enumerate().filter(|&(region, _)| region != me);
+        let silent = peers.filter(|(_, peer)| peer.state != PeerState::Stale && peer.is_silent(stale_after, now));
+        silent.map(|(region, peer)| peer.enter(region, PeerState::Stale, now)).collect()
+    }
+
+    /// State of every limit: all have the same scope.
+    pub fn mode(&self) -> Mode {
+        let any = |state| self.peers.iter().any(|peer| peer.state == state);
+        if any(PeerState::Stale) {
+            Mode::Degraded
+        } else if any(PeerState::Healing) {
+            Mode::Healing
+        } else {
+            Mode::Healthy
+        }
+    }
+
+    /// The last-heard vector for our heartbeats.
+    pub fn heard(&self, me: usize, now: Timestamp) -> Vec<u32> {
+        let age = |peer: &Peer| u32::try_from(now.since(peer.heard).as_millis()).unwrap_or(u32::MAX);
+        self.peers.iter().enumerate().map(|(region, peer)| if region == me { 0 } else { age(peer) }).collect()
+    }
+
+    pub fn state(&self, region: usize) -> PeerState {
+        self.peers[region].state
+    }
+
+    /// Ages of a region: heard, hears us.
+    pub fn ages(&self, region: usize, now: Timestamp) -> (Duration, Duration) {
+        let peer = &self.peers[region];
+        (now.since(peer.heard), now.since(peer.hears_us))
+    }
+}
+
+impl Peer {
+    fn is_silent(&self, stale_after: Duration, now: Timestamp) -> bool {
+        now.since(self.heard.min(self.hears_us)) > stale_after
+    }
+
+    fn enter(&mut self, region: usize, state: PeerState, now: Timestamp) -> Change {
+        if state == PeerState::Stale && self.state == PeerState::Fresh {
+            self.stale_since = self.heard.min(self.hears_us);
+        }
+        self.state = state;
+        Change { region, state, silent: now.since(self.stale_since) }
+    }
+}
+
+/// Shortest silence that counts: shorter ones are ordinary loss.
+const SHORTEST_STALENESS: Duration = Duration::from_millis(500);
+
+/// Heartbeats that end healing, and the time they must span: a flapping link stays degraded.
+const TIMELY_TO_HEAL: u32 = 5;
+const SHORTEST_HEALING: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(millis)
+    }
+
+    /// Feeds heartbeats of region 1, `(time, age of hearing us)`, and returns the mode seen from region 0 at `end`.
+    fn mode(heartbeats: impl IntoIterator<Item = (u64, u64)>, end: u64) -> Mode {
+        let mut peers = Peers::new(2, Duration::from_millis(100), at(0));
+        let mut heartbeats = heartbeats.into_iter().peekable();
+        for now in 0..=end {
+            while let Some((_, age)) = heartbeats.next_if(|&(time, _)| time <= now) {
+                peers.handle_heartbeat(1, Duration::from_millis(age), at(now));
+            }
+            peers.handle_timeout(0, at(now));
+        }
+        peers.mode()
+    }
+
+    fn every_100ms(from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> {
+        (from / 100..to / 100).map(|n| (n * 100, 50))
+    }
+
+    #[test]
+    fn a_region_never_heard_counts_from_our_start() {
+        assert_eq!(mode([], 500), Mode::Healthy);
+        assert_eq!(mode([], 501), Mode::Degraded);
+    }
+
+    #[test]
+    fn heartbeats_keep_an_idle_region_fresh_and_silence_makes_it_stale() {
+        assert_eq!(mode(every_100ms(0, 5000), 5000), Mode::Healthy);
+        assert_eq!(mode(every_100ms(0, 5000), 5600), Mode::Degraded);
+    }
+
+    #[test]
+    fn a_region_that_does_not_hear_us_is_stale() {
+        let deaf = (0..50).map(|n| (n * 100, n * 100));
+        assert_eq!(mode(deaf, 5000), Mode::Degraded);
+    }
+
+    #[test]
+    fn healing_takes_five_heartbeats_over_two_seconds() {
+        let gap = || every_100ms(0, 1000).chain(every_100ms(3000, 9000));
+        assert_eq!(mode(gap(), 2900), Mode::Degraded);
+        assert_eq!(mode(gap(), 3100), Mode::Healing);
+        assert_eq!(mode(gap(), 4999), Mode::Healing);
+        assert_eq!(mode(gap(), 5000), Mode::Healthy);
+        let few = every_100ms(0, 1000).chain([(3000, 50), (3400, 50), (3800, 50)]).chain(every_100ms(4600, 9000));
+        assert_eq!(mode(few, 5000), Mode::Healing);
+    }
 }

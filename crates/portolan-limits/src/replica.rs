@@ -1,17 +1,37 @@
-//! The state machine beside the limiter.
+//! The state machine beside the limiter: it reads what workers have charged, exchanges rows with the other regions,
+//! watches which of them are heard, and asks for durable marks. Never decides an admission and never blocks one.
 
-use std::{sync::Arc, time::Duration};
+mod exchange;
+mod report;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use portolan_config::{LimitId, OnPartition};
-use portolan_model::{HashKey, Name, Now, RegionId, Timestamp};
-use serde::{Deserialize, Serialize};
+use portolan_model::{HashKey, Now, RegionId, Timestamp, WallTime};
+pub use report::{LimitUsage, SlotDigest};
 
 use crate::{
-    definition::Definition,
-    limiter::Limiter,
-    marks::{MarkSequence, MarkWrite, Recovery},
-    message::{Message, Rejected},
-    peers::{Mode, PeerStatus},
+    counter::Counter,
+    definition::{Definition, Terms},
+    durability::Durability,
+    horizon::{Barrier, CLOCK_TOLERANCE},
+    key::Key,
+    ledger::{Joined, Ledger},
+    limiter::{Limiter, Shared},
+    marks::{MAX_MARKS, Mark, MarkSequence, MarkWrite, Recovery},
+    message::{MAX_REGIONS, Message},
+    outbox::{Events, Outbox},
+    peers::{Change, GOSSIP_INTERVAL, Mode, PeerState, Peers},
+    rights::{Live, Rights},
+    table::{Table, Tenant},
+    word::Word,
 };
 
 /// What a region's limits are built from.
@@ -19,58 +39,21 @@ use crate::{
 pub struct LimitsConfig {
     /// This region.
     pub region: RegionId,
-    /// The scope: all regions that share the limits, this one included. Fixed for the life of the cluster.
+    /// The scope: all regions that share the limits, this one included (it is added if it is missing), 64 at most. The
+    /// order does not matter; fixed for the life of the cluster.
     pub regions: Vec<RegionId>,
     /// Secret of the cluster for hashing keys.
     pub hash_key: HashKey,
-    /// Keys that have a counter of their own at one time; beyond it keys of a limit share one.
+    /// Keys that have a counter of their own at one time; beyond it keys of a limit share one. 40 bytes each.
     pub capacity: usize,
-    /// Longest round trip to a region of the scope.
+    /// Longest round trip to a region of the scope; lengthens the silence that counts as staleness.
     pub worst_rtt: Duration,
-}
-
-/// Digest of all regions' rows in one slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotDigest {
-    /// The limit.
-    pub limit: LimitId,
-    /// The slot.
-    pub slot: u64,
-    /// Equal in two regions if and only if they hold the same rows (up to hash collisions).
-    pub digest: u64,
-}
-
-/// One limit, for `status` and `explain`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitUsage {
-    /// The limit.
-    pub limit: LimitId,
-    /// Its name.
-    pub name: Name,
-    /// Its generation.
-    pub generation: u32,
-    /// The slot.
-    pub slot: u64,
-    /// The quota of one slot over all regions.
-    pub quota: u64,
-    /// This region's share.
-    pub share: u64,
-    /// Length of a slot.
-    pub window: Duration,
-    /// `static`, `open` or `closed`.
-    pub on_partition: String,
-    /// State of the limit.
-    pub mode: Mode,
-    /// Keys spent from in this slot, in any region.
-    pub keys: u64,
-    /// Spend of each region over all keys of the slot, in the order of the scope, as known here.
-    pub spent: Vec<(RegionId, u64)>,
 }
 
 /// Something the shell may log or export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The limiter may admit.
+    /// The limiter may admit: the first horizon is durable.
     Active,
     /// A region is not heard, or does not hear us.
     PeerStale {
@@ -88,13 +71,15 @@ pub enum Event {
     PeerFresh {
         /// The region.
         region: RegionId,
+        /// How long it was not.
+        silent: Duration,
     },
     /// The limits changed state.
     Mode {
         /// The state entered.
         mode: Mode,
     },
-    /// A region's clock is further ahead than is adopted.
+    /// A region's clock is further ahead of ours than is adopted; told once until it is sound again.
     ClockAhead {
         /// The region.
         region: RegionId,
@@ -108,79 +93,403 @@ pub enum Event {
 pub struct Stats {
     /// Messages taken in.
     pub messages: u64,
+    /// Messages refused.
+    pub rejected: u64,
+    /// Rows of other regions that raised a cell.
+    pub rows_raised: u64,
+    /// Rows that found no room.
+    pub rows_full: u64,
+    /// Digests that differed from ours.
+    pub digest_mismatches: u64,
+    /// Messages dropped because too many were waiting.
+    pub messages_dropped: u64,
+    /// Charges to a counter shared by keys for lack of room.
+    pub overflowed: u64,
+    /// Times a region's clock was found too far ahead.
+    pub clocks_ahead: u64,
+    /// Durable writes asked for.
+    pub mark_writes: u64,
 }
 
 /// The state machine. One owner calls it; the [`Limiter`] is shared.
+///
+/// The driver feeds `handle_*`, then drains `poll_transmit`, `poll_marks` and `poll_event`, and calls
+/// [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct Limits {
+    /// The scope in order, and our position in it.
+    regions: Vec<RegionId>,
+    me: usize,
+    scope: u64,
     limiter: Arc<Limiter>,
+    shared: Arc<Shared>,
+    ledger: Ledger,
+    peers: Peers,
+    durability: Durability,
+    /// Marks of the process before, until their limit is defined.
+    recovered: BTreeMap<LimitId, Vec<Mark>>,
+    /// Highest mark asked for, with the end of its slot.
+    marked: BTreeMap<(LimitId, Key, u64), (u64, WallTime)>,
+    /// Own rows that regions should hear of soon.
+    unsent: BTreeSet<(LimitId, u64, Key)>,
+    sent_up_to: (LimitId, u64, Key),
+    mode: Mode,
+    clock_ahead: Vec<bool>,
+    last: Now,
+    next_tick: Timestamp,
+    next_digest: Timestamp,
+    repair_turn: usize,
+    swept_up_to: usize,
+    outbox: Outbox,
+    events: Events<Event>,
+    stats: Stats,
 }
 
 impl Limits {
-    /// Starts from what is known of the process before.
-    pub fn new(config: LimitsConfig, _recovery: Recovery, _now: Now) -> Self {
-        Self { limiter: Arc::new(Limiter::new(config.hash_key)) }
+    /// Starts from what is known of the process before. Nothing is admitted until the first write of
+    /// [`poll_marks`](Self::poll_marks) is reported durable.
+    pub fn new(config: LimitsConfig, recovery: Recovery, now: Now) -> Self {
+        let mut regions = config.regions;
+        regions.push(config.region.clone());
+        regions.sort();
+        regions.dedup();
+        regions.truncate(MAX_REGIONS);
+        let me = regions.iter().position(|region| *region == config.region).unwrap_or(0);
+        let names: Vec<&[u8]> = regions.iter().map(|region| region.as_str().as_bytes()).collect();
+        let barrier = Barrier::new(&recovery, now);
+        let shared = Arc::new(Shared {
+            hash_key: config.hash_key,
+            table: Table::new(config.capacity),
+            barrier,
+            horizon: AtomicU64::new(0),
+            clock: AtomicU64::new(now.wall.as_unix_millis()),
+            attention: AtomicBool::new(false),
+            overflowed: AtomicU64::new(0),
+        });
+        let mut recovered = BTreeMap::<LimitId, Vec<Mark>>::new();
+        if let Recovery::Marks(marks) = recovery {
+            marks.marks.into_iter().for_each(|mark| recovered.entry(mark.limit).or_default().push(mark));
+        }
+        Self {
+            me,
+            scope: config.hash_key.hash(&names).0 as u64,
+            limiter: Arc::new(Limiter::new(Box::default(), Arc::clone(&shared))),
+            ledger: Ledger::new(config.hash_key, regions.len(), config.capacity),
+            peers: Peers::new(regions.len(), config.worst_rtt, now.mono),
+            durability: Durability::new(barrier.closed()),
+            recovered,
+            marked: BTreeMap::new(),
+            unsent: BTreeSet::new(),
+            sent_up_to: (LimitId(0), 0, Key::EVERY),
+            mode: Mode::Healthy,
+            clock_ahead: vec![false; regions.len()],
+            last: now,
+            next_tick: now.mono,
+            next_digest: now.mono,
+            repair_turn: 0,
+            swept_up_to: 0,
+            outbox: Outbox::default(),
+            events: Events::new(),
+            stats: Stats::default(),
+            shared,
+            regions,
+        }
     }
 
     /// The decision function for the definitions in force; another one after each
-    /// [`handle_definitions`](Self::handle_definitions).
+    /// [`handle_definitions`](Self::handle_definitions). Older ones go on counting into the same counters.
     pub fn limiter(&self) -> Arc<Limiter> {
         Arc::clone(&self.limiter)
     }
 
     /// Takes over a new set of definitions; limits not in it end.
-    pub fn handle_definitions(&mut self, _definitions: &[Definition], _now: Now) {}
-
-    /// Takes in a message of another region.
-    pub fn handle_message(&mut self, _from: &RegionId, _message: Message, _now: Now) -> Result<(), Rejected> {
-        Ok(())
+    pub fn handle_definitions(&mut self, definitions: &[Definition], now: Now) {
+        self.observe_clock(now);
+        let by_id: BTreeMap<LimitId, &Definition> =
+            definitions.iter().map(|definition| (definition.id, definition)).collect();
+        let all = by_id.into_values().map(|definition| self.define(definition)).collect();
+        let before = std::mem::replace(&mut self.limiter, Arc::new(Limiter::new(all, Arc::clone(&self.shared))));
+        let limiter = self.limiter();
+        for rights in limiter.all_rights() {
+            match before.rights(rights.id) {
+                Some(old) => self.keep_allowance(old, rights),
+                None => self.restore_marks(rights),
+            }
+        }
+        self.ledger.retain(|limit, _| limiter.rights(limit).is_some());
     }
 
     /// The write with this number and all before it are on disk.
-    pub fn handle_durable(&mut self, _sequence: MarkSequence, _now: Now) {}
+    pub fn handle_durable(&mut self, sequence: MarkSequence, now: Now) {
+        self.observe_clock(now);
+        let writes: Vec<MarkWrite> = self.durability.release(sequence).collect();
+        let limiter = self.limiter();
+        for write in writes {
+            let before = self.shared.horizon.fetch_max(write.horizon.as_unix_millis(), SeqCst);
+            if before == 0 {
+                self.events.push(Event::Active);
+            }
+            for mark in write.marks {
+                let Some(rights) = limiter.rights(mark.limit) else { continue };
+                let state = self.with_counter(rights, mark.key, |counter| {
+                    counter.raise_ceiling(mark.slot, mark.spent);
+                    (counter.own(), rights.ceiling(counter, mark.slot))
+                });
+                if let Some((word, ceiling)) = state {
+                    self.consider_mark(rights, mark.key, word, ceiling);
+                }
+            }
+        }
+    }
 
     /// Does what is due: call at [`poll_timeout`](Self::poll_timeout), and at once when a worker's
     /// [`Limiter::take_attention`] says so.
-    pub fn handle_timeout(&mut self, _now: Now) {}
-
-    /// The next message to send.
-    pub fn poll_transmit(&mut self) -> Option<(RegionId, Message)> {
-        None
-    }
-
-    /// The next write to make durable. A failed write is tried again by the driver until it succeeds.
-    pub fn poll_marks(&mut self) -> Option<MarkWrite> {
-        None
-    }
-
-    /// The next event.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        None
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.observe_clock(now);
+        self.read_counters();
+        if now.mono >= self.next_tick {
+            self.next_tick = now.mono + GOSSIP_INTERVAL;
+            self.tick(now);
+        }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        None
+        Some(self.next_tick)
     }
 
-    /// The other regions as seen from here.
-    pub fn peers(&self, _now: Now) -> Vec<PeerStatus> {
-        Vec::new()
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<(RegionId, Message)> {
+        let (region, message) = self.outbox.pop()?;
+        Some((self.regions[region].clone(), message))
     }
 
-    /// Digests of the live slots (current and previous) of every limit that has rows.
-    pub fn slot_digests(&self, _now: Now) -> Vec<SlotDigest> {
-        Vec::new()
+    /// The next write to make durable. A failed write is tried again by the driver until it succeeds; meanwhile at most
+    /// one more is handed out.
+    pub fn poll_marks(&mut self) -> Option<MarkWrite> {
+        let write = self.durability.poll(self.wall())?;
+        self.stats.mark_writes += 1;
+        Some(write)
     }
 
-    /// Every limit with its use in the current slot.
-    pub fn usage(&self, _now: Now) -> Vec<LimitUsage> {
-        let _ = OnPartition::Static;
-        Vec::new()
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop()
     }
 
-    /// Counts since the start.
-    pub fn stats(&self) -> Stats {
-        Stats::default()
+    fn define(&self, definition: &Definition) -> Rights {
+        let terms = Terms::new(definition.rate, self.me, self.regions.len());
+        let live = self.limiter.rights(definition.id).map(|before| Arc::clone(&before.live));
+        Rights::new(definition, terms, live.unwrap_or_else(|| Arc::new(Live::new(self.mode))))
+    }
+
+    /// A lower generation allowed keys more without a mark; a restart must not count less as spent.
+    fn keep_allowance(&mut self, before: &Rights, after: &Rights) {
+        let slot = after.terms.slot(self.wall());
+        let allowed = before.allowance(slot);
+        if after.terms.marked() && allowed > after.terms.allowance {
+            self.ask_for_mark(after, Key::EVERY, slot, allowed);
+        }
+    }
+
+    /// Puts the marks of the process before in place, before the limit can be charged.
+    fn restore_marks(&mut self, rights: &Rights) {
+        let wall = self.wall();
+        for mark in self.recovered.remove(&rights.id).unwrap_or_default() {
+            self.marked.insert((mark.limit, mark.key, mark.slot), (mark.spent, mark.ends));
+            let raise = |counter: &Counter| {
+                counter.raise_own(mark.slot, mark.spent);
+                counter.raise_ceiling(mark.slot, mark.spent);
+            };
+            match mark.key {
+                Key::EVERY => rights.live.every.raise_ceiling(mark.slot, mark.spent),
+                Key::OVERFLOW => raise(&rights.live.overflow),
+                key => {
+                    let tenant = Tenant { key, limit: mark.limit, window_ms: rights.terms.window_ms };
+                    let table = &self.shared.table;
+                    let start = || (mark.slot, mark.spent);
+                    let found = |place| raise(table.counter(place));
+                    // Without room the key will share the overflow counter, which then may not start below the mark.
+                    table.enter(tenant, wall, start, found, || raise(&rights.live.overflow));
+                }
+            }
+        }
+    }
+
+    /// Reads every counter that workers moved.
+    fn read_counters(&mut self) {
+        let limiter = self.limiter();
+        let wall = self.wall();
+        let mut moved = Vec::new();
+        self.shared.table.drain_moved(|entry, counter| {
+            if let Some(rights) = limiter.rights(entry.limit) {
+                let slot = entry.word.slot_near(rights.terms.slot(wall));
+                moved.push((rights, entry.key, entry.word, rights.ceiling(counter, slot), counter.others(slot)));
+            }
+        });
+        for rights in limiter.all_rights() {
+            if rights.live.overflow_moved.swap(false, SeqCst) {
+                let counter = &rights.live.overflow;
+                let slot = counter.own().slot_near(rights.terms.slot(wall));
+                let (ceiling, others) = (rights.ceiling(counter, slot), counter.others(slot));
+                moved.push((rights, Key::OVERFLOW, counter.own(), ceiling, others));
+            }
+        }
+        for (rights, key, word, ceiling, others) in moved {
+            self.join_own(rights, key, word);
+            self.consider_mark(rights, key, word, ceiling);
+            let slot = rights.terms.slot(wall);
+            if self.ledger.others(rights.id, slot, self.me, key) > others {
+                self.publish_others(rights, slot, key);
+            }
+        }
+    }
+
+    /// Takes a counter's own spend into the ledger. Units given back later stay in the row: a cell never falls.
+    fn join_own(&mut self, rights: &Rights, key: Key, word: Word) {
+        let slot = word.slot_near(rights.terms.slot(self.wall()));
+        if !self.is_live(rights, slot) {
+            return;
+        }
+        match self.ledger.join(rights.id, slot, self.me, key, word.spent()) {
+            Joined::Raised => {
+                let pressed = word.spent().saturating_mul(2) >= rights.terms.base;
+                if pressed || self.shares_view(rights) {
+                    self.unsent.insert((rights.id, slot, key));
+                }
+            }
+            Joined::Known => {}
+            Joined::Full => self.stats.rows_full += 1,
+        }
+    }
+
+    /// Whether admissions depend on the merged view: then every row matters, not only those under pressure.
+    fn shares_view(&self, rights: &Rights) -> bool {
+        rights.on_partition == OnPartition::Open && self.mode != Mode::Healthy
+    }
+
+    /// Asks for a mark before a key comes to its durable ceiling.
+    fn consider_mark(&mut self, rights: &Rights, key: Key, word: Word, ceiling: u64) {
+        let slot = word.slot_near(rights.terms.slot(self.wall()));
+        let cap = rights.cap(self.mode);
+        let left = ceiling.saturating_sub(word.spent());
+        if !rights.terms.marked() || ceiling >= cap || left > rights.terms.chunk / 2 || !self.is_live(rights, slot) {
+            return;
+        }
+        self.ask_for_mark(rights, key, slot, word.spent().saturating_add(rights.terms.chunk).min(cap));
+    }
+
+    fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {
+        let crowded = self.marked.len() >= MAX_MARKS / 2 && !self.marked.contains_key(&(rights.id, key, slot));
+        let key = if crowded { Key::EVERY } else { key };
+        let ends = rights.terms.end(slot);
+        let asked = self.marked.entry((rights.id, key, slot)).or_insert((0, ends));
+        if asked.0 < spent {
+            asked.0 = spent;
+            self.durability.want(Mark { limit: rights.id, key, slot, spent, ends });
+        }
+    }
+
+    fn publish_others(&self, rights: &Rights, slot: u64, key: Key) {
+        let others = self.ledger.others(rights.id, slot, self.me, key);
+        self.with_counter(rights, key, |counter| counter.publish_others(slot, others));
+    }
+
+    /// The counter of a key, if it has one, while it cannot become another key's.
+    fn with_counter<R>(&self, rights: &Rights, key: Key, then: impl FnOnce(&Counter) -> R) -> Option<R> {
+        match key {
+            Key::EVERY => Some(then(&rights.live.every)),
+            Key::OVERFLOW => Some(then(&rights.live.overflow)),
+            key => self.shared.table.with(key, then),
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        for change in self.peers.handle_timeout(self.me, now.mono) {
+            self.peer_changed(change);
+        }
+        self.forget_dead_slots();
+        self.send_rows();
+        self.send_heartbeats(now);
+        if now.mono >= self.next_digest {
+            let healthy = self.mode == Mode::Healthy;
+            self.next_digest = now.mono + if healthy { DIGEST_INTERVAL } else { HEALING_DIGEST_INTERVAL };
+            self.send_digests();
+        }
+        let limiter = &self.limiter;
+        let buckets = self.shared.table.len() / SWEEP_TICKS + 1;
+        let ended = |limit| limiter.rights(limit).is_none();
+        self.swept_up_to = self.shared.table.sweep(self.swept_up_to, buckets, self.wall(), ended);
+    }
+
+    fn peer_changed(&mut self, Change { region, state, silent }: Change) {
+        let name = self.regions[region].clone();
+        self.events.push(match state {
+            PeerState::Stale => Event::PeerStale { region: name },
+            PeerState::Healing => Event::PeerHealing { region: name, silent },
+            PeerState::Fresh => Event::PeerFresh { region: name, silent },
+        });
+        if state == PeerState::Healing {
+            // Digests first: only what differs is sent, not every row.
+            self.next_digest = self.last.mono;
+        }
+        let mode = self.peers.mode();
+        if mode == self.mode {
+            return;
+        }
+        self.mode = mode;
+        self.events.push(Event::Mode { mode });
+        let limiter = self.limiter();
+        for rights in limiter.all_rights() {
+            rights.live.set_mode(mode);
+            if self.shares_view(rights) {
+                let slot = rights.terms.slot(self.wall());
+                let own = self.ledger.rows(rights.id, slot, self.me, u16::MAX);
+                self.unsent.extend(own.map(|(key, _)| (rights.id, slot, key)));
+            }
+        }
+    }
+
+    fn forget_dead_slots(&mut self) {
+        let wall = self.wall();
+        let limiter = self.limiter();
+        let live = |limit, slot| limiter.rights(limit).is_some_and(|rights| slot + 1 >= rights.terms.slot(wall));
+        self.ledger.retain(live);
+        self.unsent.retain(|&(limit, slot, _)| live(limit, slot));
+        self.marked.retain(|_, &mut (_, ends)| ends > wall);
+        self.durability.forget(wall);
+        self.recovered.retain(|_, marks| marks.iter().any(|mark| mark.ends > wall));
+    }
+
+    /// Current, previous, or begun already where a sound clock is ahead of ours.
+    fn is_live(&self, rights: &Rights, slot: u64) -> bool {
+        let wall = self.wall();
+        slot.saturating_add(1) >= rights.terms.slot(wall) && slot <= rights.terms.slot(wall + CLOCK_TOLERANCE)
+    }
+
+    /// Keeps civil time monotone. After a step back it goes on at nine tenths of its pace until the clock has caught up,
+    /// so that slots neither reopen nor stand still.
+    fn observe_clock(&mut self, now: Now) {
+        let elapsed = now.mono.since(self.last.mono);
+        let wall = self.shared.wall(now);
+        if now.wall + CLOCK_STEP < wall {
+            let slewed = wall + elapsed * 9 / 10;
+            self.shared.clock.fetch_max(slewed.as_unix_millis(), SeqCst);
+        }
+        self.last = now;
+    }
+
+    fn wall(&self) -> WallTime {
+        self.shared.wall(self.last)
     }
 }
+
+/// Time between digests, and while a region is not healthy. A digest is 150 bytes per limit and slot in use.
+const DIGEST_INTERVAL: Duration = Duration::from_secs(1);
+const HEALING_DIGEST_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A smaller step back of the clock is waited out.
+const CLOCK_STEP: Duration = Duration::from_millis(100);
+
+/// Ticks in which the whole table is swept: 75 s.
+const SWEEP_TICKS: usize = 6000;

@@ -1,0 +1,108 @@
+//! Decides what must be on disk before it is spent: the horizon for all slots, marks for keys of long windows. Never
+//! waits: writes are handed out, numbered, and what they allow is released when they are reported durable.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use portolan_config::LimitId;
+use portolan_model::WallTime;
+
+use crate::{
+    horizon::{HORIZON_LEAD, HORIZON_RENEWAL},
+    key::Key,
+    marks::{MARKS_PER_PAGE, Mark, MarkSequence, MarkWrite},
+};
+
+#[derive(Debug)]
+pub(crate) struct Durability {
+    /// Repeated in every write: slots before it stay closed for all later processes too.
+    closed: WallTime,
+    /// Highest mark asked for and not yet handed out.
+    wanted: BTreeMap<(LimitId, Key, u64), Mark>,
+    /// Handed out and not reported durable.
+    in_flight: VecDeque<MarkWrite>,
+    last: u64,
+    horizon: WallTime,
+}
+
+impl Durability {
+    pub fn new(closed: WallTime) -> Self {
+        let horizon = WallTime::default();
+        Self { closed, wanted: BTreeMap::new(), in_flight: VecDeque::new(), last: 0, horizon }
+    }
+
+    /// Asks for a mark; a higher one replaces a lower one.
+    pub fn want(&mut self, mark: Mark) {
+        let wanted = self.wanted.entry((mark.limit, mark.key, mark.slot)).or_insert(mark);
+        wanted.spent = wanted.spent.max(mark.spent);
+    }
+
+    /// The next write at `wall`, if one is due and not too many are on their way.
+    pub fn poll(&mut self, wall: WallTime) -> Option<MarkWrite> {
+        let renewal = (self.horizon - HORIZON_LEAD) + HORIZON_RENEWAL <= wall || self.last == 0;
+        let due = renewal || !self.wanted.is_empty();
+        if !due || self.in_flight.len() >= MAX_IN_FLIGHT {
+            return None;
+        }
+        self.horizon = self.horizon.max(wall + HORIZON_LEAD);
+        self.last += 1;
+        let mut marks = Vec::new();
+        while let Some((_, mark)) = if marks.len() < MARKS_PER_PAGE { self.wanted.pop_first() } else { None } {
+            marks.push(mark);
+        }
+        let sequence = MarkSequence(self.last);
+        let write = MarkWrite { sequence, horizon: self.horizon, floor: wall, closed: self.closed, marks };
+        self.in_flight.push_back(write.clone());
+        Some(write)
+    }
+
+    /// The writes that `sequence` reports durable, oldest first.
+    pub fn release(&mut self, sequence: MarkSequence) -> impl Iterator<Item = MarkWrite> + '_ {
+        std::iter::from_fn(move || self.in_flight.pop_front_if(|write| write.sequence <= sequence))
+    }
+
+    /// Forgets marks of slots that are over.
+    pub fn forget(&mut self, wall: WallTime) {
+        self.wanted.retain(|_, mark| mark.ends > wall);
+    }
+}
+
+/// Writes on their way at one time: enough to keep a disk busy, few enough to gather marks while it is slow.
+const MAX_IN_FLIGHT: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wall(millis: u64) -> WallTime {
+        WallTime::from_unix_millis(millis)
+    }
+
+    #[test]
+    fn the_horizon_is_renewed_every_half_second() {
+        let mut durability = Durability::new(wall(0));
+        let mut due = |at| {
+            durability.poll(wall(at)).map(|write| {
+                durability.release(write.sequence).count();
+                write.horizon.as_unix_millis()
+            })
+        };
+        assert_eq!(due(10_000), Some(12_000));
+        assert_eq!(due(10_499), None);
+        assert_eq!(due(10_500), Some(12_500));
+    }
+
+    #[test]
+    fn marks_gather_while_the_disk_is_slow() {
+        let mut durability = Durability::new(wall(0));
+        let mark = |spent| Mark { limit: LimitId(1), key: Key::from_bits(5), slot: 1, spent, ends: wall(60_000) };
+        durability.want(mark(3));
+        assert!(durability.poll(wall(1)).is_some_and(|write| write.marks == [mark(3)]));
+        durability.want(mark(4));
+        assert!(durability.poll(wall(2)).is_some_and(|write| write.marks == [mark(4)]));
+        durability.want(mark(6));
+        durability.want(mark(5));
+        assert_eq!(durability.poll(wall(900)), None);
+        assert_eq!(durability.release(MarkSequence(1)).count(), 1);
+        assert!(durability.poll(wall(900)).is_some_and(|write| write.marks == [mark(6)]));
+    }
+}

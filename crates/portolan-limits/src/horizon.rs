@@ -1,0 +1,101 @@
+//! Which slots a process may spend after a restart. Every slot that begins before the recovered horizon may have been
+//! spent by the process before; what of it is left is known from marks, or nothing is. The floor is durable too: a
+//! clock that steps back over a restart does not reopen a slot.
+
+use std::time::Duration;
+
+use portolan_model::{Now, WallTime};
+
+use crate::{definition::Terms, marks::Recovery};
+
+/// How far ahead of its use the horizon is made durable.
+pub(crate) const HORIZON_LEAD: Duration = Duration::from_secs(2);
+
+/// Age at which the horizon is renewed: three renewals may fail before a slot has to wait.
+pub(crate) const HORIZON_RENEWAL: Duration = Duration::from_millis(500);
+
+/// Largest clock difference between sound regions; larger remote stamps are not adopted.
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
+
+/// What the process before leaves to this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Barrier {
+    /// Slots that begin before this may have been spent.
+    horizon: WallTime,
+    /// Of those, the slots that end by this are over.
+    floor: WallTime,
+    /// Slots that begin before this give no rights: their marks were lost.
+    closed: WallTime,
+}
+
+impl Barrier {
+    pub fn new(recovery: &Recovery, now: Now) -> Self {
+        let never = WallTime::default();
+        match recovery {
+            Recovery::FirstStart => Self { horizon: never, floor: never, closed: never },
+            Recovery::Marks(marks) => Self { horizon: marks.horizon, floor: marks.floor, closed: marks.closed },
+            // The lost process had a horizon of at most its own clock and the lead, and that clock was near ours.
+            Recovery::Lost => {
+                let horizon = now.wall + HORIZON_LEAD + CLOCK_TOLERANCE;
+                Self { horizon, floor: now.wall, closed: horizon }
+            }
+        }
+    }
+
+    /// Slots that begin before this give no rights, to any later process either.
+    pub fn closed(&self) -> WallTime {
+        self.closed
+    }
+
+    /// Whether the slot may have been spent before the restart.
+    pub fn touches(&self, terms: &Terms, slot: u64) -> bool {
+        terms.begin(slot) < self.horizon
+    }
+
+    /// When spending can begin, if `slot` gives no rights at all.
+    pub fn bars(&self, terms: &Terms, slot: u64) -> Option<WallTime> {
+        let open = self.first_open(terms);
+        (slot < open).then(|| terms.begin(open))
+    }
+
+    /// The first slot with rights.
+    fn first_open(&self, terms: &Terms) -> u64 {
+        let beginning_from = |wall: WallTime| wall.as_unix_millis().div_ceil(terms.window_ms);
+        if terms.marked() {
+            // A slot that is over stays over; one that was under way goes on from its marks.
+            beginning_from(self.closed).max(terms.slot(self.floor))
+        } else {
+            beginning_from(self.horizon).max(beginning_from(self.closed))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::marks::RecoveredMarks;
+
+    fn barrier(recovery: Recovery) -> Barrier {
+        Barrier::new(&recovery, Now { wall: WallTime::from_unix_millis(100_000), ..Now::default() })
+    }
+
+    #[test]
+    fn a_restart_opens_the_slots_whose_use_is_known() {
+        let wall = WallTime::from_unix_millis;
+        let marks = || {
+            let found = RecoveredMarks { horizon: wall(102_000), floor: wall(100_000), ..RecoveredMarks::default() };
+            Recovery::Marks(found)
+        };
+        let check = |recovery, rate: &str, expected| {
+            let terms = Terms::new(rate.parse().expect("a rate"), 0, 3);
+            let open = barrier(recovery).first_open(&terms);
+            assert_eq!(terms.begin(open), wall(expected), "{rate}");
+        };
+        check(Recovery::FirstStart, "9/s", 0);
+        check(Recovery::FirstStart, "9/min", 0);
+        check(marks(), "9/s", 102_000);
+        check(marks(), "9/min", 60_000);
+        check(Recovery::Lost, "9/s", 103_000);
+        check(Recovery::Lost, "9/min", 120_000);
+    }
+}

@@ -1,0 +1,144 @@
+//! What every region has spent, as far as is known here: one cell per limit, slot, key and region, joined by maximum
+//! (state-based G-counter: Shapiro et al., INRIA RR-7506). Keeps a digest per region's rows beside them. Never deletes by
+//! message and never reads a clock: slots are dropped when the caller says that they are over.
+
+use std::collections::BTreeMap;
+
+use portolan_config::LimitId;
+use portolan_model::HashKey;
+use smallvec::{SmallVec, smallvec};
+
+use crate::{key::Key, message::DIGEST_BUCKETS, word::MAX_SPENT};
+
+/// Rows of the live slots.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    hash_key: HashKey,
+    regions: usize,
+    /// Most rows per region and slot.
+    max_rows: usize,
+    slots: BTreeMap<(LimitId, u64), Slot>,
+}
+
+/// The effect of a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// The cell rose.
+    Raised,
+    /// The cell already was as high.
+    Known,
+    /// There is no room for another row of this region in the slot.
+    Full,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    rows: BTreeMap<Key, SmallVec<[u64; 6]>>,
+    regions: Vec<RegionRows>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct RegionRows {
+    count: usize,
+    spent: u64,
+    digests: [u64; DIGEST_BUCKETS],
+}
+
+impl Ledger {
+    pub fn new(hash_key: HashKey, regions: usize, max_rows: usize) -> Self {
+        Self { hash_key, regions, max_rows, slots: BTreeMap::new() }
+    }
+
+    /// Raises one cell to at least `spent`.
+    pub fn join(&mut self, limit: LimitId, slot: u64, region: usize, key: Key, spent: u64) -> Joined {
+        let spent = spent.min(MAX_SPENT);
+        let regions = self.regions;
+        let fresh = || Slot { rows: BTreeMap::new(), regions: vec![RegionRows::default(); regions] };
+        let rows = self.slots.entry((limit, slot)).or_insert_with(fresh);
+        let held = rows.rows.get(&key).map_or(0, |counts| counts[region]);
+        if held >= spent {
+            return Joined::Known;
+        }
+        let of_region = &mut rows.regions[region];
+        if held == 0 && of_region.count >= self.max_rows {
+            return Joined::Full;
+        }
+        of_region.count += usize::from(held == 0);
+        of_region.spent = of_region.spent.saturating_add(spent - held);
+        let hash = |spent| if spent == 0 { 0 } else { cell_hash(&self.hash_key, limit, slot, region, key, spent) };
+        of_region.digests[bucket(key)] ^= hash(held) ^ hash(spent);
+        rows.rows.entry(key).or_insert_with(|| smallvec![0; regions])[region] = spent;
+        Joined::Raised
+    }
+
+    /// One cell.
+    pub fn spent(&self, limit: LimitId, slot: u64, region: usize, key: Key) -> u64 {
+        self.slots.get(&(limit, slot)).and_then(|rows| rows.rows.get(&key)).map_or(0, |counts| counts[region])
+    }
+
+    /// What the regions other than `region` have spent of a key.
+    pub fn others(&self, limit: LimitId, slot: u64, region: usize, key: Key) -> u64 {
+        let counts = self.slots.get(&(limit, slot)).and_then(|rows| rows.rows.get(&key));
+        counts.map_or(0, |counts| {
+            let others = counts.iter().enumerate().filter(|&(at, _)| at != region);
+            others.fold(0, |sum: u64, (_, &spent)| sum.saturating_add(spent))
+        })
+    }
+
+    /// Digests of one region's rows in a slot.
+    pub fn digests(&self, limit: LimitId, slot: u64, region: usize) -> [u64; DIGEST_BUCKETS] {
+        self.slots.get(&(limit, slot)).map_or([0; DIGEST_BUCKETS], |rows| rows.regions[region].digests)
+    }
+
+    /// Digest of all regions' rows in a slot.
+    pub fn digest(&self, limit: LimitId, slot: u64) -> u64 {
+        let rows = self.slots.get(&(limit, slot));
+        rows.into_iter().flat_map(|rows| &rows.regions).flat_map(|of| of.digests).fold(0, |sum, digest| sum ^ digest)
+    }
+
+    /// One region's rows in the buckets of `buckets`.
+    pub fn rows(
+        &self,
+        limit: LimitId,
+        slot: u64,
+        region: usize,
+        buckets: u16,
+    ) -> impl Iterator<Item = (Key, u64)> + '_ {
+        let rows = self.slots.get(&(limit, slot)).into_iter().flat_map(|rows| &rows.rows);
+        rows.filter(move |(key, counts)| counts[region] > 0 && buckets >> bucket(**key) & 1 == 1)
+            .map(move |(key, counts)| (*key, counts[region]))
+    }
+
+    /// Keys of a slot that any region spent from, and each region's spend over all of them.
+    pub fn totals(&self, limit: LimitId, slot: u64) -> (u64, Vec<u64>) {
+        match self.slots.get(&(limit, slot)) {
+            Some(rows) => (rows.rows.len() as u64, rows.regions.iter().map(|of| of.spent).collect()),
+            None => (0, vec![0; self.regions]),
+        }
+    }
+
+    /// Slots that have rows.
+    pub fn slots(&self) -> impl Iterator<Item = (LimitId, u64)> + '_ {
+        self.slots.keys().copied()
+    }
+
+    /// Drops the slots that are not to be kept.
+    pub fn retain(&mut self, mut keep: impl FnMut(LimitId, u64) -> bool) {
+        self.slots.retain(|&(limit, slot), _| keep(limit, slot));
+    }
+}
+
+/// The digest bucket of a key.
+fn bucket(key: Key) -> usize {
+    // High bits: the low ones pick the partition of the table, so they would correlate with nothing useful here either.
+    (key.bits() >> 60) as usize % DIGEST_BUCKETS
+}
+
+fn cell_hash(hash_key: &HashKey, limit: LimitId, slot: u64, region: usize, key: Key, spent: u64) -> u64 {
+    let mut cell = [0; 36];
+    cell[..4].copy_from_slice(&limit.0.to_le_bytes());
+    for (at, field) in [slot, region as u64, key.bits(), spent].into_iter().enumerate() {
+        cell[4 + at * 8..][..8].copy_from_slice(&field.to_le_bytes());
+    }
+    hash_key.hash(&[&cell]).0 as u64
+}

@@ -1,0 +1,72 @@
+//! What waits to be sent or told. Bounded: messages are all repaired by digests, so at the bound the newest is dropped
+//! and counted; of events the oldest.
+
+use std::collections::VecDeque;
+
+use portolan_config::LimitId;
+
+use crate::{
+    key::Key,
+    message::{MAX_ROWS, Message, Rows},
+};
+
+/// Messages to regions, by position in the scope.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    messages: VecDeque<(usize, Message)>,
+    /// Messages there was no room for.
+    pub dropped: u64,
+}
+
+impl Outbox {
+    pub fn push(&mut self, region: usize, message: Message) {
+        if self.messages.len() < MAX_MESSAGES {
+            self.messages.push_back((region, message));
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<(usize, Message)> {
+        self.messages.pop_front()
+    }
+}
+
+/// Cuts rows of one slot into messages.
+pub(crate) fn in_messages(
+    limit: LimitId,
+    slot: u64,
+    rows: impl IntoIterator<Item = (Key, u64)>,
+) -> impl Iterator<Item = Rows> {
+    let mut rows = rows.into_iter();
+    std::iter::from_fn(move || {
+        let rows: Vec<_> = rows.by_ref().take(MAX_ROWS).collect();
+        (!rows.is_empty()).then_some(Rows { limit, slot, rows })
+    })
+}
+
+/// Events for the shell.
+#[derive(Debug)]
+pub(crate) struct Events<E>(VecDeque<E>);
+
+impl<E> Events<E> {
+    pub const fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    pub fn push(&mut self, event: E) {
+        if self.0.len() == MAX_EVENTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(event);
+    }
+
+    pub fn pop(&mut self) -> Option<E> {
+        self.0.pop_front()
+    }
+}
+
+/// About 9 MB at the largest message.
+const MAX_MESSAGES: usize = 8192;
+
+const MAX_EVENTS: usize = 256;
