@@ -34,6 +34,8 @@ mod intent;
 mod binding;
 mod history;
 
+mod schema;
+
 pub use binding::{LimitBinding, LimitId};
 pub use bundle::{Bundle, SourceFile, attachments};
 pub use command::{Applied, Command, Refusal};
@@ -46,13 +48,9 @@ pub use scenario::{
     Action, AdmittedBound, Bound, ClientLoad, Comparison, CrashTarget, Direction, Disk, Expect, GatewaySource,
     Scenario, Step,
 };
+pub use schema::{json_schema, json_schemas};
 pub use snapshot::{
     EndpointAddress, HealthCheck, HostMatch, JwtAuth, Limit, LimitKeyKind, Listener, OnPartition, PathMatch, Route,
     Service, Snapshot, Zone, ZoneRecord,
 };
 pub use verb::{OperatorVerb, VerbError};
-
-/// The JSON Schema of everything people write, for editors.
-pub fn json_schema() -> serde_json::Value {
-    serde_json::Value::Null
-}

@@ -226,10 +226,13 @@ fn refuse_tag(present: bool, at: Span, report: &mut Report<'_>) {
 
 fn refuse_unprintable(text: &str, report: &mut Report<'_>) -> Option<()> {
     let (mut line, mut column) = (1, 1);
-    for character in text.chars() {
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
         match character {
             '\n' => (line, column) = (line + 1, 0),
-            '\t' | '\r' => {}
+            '\t' => {}
+            // Alone it would break a line for YAML and for hardly any editor.
+            '\r' if characters.peek() == Some(&'\n') => {}
             '\u{feff}' if (line, column) == (1, 1) => column = 0,
             '\u{feff}' | '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => {
                 let message = format!("the character U+{:04X} is not text", u32::from(character));

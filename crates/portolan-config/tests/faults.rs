@@ -118,6 +118,11 @@ fn a_text_that_is_not_yaml_says_where_it_breaks() {
     );
     check("version: !!int 1\n", "g.yaml:1:16: tags such as `!!str` are not taken; write the value alone");
     check("version: 1\u{0}\n", "g.yaml:1:11: the character U+0000 is not text; remove it");
+    check("version:\r 1", "g.yaml:1:9: the character U+000D is not text; remove it");
+    check(
+        "version: 1\r\nroute: {}\r\n",
+        "g.yaml:2:1: `route` is not a key of a gateway document; did you mean `routes`?",
+    );
     check("version: 1\n<<: { a: b }\n", "g.yaml:2:1: merge keys are not part of YAML 1.2; write the keys out");
     check(
         "version: >= 3\n",

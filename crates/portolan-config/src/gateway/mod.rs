@@ -20,12 +20,15 @@ use crate::{
     tree::{Node, Value, shorten},
 };
 
-pub(crate) use auth::{AUTH, JWT};
-pub(crate) use dns::RECORD;
-pub(crate) use limit::LIMIT;
-pub(crate) use listener::LISTENER;
-pub(crate) use route::{MATCH, ROUTE};
-pub(crate) use service::{HEALTH, SERVICE};
+#[cfg(test)]
+pub(crate) use {
+    auth::{AUTH, JWT},
+    dns::RECORD,
+    limit::{KEY_KINDS, LIMIT, POLICIES},
+    listener::LISTENER,
+    route::{MATCH, METHODS, ROUTE},
+    service::{HEALTH, SERVICE},
+};
 
 /// The document's own keys.
 pub(crate) const GATEWAY: Shape =

@@ -35,7 +35,7 @@ pub(super) fn decode(
     report: &mut Report<'_>,
 ) -> BTreeMap<Name, Arc<Route>> {
     let mut routes = BTreeMap::new();
-    let mut taken: BTreeMap<(HostMatch, PathMatch), Vec<(Arc<Route>, Span)>> = BTreeMap::new();
+    let mut taken: BTreeMap<_, Vec<(Arc<Route>, Span)>> = BTreeMap::new();
     for entry in entries {
         let Some((route, match_at)) = route(entry, scope, limits, report) else { continue };
         let route = Arc::new(route);

@@ -1,0 +1,57 @@
+//! Values with a form of their own, as JSON Schema sees them.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+macro_rules! values {
+    ($($(#[doc = $doc:literal])* $type:ident = $schema:tt;)*) => {
+        $(
+            $(#[doc = $doc])*
+            pub(super) struct $type;
+
+            impl JsonSchema for $type {
+                fn schema_name() -> Cow<'static, str> {
+                    stringify!($type).into()
+                }
+
+                fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                    json_schema!($schema)
+                }
+            }
+        )*
+    };
+}
+
+values! {
+    /// The one version there is.
+    Version = { "const": 1 };
+    /// A name that the author chooses.
+    Name = { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" };
+    /// A duration with its unit.
+    Duration = { "type": "string", "pattern": "^\\s*[0-9]+\\s*(us|ms|s|min|h|d)\\s*$", "examples": ["250ms", "30s"] };
+    /// Requests per period.
+    Rate = { "type": "string", "pattern": "^\\s*[0-9]+\\s*/", "examples": ["600/min", "5000/s"] };
+    /// Bytes with their unit.
+    ByteSize = { "type": "string", "pattern": "^\\s*[0-9]+\\s*(B|KiB|MiB|GiB|kB|MB|GB)\\s*$", "examples": ["1MiB"] };
+    /// A share of a whole.
+    Percentage = { "type": "string", "pattern": "^\\s*[0-9]+(\\.[0-9]{1,2})?\\s*%\\s*$", "examples": ["1%"] };
+    /// A figure with the side that is right.
+    Bound = { "type": "string", "pattern": "^\\s*[<>]=", "examples": ["<= 5000", ">= 99.9%"] };
+    /// An endpoint that speaks HTTP in clear text.
+    Endpoint = { "type": "string", "pattern": "^http://", "examples": ["http://127.0.0.1:9101"] };
+    /// A host, a suffix with `*.` before it, or `*`.
+    HostPattern = { "type": "string", "examples": ["api.example.test", "*.example.test"] };
+    /// A path, or a path with everything below it.
+    PathPattern = { "type": "string", "pattern": "^/", "examples": ["/orders", "/orders/**"] };
+    /// An IP address with a port.
+    SocketAddress = { "type": "string", "examples": ["127.0.0.1:8443", "[::1]:8443"] };
+    /// A network prefix.
+    Prefix = { "type": "string", "examples": ["192.0.2.0/24", "2001:db8::/48"] };
+    /// An order as on the command line.
+    OperatorVerb = { "type": "string", "pattern": "^\\s*(drain|restore|apply|rollback)\\s", "examples": ["drain eu-west --reason test"] };
+    /// Every region, or a list of some.
+    Regions = {
+        "anyOf": [{ "const": "all" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }]
+    };
+}
