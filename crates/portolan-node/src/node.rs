@@ -102,6 +102,7 @@ pub struct Node {
     gossip: Gossip,
     limits: Limits,
     limits_started: bool,
+    limit_keys: usize,
     presence: Presence,
     liveness: Liveness,
     guard: ElectionGuard,
@@ -165,6 +166,7 @@ impl Node {
             ready: false,
             eligible: false,
             limits_started: false,
+            limit_keys: LIMIT_KEYS,
             heartbeats_sent: 0,
             reported: LeaderSight::default(),
             published: None,
@@ -189,13 +191,19 @@ impl Node {
         node
     }
 
+    /// Sets how many keys of limits have a counter of their own at one time; default 262 144. Counts from the next
+    /// [`Node::start_limits`].
+    pub fn set_limit_keys(&mut self, keys: usize) {
+        self.limit_keys = keys;
+    }
+
     /// Starts the limits, once it is known what an earlier process may have spent. A second call is ignored.
     pub fn start_limits(&mut self, recovery: Recovery, now: Now) {
         if self.limits_started {
             return;
         }
         self.limits_started = true;
-        self.limits = Limits::new(limits_config(&self.config, CAPACITY), recovery, now);
+        self.limits = Limits::new(limits_config(&self.config, self.limit_keys), recovery, now);
         self.limits.handle_definitions(&definitions(&self.intent), now);
         self.settle(now);
         self.refresh_view();
@@ -355,8 +363,8 @@ fn limits_config(config: &NodeConfig, capacity: usize) -> LimitsConfig {
     }
 }
 
-/// Keys with a counter of their own at one time.
-const CAPACITY: usize = 1 << 18;
+/// See [`Node::set_limit_keys`].
+const LIMIT_KEYS: usize = 1 << 18;
 
 /// Before the start no key is counted.
 const IDLE_CAPACITY: usize = 16;
