@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use portolan_model::{HashKey, NodeName, Now};
 use portolan_node::View;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 use crate::{
     access_log::{AccessLog, LogSink},
@@ -80,7 +80,7 @@ pub struct Proxy {
     http: Option<SocketAddr>,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
-    stopped: mpsc::Receiver<()>,
+    stopped: Mutex<mpsc::Receiver<()>>,
 }
 
 /// Binds the listeners and starts the workers.
@@ -115,7 +115,7 @@ pub fn start(
         let (shared, stopping, done) = (Arc::clone(&shared), stopping.clone(), done.clone());
         spawn(index, shared, listeners, stopping, done).map_err(StartError::Thread)?;
     }
-    Ok(Proxy { https: bound.https, http: bound.http, shared, stop, stopped })
+    Ok(Proxy { https: bound.https, http: bound.http, shared, stop, stopped: Mutex::new(stopped) })
 }
 
 fn spawn(
@@ -159,10 +159,10 @@ impl Proxy {
     }
 
     /// Stops accepting, tells clients to go, and returns when requests have finished or the grace period is over.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(&self) {
         let _ = self.stop.send(true);
         // Closed once every worker has dropped its end.
-        let _ = self.stopped.recv().await;
+        let _ = self.stopped.lock().await.recv().await;
     }
 }
 
