@@ -74,4 +74,30 @@ pub enum Error {
         #[source]
         source: rustls::Error,
     },
+    /// The data path does not start.
+    #[error(transparent)]
+    Proxy(#[from] portolan_proxy::StartError),
+    /// The server certificates cannot be used.
+    #[error(transparent)]
+    ServerCertificate(#[from] portolan_proxy::CertificateError),
+    /// Raft's data cannot be used.
+    #[error("cannot use Raft's data in `{path}`")]
+    Store {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: portolan_raft::StoreError,
+    },
+    /// Raft does not start.
+    #[error(transparent)]
+    Raft(#[from] portolan_raft::StartError),
+    /// The collector's address cannot be used.
+    #[error("cannot export spans to `{endpoint}`: {reason}")]
+    Telemetry {
+        /// What the node file says.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
+    },
 }

@@ -5,15 +5,32 @@
 
 mod run;
 
-mod error;
+mod node_loop;
 
-pub mod dns;
-
-pub mod certificates;
-pub mod clock;
-pub mod identity;
 pub mod mesh;
-pub mod verifier;
+mod raft_link;
 
+mod marks_file;
+mod probes;
+
+mod dns;
+
+mod admin;
+pub mod api;
+
+mod metrics;
+mod telemetry;
+
+mod certificates;
+mod identity;
+mod verifier;
+
+mod clock;
+mod error;
+mod files;
+
+pub use certificates::{CertificateError, ReloadingPair};
+pub use clock::Clock;
 pub use error::Error;
+pub use identity::{Identity, IdentityError, NodeIdentity};
 pub use run::run;

@@ -1,0 +1,184 @@
+//! What would become of a request, by the same functions that decide real ones. Sends nothing and charges nothing.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use http::{HeaderMap, HeaderValue, header};
+use portolan_config::{LimitKeyKind, Route};
+use portolan_geodns::RegionState;
+use portolan_limits::{DenyReason, Peek};
+use portolan_model::{Name, Now, RegionId};
+use portolan_node::{Subject, View};
+use portolan_proxy::{Denied, Verifier};
+use portolan_routing::{Found, Health, PickReason, RequestHead};
+
+use super::status::{millis, mode_word};
+use crate::{
+    api::{
+        AuthAnswer, CandidateAnswer, ChosenAnswer, ExplainAnswer, ExplainRequest, LimitVerdictAnswer,
+        RegionChoiceAnswer, UpstreamAnswer, VerdictAnswer,
+    },
+    identity::NodeIdentity,
+};
+
+/// Explains one request.
+pub(super) fn explain(
+    me: &NodeIdentity,
+    view: &View,
+    request: &ExplainRequest,
+    client: IpAddr,
+    now: Now,
+) -> ExplainAnswer {
+    let host = request.host.to_ascii_lowercase();
+    let head = RequestHead { host: &host, path: &request.path, method: &request.method };
+    let candidates = view.routes.explain(&head).into_iter().map(|candidate| CandidateAnswer {
+        route: candidate.route,
+        lost_because: candidate.lost_because.map(|reason| reason.to_string()),
+    });
+    let mut answer = ExplainAnswer {
+        node: me.name.clone(),
+        region: me.region.clone(),
+        revision: view.revision,
+        verdict: refuse("route", 404, "no route takes this host and path"),
+        route: None,
+        candidates: candidates.collect(),
+        auth: None,
+        limits: Vec::new(),
+        upstream: None,
+    };
+    match view.route(&head) {
+        Found::Route(route) => explain_route(&mut answer, view, &route, request, client, now),
+        Found::NotFound => {}
+        Found::MethodNotAllowed { allow } => {
+            let why = format!("the path takes {} only", allow.join(", "));
+            answer.verdict = refuse("route", 405, &why);
+        }
+    }
+    answer
+}
+
+fn explain_route(
+    answer: &mut ExplainAnswer,
+    view: &View,
+    route: &Route,
+    request: &ExplainRequest,
+    client: IpAddr,
+    now: Now,
+) {
+    answer.route = Some(route.name.clone());
+    let upstream = upstream(view, &route.service, now);
+    let found = upstream.endpoint.is_some();
+    let why = upstream.endpoint.as_ref().map_or_else(String::new, |endpoint| endpoint.why.clone());
+    answer.upstream = Some(upstream);
+    let (auth, denied) = authenticate(view, route, request, now);
+    let user = auth.user.clone();
+    answer.auth = Some(auth);
+    if let Some(denied) = denied {
+        let status = if denied == Denied::InsufficientScope { 403 } else { 401 };
+        answer.verdict = refuse("auth", status, &denied.to_string());
+        return;
+    }
+    let peeks = view.peek(route, &Subject { user: user.as_deref(), client }, now);
+    answer.limits = peeks.iter().map(|peek| limit_verdict(view, peek)).collect();
+    let refusal = peeks.iter().find_map(|peek| peek.refusal.map(|reason| (peek, reason)));
+    answer.verdict = match refusal {
+        Some((peek, reason)) => {
+            let status = if reason == DenyReason::Exhausted { 429 } else { 503 };
+            refuse("limits", status, &format!("limit `{}` is {}", peek.name, deny_word(reason)))
+        }
+        None if !view.limiter.active() => {
+            refuse("limits", 503, "this node has just started, its limits do not admit yet")
+        }
+        None if found => VerdictAnswer { outcome: "forward".into(), step: "upstream".into(), status: None, why },
+        None => refuse("upstream", 503, "the service has no endpoint"),
+    };
+}
+
+fn authenticate(view: &View, route: &Route, request: &ExplainRequest, now: Now) -> (AuthAnswer, Option<Denied>) {
+    let mut answer =
+        AuthAnswer { required: route.auth.clone(), scopes: route.scopes.clone(), user: None, refused: None };
+    let Some(auth) = route.auth.as_ref().and_then(|name| view.intent.snapshot.auth.get(name)) else {
+        return (answer, None);
+    };
+    let mut headers = HeaderMap::new();
+    let bearer = request.token.as_ref().map(|token| HeaderValue::try_from(format!("Bearer {token}")));
+    let denied = match bearer {
+        Some(Err(_)) => Some(Denied::Malformed),
+        bearer => {
+            headers.extend(bearer.and_then(Result::ok).map(|value| (header::AUTHORIZATION, value)));
+            match Verifier::new(auth.clone()).verify(&headers, route, now.wall) {
+                Ok(identity) => {
+                    answer.user = Some(identity.user.to_string());
+                    None
+                }
+                Err(denied) => Some(denied),
+            }
+        }
+    };
+    answer.refused = denied.map(|denied| denied.to_string());
+    (answer, denied)
+}
+
+fn limit_verdict(view: &View, peek: &Peek) -> LimitVerdictAnswer {
+    let limit = view.intent.snapshot.limits.get(&peek.name);
+    LimitVerdictAnswer {
+        limit: peek.name.clone(),
+        key: limit.map_or(LimitKeyKind::Global, |limit| limit.key).as_str().to_owned(),
+        on_partition: limit.map_or_else(Default::default, |limit| limit.on_partition).as_str().to_owned(),
+        slot: peek.slot,
+        quota: peek.quota,
+        share: peek.share,
+        used: peek.spent,
+        used_elsewhere: peek.others,
+        remaining: peek.remaining,
+        mode: mode_word(peek.mode).to_owned(),
+        resets_in_ms: millis(peek.resets_in),
+        verdict: peek.refusal.map_or("allow", deny_word).to_owned(),
+    }
+}
+
+fn upstream(view: &View, service: &Name, now: Now) -> UpstreamAnswer {
+    let mut endpoints: BTreeMap<&RegionId, (usize, usize)> = BTreeMap::new();
+    for endpoint in view.board.endpoints(now.mono).filter(|endpoint| endpoint.service.name == *service) {
+        let (all, usable) = endpoints.entry(endpoint.region).or_default();
+        *all += 1;
+        *usable += usize::from(matches!(endpoint.health, Health::Unknown | Health::Healthy));
+    }
+    let order = view.region_order.iter().map(|region| {
+        let (all, usable) = endpoints.get(region).copied().unwrap_or_default();
+        let state = state_word(view.states.get(region)).to_owned();
+        RegionChoiceAnswer { region: region.clone(), state, endpoints: all, usable }
+    });
+    let pick = view.pick(service, &[], now.mono, 0);
+    let endpoint = pick.map(|pick| ChosenAnswer {
+        region: pick.region.clone(),
+        address: pick.address.to_string(),
+        why: match pick.why {
+            PickReason::OwnRegion => "it is in this node's own region",
+            PickReason::NearestUsable => "it is in the nearest region with a usable endpoint",
+            PickReason::Panic => "no endpoint anywhere is usable; this one failed longest ago",
+        }
+        .to_owned(),
+    });
+    UpstreamAnswer { service: service.clone(), order: order.collect(), endpoint }
+}
+
+fn refuse(step: &str, status: u16, why: &str) -> VerdictAnswer {
+    VerdictAnswer { outcome: "refuse".into(), step: step.into(), status: Some(status), why: why.to_owned() }
+}
+
+fn deny_word(reason: DenyReason) -> &'static str {
+    match reason {
+        DenyReason::Exhausted => "exhausted",
+        DenyReason::Degraded => "degraded",
+        DenyReason::Closed => "closed",
+    }
+}
+
+fn state_word(state: RegionState) -> &'static str {
+    match state {
+        RegionState::Serving => "serving",
+        RegionState::Draining => "draining",
+        RegionState::Down => "down",
+        RegionState::DrainingDown => "draining_down",
+    }
+}

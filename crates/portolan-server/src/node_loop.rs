@@ -1,0 +1,214 @@
+//! Drives the sans-IO node: the clock, sockets, files and Raft on one side, its `handle_*` and `poll_*` on the other.
+//! Holds no policy. One task owns the node, so nothing in it needs a lock.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use portolan_config::Intent;
+use portolan_limits::{MarkSequence, Recovery};
+use portolan_model::codec;
+use portolan_node::{Class, Event, Message, Node, NodeStatus, RaftStatus, View};
+use portolan_proxy::Proxy;
+use portolan_raft::Raft;
+use portolan_routing::{EndpointId, ProbeOutcome};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Interval, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    clock::Clock,
+    marks_file::MarksWriter,
+    mesh::{Inbound, Mesh},
+    probes::Prober,
+};
+
+/// How often Raft is asked how it is.
+const RAFT_STATUS: Duration = Duration::from_millis(100);
+
+/// How often the data path's wish for a durable mark is looked at. It is uttered when half of what is durable is spent,
+/// so a few milliseconds delay nobody; a wake-up by every worker would cost the request path.
+const ATTENTION: Duration = Duration::from_millis(5);
+
+/// Longest sleep: a timer that the node forgot to set costs no more than this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// Envelopes taken in one turn before the node's outputs are looked at.
+const BATCH: usize = 64;
+
+/// Questions that wait for the loop.
+const QUESTIONS: usize = 64;
+
+/// Everything the loop turns.
+pub struct NodeLoop {
+    /// The core.
+    pub node: Node,
+    /// Read once per turn.
+    pub clock: Clock,
+    /// Where messages go.
+    pub mesh: Mesh,
+    /// Where messages come from.
+    pub inbound: mpsc::Receiver<Inbound>,
+    /// Told who may stand for election; asked how it is.
+    pub raft: Raft,
+    /// The intent, each time it changes.
+    pub intent: watch::Receiver<Arc<Intent>>,
+    /// What is known of the process before this one, once it is.
+    pub recovery: oneshot::Receiver<Recovery>,
+    /// Where marks are written.
+    pub marks: MarksWriter,
+    /// The highest write of marks that is on disk with all before it.
+    pub durable: watch::Receiver<MarkSequence>,
+    /// Makes probes.
+    pub prober: Prober,
+    /// What probes found.
+    pub outcomes: mpsc::Receiver<(EndpointId, ProbeOutcome)>,
+    /// Where the data path takes its view from.
+    pub view: Arc<ArcSwap<View>>,
+    /// Requests that wait for a mark are told when it is on disk.
+    pub proxy: Arc<Proxy>,
+    /// Questions of the admin API.
+    pub questions: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
+}
+
+/// Asks the loop for the node's status.
+#[derive(Clone)]
+pub struct NodeQueries(mpsc::Sender<oneshot::Sender<NodeStatus>>);
+
+impl NodeQueries {
+    /// A handle for askers and the end that the loop takes.
+    pub fn new() -> (Self, mpsc::Receiver<oneshot::Sender<NodeStatus>>) {
+        let (sender, receiver) = mpsc::channel(QUESTIONS);
+        (Self(sender), receiver)
+    }
+
+    /// The node's status; `None` when the loop has ended.
+    pub async fn status(&self) -> Option<NodeStatus> {
+        let (answer, status) = oneshot::channel();
+        self.0.send(answer).await.ok()?;
+        status.await.ok()
+    }
+}
+
+impl NodeLoop {
+    /// Turns until dropped.
+    pub async fn run(mut self) {
+        let mut raft_ticks = ticks(RAFT_STATUS);
+        let mut attention_ticks = ticks(ATTENTION);
+        let mut recovered = false;
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let timer = sleep_until(self.wake());
+            // Messages come last: however many there are, timers and marks have their turn.
+            tokio::select! {
+                biased;
+                Ok(()) = self.durable.changed() => {
+                    let sequence = *self.durable.borrow_and_update();
+                    self.node.handle_durable(sequence, self.clock.now());
+                    self.proxy.notify_marks();
+                }
+                Ok(()) = self.intent.changed() => {
+                    let intent = self.intent.borrow_and_update().clone();
+                    self.node.handle_intent(intent, self.clock.now());
+                }
+                recovery = &mut self.recovery, if !recovered => {
+                    recovered = true;
+                    self.node.start_limits(recovery.unwrap_or(Recovery::Lost), self.clock.now());
+                }
+                Some((endpoint, outcome)) = self.outcomes.recv() => {
+                    self.node.handle_probe(endpoint, outcome, self.clock.now());
+                }
+                Some(answer) = self.questions.recv() => {
+                    // Fails when the asker has gone.
+                    let _ = answer.send(self.node.status(self.clock.now()));
+                }
+                _ = raft_ticks.tick() => self.node.handle_raft_status(raft_status(&self.raft), self.clock.now()),
+                _ = attention_ticks.tick() => {
+                    if !self.view.load().limiter.take_attention() {
+                        continue;
+                    }
+                    self.node.handle_timeout(self.clock.now());
+                }
+                () = timer => self.node.handle_timeout(self.clock.now()),
+                taken = self.inbound.recv_many(&mut batch, BATCH) => match taken {
+                    0 => return,
+                    _ => batch.drain(..).for_each(|inbound| self.take(inbound)),
+                },
+            }
+            self.carry_out();
+        }
+    }
+
+    fn wake(&self) -> tokio::time::Instant {
+        let latest = self.clock.now().mono + LONGEST_SLEEP;
+        self.clock.deadline(self.node.poll_timeout().map_or(latest, |at| at.min(latest)))
+    }
+
+    fn take(&mut self, inbound: Inbound) {
+        match codec::decode::<Message>(&inbound.envelope) {
+            Ok(message) => {
+                if let Err(refused) = self.node.handle_message(&inbound.from.name, message, self.clock.now()) {
+                    debug!(from = %inbound.from.name, %refused, "message refused");
+                }
+            }
+            Err(error) => {
+                debug!(from = %inbound.from.name, %error, "message does not decode");
+                self.mesh.count_malformed();
+            }
+        }
+    }
+
+    /// Carries out everything that the node wants done.
+    fn carry_out(&mut self) {
+        while let Some(event) = self.node.poll_event() {
+            self.note(&event);
+        }
+        while let Some(transmit) = self.node.poll_transmit() {
+            match codec::encode(&transmit.message) {
+                Ok(envelope) if transmit.class == Class::Datagram => {
+                    self.mesh.send_datagram(&transmit.to, envelope.into());
+                }
+                Ok(envelope) => self.mesh.send_stream(&transmit.to, envelope.into()),
+                Err(error) => warn!(to = %transmit.to, %error, "a message of this node does not encode"),
+            }
+        }
+        while let Some(probe) = self.node.poll_probe() {
+            self.prober.start(probe);
+        }
+        while let Some(write) = self.node.poll_marks() {
+            self.marks.write(write);
+        }
+        if self.node.view_version() != self.view.load().version {
+            self.view.store(self.node.view());
+        }
+    }
+
+    fn note(&self, event: &Event) {
+        match event {
+            Event::EligibleForElection(eligible) => self.raft.set_eligible(*eligible),
+            Event::EndpointHealth { .. } | Event::MemberUp { .. } | Event::MemberDown { .. } => debug!(?event),
+            Event::RegionDown { .. } | Event::PeerStale { .. } | Event::Ready(false) => warn!(?event, "node"),
+            Event::RegionUp { .. } | Event::PeerFresh { .. } | Event::Ready(true) | Event::Limits(_) => {
+                info!(?event, "node");
+            }
+        }
+    }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+fn raft_status(raft: &Raft) -> RaftStatus {
+    let status = raft.status();
+    RaftStatus {
+        leader: status.leader.map(|(member, _)| member),
+        leader_is_live: status.leader_is_live,
+        is_leader: status.role == portolan_raft::Role::Leader,
+        term: status.term,
+        voters: status.voters,
+    }
+}
