@@ -107,6 +107,7 @@ pub struct Stats {
 /// The gossip of one node.
 pub struct Gossip {
     name: NodeName,
+    /// Sorted.
     peers: Vec<NodeName>,
     membership: Membership,
     facts: Facts,
@@ -243,6 +244,9 @@ impl Gossip {
                 continue;
             }
             let (node, key) = (update.node.clone(), update.key.clone());
+            if !self.has_place_for(&node) {
+                return Err(Refused::TooManyNodes);
+            }
             match self.facts.merge(update, now) {
                 Merged::Newer => {
                     self.stats.facts_taken += 1;
@@ -275,6 +279,12 @@ impl Gossip {
         }
         self.send_facts(from, nodes);
         Ok(())
+    }
+
+    /// Whether facts about `node` may be held: strangers cannot take the places of configured nodes.
+    fn has_place_for(&self, node: &NodeName) -> bool {
+        let configured = self.peers.binary_search(node).is_ok();
+        configured || self.facts.knows(node) || self.facts.node_count() + self.peers.len() < MAX_NODES
     }
 
     /// An earlier process of this name got further than this one (its clock was ahead): live after it.

@@ -58,7 +58,8 @@ impl Membership {
             effects: Effects::default(),
             timers: BTreeMap::new(),
             next_timer: 0,
-            named: BTreeSet::new(),
+            // From the start, so that strangers cannot take the places of configured nodes.
+            named: contacts.iter().cloned().collect(),
             next_announce: now,
             contacts,
         }

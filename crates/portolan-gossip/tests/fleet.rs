@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use portolan_gossip::{Event, FactKey, Gossip, GossipConfig, Message, Refused};
+use portolan_gossip::{Event, FactKey, FactUpdate, Gossip, GossipConfig, MAX_NODES, Message, Refused};
 use portolan_model::{NodeName, Now, Timestamp, WallTime, codec};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -262,6 +262,20 @@ fn members_and_facts_raise_events() {
     let says = |event: Event| fleet.transcript.iter().any(|line| line.ends_with(&format!(" b: {event:?}")));
     assert!(says(Event::MemberUp(node("a"))));
     assert!(says(Event::FactChanged { node: node("a"), key: key("k") }));
+}
+
+#[test]
+fn strangers_cannot_take_the_places_of_configured_nodes() {
+    let mut fleet = Fleet::new(&["a", "b", "c"], 1, 0.0);
+    let now = fleet.now();
+    let fact =
+        |name: String| FactUpdate { node: node(&name), key: key("k"), incarnation: 1, version: 1, value: vec![] };
+    let a = fleet.nodes.get_mut(&node("a")).expect("the node runs");
+    let mut tell = |name: String| a.handle_message(&node("b"), Message::Delta(vec![fact(name)]), now);
+    let taken = (0..2 * MAX_NODES).filter(|stranger| tell(format!("s{stranger}")).is_ok()).count();
+    assert_eq!(taken, MAX_NODES - 2);
+    assert_eq!(tell("one-more".into()), Err(Refused::TooManyNodes));
+    assert_eq!((tell("b".into()), tell("c".into())), (Ok(()), Ok(())));
 }
 
 fn damaged(mut bytes: Vec<u8>, at: usize, with: u8) -> Vec<u8> {
