@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gateway;
+use crate::{
+    Faults,
+    fault::{Report, Span},
+    gateway,
+};
 
 /// One text with the path by which faults name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +26,27 @@ pub struct Bundle {
     pub document: SourceFile,
     /// Files that the document names, by the name written there.
     pub attachments: BTreeMap<String, String>,
+}
+
+impl SourceFile {
+    /// Takes the bytes of a file, or says where they stop being UTF-8.
+    pub fn from_bytes(path: &str, bytes: Vec<u8>) -> Result<Self, Faults> {
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Self { path: path.to_owned(), text }),
+            Err(error) => {
+                let (valid, byte) =
+                    (error.utf8_error().valid_up_to(), error.as_bytes()[error.utf8_error().valid_up_to()]);
+                let good = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
+                let (line, column) =
+                    (good.matches('\n').count() + 1, good.chars().rev().take_while(|c| *c != '\n').count() + 1);
+                let file = Self { path: path.to_owned(), text: good };
+                let mut report = Report::new(&file);
+                let message = format!("the byte 0x{byte:02X} is not UTF-8");
+                report.fault(Span { line, column, width: 1 }, message, "save the file as UTF-8".to_owned());
+                Err(report.take())
+            }
+        }
+    }
 }
 
 impl Bundle {

@@ -303,7 +303,9 @@ pub(crate) fn within<T: PartialOrd>(
 pub(crate) fn dangling<'k>(node: &Node, what: &str, known: impl IntoIterator<Item = &'k str>, report: &mut Report<'_>) {
     let Value::Scalar(word) = &node.value else { return };
     let message = format!("{} names no {what}", node.quoted());
-    let remedy = suggest::remedy(word, known).or_else(|| Some(format!("no {what} is defined")));
+    // Comparing with thousands of names pays for a fault that will be shown.
+    let remedy = if report.is_full() { None } else { suggest::remedy(word, known) };
+    let remedy = remedy.or_else(|| Some(format!("no {what} is defined")));
     report.fault(node.at, message, remedy);
 }
 

@@ -110,9 +110,14 @@ impl<'a> Report<'a> {
         self.faults.is_empty()
     }
 
+    /// Whether more faults are only counted.
+    pub fn is_full(&self) -> bool {
+        self.faults.len() >= MAX_FAULTS
+    }
+
     /// Notes a fault. Beyond [`MAX_FAULTS`] it is only counted.
     pub fn fault(&mut self, at: Span, message: impl Into<String>, remedy: impl Into<Option<String>>) {
-        if self.faults.len() >= MAX_FAULTS {
+        if self.is_full() {
             self.untold += 1;
             return;
         }

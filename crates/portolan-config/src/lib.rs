@@ -15,6 +15,7 @@ mod tree;
 mod decode;
 mod suggest;
 
+mod diff;
 mod gateway;
 mod snapshot;
 
@@ -39,6 +40,7 @@ mod schema;
 pub use binding::{LimitBinding, LimitId};
 pub use bundle::{Bundle, SourceFile, attachments};
 pub use command::{Applied, Command, Refusal};
+pub use diff::diff;
 pub use fault::{Fault, Faults};
 pub use history::HistoryEntry;
 pub use intent::{Drain, Intent, IntentError, MemberRecord};

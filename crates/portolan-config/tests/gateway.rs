@@ -102,3 +102,41 @@ fn a_key_set_must_hold_keys() {
     check(r#"{"keys":[]}"#, "has an empty `keys` list");
     check(r#"{"keys":[{"kid":"1"}]}"#, "has a key without `kty`");
 }
+
+#[test]
+fn a_difference_names_what_came_went_and_changed() {
+    let old = "
+version: 1
+services: { s: { endpoints: { us-east: [http://a:1] } }, t: { endpoints: { us-east: [http://t:1] } } }
+limits: { total: { key: global, rate: 5/s } }
+routes: { r: { match: { path: /r }, service: s, limits: [total] }, x: { match: { path: /x }, service: s } }
+dns: { example.test: { api: { regions: all } } }
+";
+    let new = "
+version: 1
+listener: { max_headers: 50 }
+services: { s: { endpoints: { us-east: [http://a:1, http://a:2] } }, t: { endpoints: { us-east: [http://t:1] } } }
+limits: { total: { rate: 9/s, key: global }, more: { key: client, rate: 1/min } }
+routes: { r: { match: { path: /r/**, methods: [GET] }, service: s } }
+dns: { example.test: { api: { regions: [us-east] } } }
+";
+    let lines = portolan_config::diff(&parse(old), &parse(new));
+    let expected = [
+        "~ listener: max_headers 100 -> 50",
+        "~ service s: us-east [http://a:1] -> [http://a:1, http://a:2]",
+        "+ limit more: key client, rate 1/min, on_partition static, expose_slot false",
+        "~ limit total: rate 5/s -> 9/s",
+        "~ route r: limits was [total], path /r -> /r/**, methods [GET]",
+        "- route x",
+        "~ dns api.example.test: regions [ap-southeast, eu-west, us-east] -> [us-east]",
+    ];
+    assert_eq!(lines, expected);
+    assert!(portolan_config::diff(&parse(old), &parse(&format!("# same\n{old}"))).is_empty());
+}
+
+#[test]
+fn bytes_that_are_not_utf_8_are_placed() {
+    let faults = SourceFile::from_bytes("g.yaml", b"version: 1\nname: caf\xe9\n".to_vec()).expect_err("not UTF-8");
+    assert_eq!(faults.to_string(), "g.yaml:2:10: the byte 0xE9 is not UTF-8; save the file as UTF-8");
+    assert!(SourceFile::from_bytes("g.yaml", "version: 1 # é".into()).is_ok());
+}
