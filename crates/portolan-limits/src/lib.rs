@@ -26,6 +26,8 @@ mod outbox;
 mod peers;
 mod replica;
 mod rights;
+mod shared;
+mod spend;
 mod table;
 mod verdict;
 mod word;

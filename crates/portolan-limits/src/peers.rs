@@ -149,8 +149,9 @@ impl Peers {
 }
 
 impl Peer {
+    /// The two directions are judged apart: added up, ordinary loss in both would look like silence in one.
     fn is_silent(&self, stale_after: Duration, now: Timestamp) -> bool {
-        now.since(self.heard.min(self.hears_us)) > stale_after
+        now.since(self.heard) > stale_after || self.heard.since(self.hears_us) > stale_after
     }
 
     fn enter(&mut self, region: usize, state: PeerState, now: Timestamp) -> Change {

@@ -6,10 +6,7 @@ mod report;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,13 +21,14 @@ use crate::{
     horizon::{Barrier, CLOCK_TOLERANCE},
     key::Key,
     ledger::{Joined, Ledger},
-    limiter::{Limiter, Shared},
+    limiter::Limiter,
     marks::{MAX_MARKS, Mark, MarkSequence, MarkWrite, Recovery},
     message::{MAX_REGIONS, Message},
     outbox::{Events, Outbox},
     peers::{Change, GOSSIP_INTERVAL, Mode, PeerState, Peers},
     rights::{Live, Rights},
-    table::{Table, Tenant},
+    shared::Shared,
+    table::Tenant,
     word::Word,
 };
 
@@ -157,15 +155,7 @@ impl Limits {
         let me = regions.iter().position(|region| *region == config.region).unwrap_or(0);
         let names: Vec<&[u8]> = regions.iter().map(|region| region.as_str().as_bytes()).collect();
         let barrier = Barrier::new(&recovery, now);
-        let shared = Arc::new(Shared {
-            hash_key: config.hash_key,
-            table: Table::new(config.capacity),
-            barrier,
-            horizon: AtomicU64::new(0),
-            clock: AtomicU64::new(now.wall.as_unix_millis()),
-            attention: AtomicBool::new(false),
-            overflowed: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(config.hash_key, config.capacity, barrier, now));
         let mut recovered = BTreeMap::<LimitId, Vec<Mark>>::new();
         if let Recovery::Marks(marks) = recovery {
             marks.marks.into_iter().for_each(|mark| recovered.entry(mark.limit).or_default().push(mark));
@@ -225,8 +215,7 @@ impl Limits {
         let writes: Vec<MarkWrite> = self.durability.release(sequence).collect();
         let limiter = self.limiter();
         for write in writes {
-            let before = self.shared.horizon.fetch_max(write.horizon.as_unix_millis(), SeqCst);
-            if before == 0 {
+            if self.shared.raise_horizon(write.horizon) == WallTime::default() {
                 self.events.push(Event::Active);
             }
             for mark in write.marks {
@@ -328,7 +317,7 @@ impl Limits {
             }
         });
         for rights in limiter.all_rights() {
-            if rights.live.overflow_moved.swap(false, SeqCst) {
+            if rights.live.take_overflow_moved() {
                 let counter = &rights.live.overflow;
                 let slot = counter.own().slot_near(rights.terms.slot(wall));
                 let (ceiling, others) = (rights.ceiling(counter, slot), counter.others(slot));
@@ -474,7 +463,7 @@ impl Limits {
         let wall = self.shared.wall(now);
         if now.wall + CLOCK_STEP < wall {
             let slewed = wall + elapsed * 9 / 10;
-            self.shared.clock.fetch_max(slewed.as_unix_millis(), SeqCst);
+            self.shared.raise_clock(slewed);
         }
         self.last = now;
     }

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -42,7 +42,7 @@ pub(crate) struct Live {
     /// Its ceiling holds for every key of the limit: set when there are too many keys for marks of their own.
     pub every: Counter,
     /// The overflow counter moved since the state machine last looked.
-    pub overflow_moved: AtomicBool,
+    overflow_moved: AtomicBool,
 }
 
 /// What a decision about one counter in one slot reads.
@@ -136,8 +136,7 @@ impl Rights {
         }
     }
 
-    /// `retry_at` is when asking again can succeed.
-    pub fn denial(&self, slot: u64, reason: DenyReason, retry_at: WallTime, wall: WallTime) -> Denial {
+    pub fn denial(&self, slot: u64, reason: DenyReason, retry_after: Duration) -> Denial {
         Denial {
             limit: self.id,
             name: self.name.clone(),
@@ -146,7 +145,7 @@ impl Rights {
             quota: self.terms.quota,
             window: self.window(),
             remaining: 0,
-            retry_after: retry_at.since(wall),
+            retry_after,
             expose_slot: self.expose_slot,
         }
     }
@@ -164,6 +163,17 @@ impl Live {
             every: Counter::default(),
             overflow_moved: AtomicBool::new(false),
         }
+    }
+
+    /// Says that the overflow counter moved.
+    pub fn note_overflow(&self, overflowed: &AtomicU64) {
+        self.overflow_moved.store(true, SeqCst);
+        overflowed.fetch_add(1, SeqCst);
+    }
+
+    /// Whether the overflow counter moved since this was last asked.
+    pub fn take_overflow_moved(&self) -> bool {
+        self.overflow_moved.swap(false, SeqCst)
     }
 
     pub fn mode(&self) -> Mode {

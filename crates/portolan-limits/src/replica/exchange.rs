@@ -48,8 +48,7 @@ impl Limits {
         let ahead = heartbeat.sent.since(self.wall());
         let sound = ahead <= CLOCK_TOLERANCE;
         if sound {
-            let sent = heartbeat.sent.as_unix_millis();
-            self.shared.clock.fetch_max(sent, std::sync::atomic::Ordering::SeqCst);
+            self.shared.raise_clock(heartbeat.sent);
         } else if !self.clock_ahead[from] {
             self.stats.clocks_ahead += 1;
             self.events.push(Event::ClockAhead { region: self.regions[from].clone(), by: ahead });
