@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Rehearses a fleet: the real node and the real Raft under virtual time, over a network, disks and faults that follow
+//! from a seed. The same scenario and seed give the same run, packet for packet.
+//!
+//! Start reading at [`run`]; what happens inside is in `world`. Modelled: delays, loss, cuts, crashes, disks that keep
+//! what was synced, clocks that are a little off, clients that follow DNS. Not modelled: the operating system, TLS,
+//! connections, and endpoints that fail. Never reads a real clock, opens a file or draws an unseeded number.
+
+mod run;
+
+mod world;
+
+mod clients;
+mod faults;
+mod host;
+
+mod agenda;
+mod chance;
+mod clock;
+mod network;
+mod wire;
+
+mod oracle;
+mod watch;
+
+mod outcome;
+mod report;
+mod sources;
+mod trace;
+
+pub use outcome::{FailedExpectation, Figures, Invariant, LimitFigures, Outcome, RequestCounts, Verdict, Violation};
+pub use report::Report;
+pub use run::run;
+pub use sources::{SourceError, Sources};
+pub use trace::{PacketCounts, TimedEvent};

@@ -1,0 +1,39 @@
+//! What is due when: one queue for the whole world, so that things that fall on one moment happen in the order in which
+//! they were planned.
+
+use std::collections::BTreeMap;
+
+use portolan_model::Timestamp;
+
+/// Plans by time, then by the order of planning.
+pub struct Agenda<T> {
+    plans: BTreeMap<(Timestamp, u64), T>,
+    planned: u64,
+}
+
+impl<T> Agenda<T> {
+    /// Nothing planned.
+    pub fn new() -> Self {
+        Self { plans: BTreeMap::new(), planned: 0 }
+    }
+
+    /// Plans something.
+    pub fn plan(&mut self, at: Timestamp, what: T) {
+        self.plans.insert((at, self.planned), what);
+        self.planned += 1;
+    }
+
+    /// When the next plan is due.
+    pub fn next_at(&self) -> Option<Timestamp> {
+        self.plans.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Takes the next plan that is due.
+    pub fn take_due(&mut self, now: Timestamp) -> Option<T> {
+        let (due, _) = *self.plans.first_key_value()?.0;
+        if due > now {
+            return None;
+        }
+        self.plans.pop_first().map(|(_, what)| what)
+    }
+}

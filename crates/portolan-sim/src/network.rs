@@ -1,0 +1,102 @@
+//! Decides the fate of every packet: how long it takes, whether it is lost, whether a cut swallows it.
+//!
+//! One-way delay is half the round trip between the regions plus jitter. Datagrams are lost; what travels on a stream
+//! is sent again after a round trip, as QUIC would, so loss makes it late. A cut swallows both. Never moves bytes itself:
+//! the world does, at the time that is returned here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use portolan_config::{Direction, RegionMap};
+use portolan_model::{Ratio, RegionId};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use tokio::time::Duration;
+
+use crate::chance;
+
+/// How a packet travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// Once; may be lost.
+    Datagram,
+    /// Repeated until it arrives.
+    Stream,
+}
+
+/// What becomes of a packet when it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It arrives after this time, unless a cut falls in between.
+    Arrives(Duration),
+    /// It is lost.
+    Lost,
+    /// A cut lies in its way.
+    Cut,
+}
+
+/// Longest run of losses of one packet on a stream: after it the connection would be given up.
+const MAX_REPEATS: u32 = 8;
+
+/// The links between all pairs of regions.
+pub struct Network {
+    regions: Arc<RegionMap>,
+    loss: Ratio,
+    jitter: Duration,
+    seed: u64,
+    draws: BTreeMap<(RegionId, RegionId), ChaCha8Rng>,
+    cuts: BTreeMap<usize, Cut>,
+}
+
+struct Cut {
+    side: BTreeSet<RegionId>,
+    direction: Direction,
+}
+
+impl Network {
+    /// Takes round trips from `regions`.
+    pub fn new(regions: Arc<RegionMap>, loss: Ratio, jitter: Duration, seed: u64) -> Self {
+        Self { regions, loss, jitter, seed, draws: BTreeMap::new(), cuts: BTreeMap::new() }
+    }
+
+    /// Cuts `side` off from all other regions until [`Network::heal`] is called with the same number.
+    pub fn cut(&mut self, number: usize, side: &[RegionId], direction: Direction) {
+        self.cuts.insert(number, Cut { side: side.iter().cloned().collect(), direction });
+    }
+
+    /// Ends a cut.
+    pub fn heal(&mut self, number: usize) {
+        self.cuts.remove(&number);
+    }
+
+    /// Whether a cut swallows what `from` sends to `to`.
+    pub fn is_cut(&self, from: &RegionId, to: &RegionId) -> bool {
+        self.cuts.values().any(|cut| match (cut.side.contains(from), cut.side.contains(to)) {
+            (true, false) => cut.direction != Direction::In,
+            (false, true) => cut.direction != Direction::Out,
+            _ => false,
+        })
+    }
+
+    /// Decides what becomes of a packet that leaves at this moment.
+    pub fn depart(&mut self, from: &RegionId, to: &RegionId, carriage: Carriage) -> Departure {
+        // Drawn before the cut is looked at, so that a cut shifts no later draw.
+        let seed = self.seed;
+        let link = || chance::stream(seed, "link", &format!("{from} {to}"));
+        let draw = self.draws.entry((from.clone(), to.clone())).or_insert_with(link);
+        let jitter = self.jitter.mul_f64(draw.random_range(0.0..1.0));
+        let repeats = (0..MAX_REPEATS).take_while(|_| draw.random_range(0..Ratio::ONE.parts()) < self.loss.parts());
+        let repeats = repeats.count() as u32;
+        if self.is_cut(from, to) {
+            return Departure::Cut;
+        }
+        let rtt = self.regions.rtt(from, to);
+        match carriage {
+            Carriage::Datagram if repeats > 0 => Departure::Lost,
+            Carriage::Datagram => Departure::Arrives(rtt / 2 + jitter),
+            Carriage::Stream => Departure::Arrives(rtt / 2 + jitter + rtt * repeats),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Watches a run from outside: counts what was allowed and acknowledged, and says when something happened that must
+//! not. Never asks the code under test for the very figure it checks: a limit is counted from verdicts, not from the
+//! counters of the ledger, which cannot see two owners that write the same cell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portolan_config::{OnPartition, Route};
+use portolan_limits::Charge;
+use portolan_model::{MemberId, Name, NodeName, Revision, Timestamp};
+
+use crate::outcome::{Invariant, LimitFigures, Violation};
+
+/// Violations kept; a broken run repeats itself.
+const MAX_VIOLATIONS: usize = 50;
+
+/// Everything seen so far.
+pub struct Oracle {
+    regions: u64,
+    slots: BTreeMap<SlotKey, Spent>,
+    leaders: BTreeMap<u64, MemberId>,
+    revisions: BTreeMap<NodeName, Revision>,
+    acknowledged: BTreeSet<Revision>,
+    violations: Vec<Violation>,
+}
+
+/// One counter of one slot: the limit's number and name, the subject and the slot.
+type SlotKey = (u32, Name, String, u64);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Spent {
+    admitted: u64,
+    quota: u64,
+    bound: u64,
+}
+
+impl Oracle {
+    /// Watches a fleet of this many regions.
+    pub fn new(regions: usize) -> Self {
+        Self {
+            regions: regions as u64,
+            slots: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// Notes that something must not have happened.
+    pub fn violate(&mut self, at: Timestamp, invariant: Invariant, detail: String) {
+        if self.violations.len() < MAX_VIOLATIONS {
+            self.violations.push(Violation { at_ms: at.as_nanos() / 1_000_000, invariant, detail });
+        }
+    }
+
+    /// Counts one allowed request against a limit. `subject` is what the limit counts apart, as this side sees it.
+    pub fn admit(&mut self, charge: &Charge, policy: OnPartition, subject: &str, at: Timestamp) {
+        // `open` may reach the whole quota on every side of a partition, and there are as many sides as regions at most.
+        let sides = if policy == OnPartition::Open { self.regions } else { 1 };
+        let key = (charge.limit.0, charge.name.clone(), subject.to_owned(), charge.slot);
+        let spent = self.slots.entry(key).or_default();
+        spent.admitted += 1;
+        // While a limit changes, the larger of both quotas holds.
+        spent.quota = spent.quota.max(charge.quota);
+        spent.bound = spent.bound.max(charge.quota * sides);
+        let (spent, name, slot) = (*spent, &charge.name, charge.slot);
+        if spent.admitted == spent.bound + 1 {
+            let detail = format!(
+                "limit `{name}` admitted {} for {subject} in slot {slot}, at most {} may be",
+                spent.admitted, spent.bound
+            );
+            self.violate(at, Invariant::LimitBound, detail);
+        }
+    }
+
+    /// Notes who leads a term. Returns whether this leader was not seen before.
+    pub fn lead(&mut self, term: u64, leader: MemberId, at: Timestamp) -> bool {
+        match self.leaders.insert(term, leader) {
+            Some(other) if other != leader => {
+                let detail = format!("term {term} has the leaders {other} and {leader}");
+                self.violate(at, Invariant::OneLeaderPerTerm, detail);
+                false
+            }
+            other => other.is_none(),
+        }
+    }
+
+    /// Changes of the leader after the first election.
+    pub fn leader_changes(&self) -> u64 {
+        let mut leaders: Vec<_> = self.leaders.values().collect();
+        leaders.dedup();
+        leaders.len().saturating_sub(1) as u64
+    }
+
+    /// Notes that an operator was told that a revision is accepted.
+    pub fn acknowledge(&mut self, revision: Revision) {
+        self.acknowledged.insert(revision);
+    }
+
+    /// Notes the revision in force on a node.
+    pub fn run_revision(&mut self, node: &NodeName, revision: Revision, at: Timestamp) {
+        let before = self.revisions.insert(node.clone(), revision).unwrap_or_default();
+        if revision < before {
+            let detail = format!("`{node}` fell from revision {before} to {revision}");
+            self.violate(at, Invariant::RevisionNeverFalls, detail);
+        }
+    }
+
+    /// A node lost its disk and may begin anew.
+    pub fn forget_revision(&mut self, node: &NodeName) {
+        self.revisions.remove(node);
+    }
+
+    /// Holds a node's history against what was acknowledged. Older entries than the first kept one are forgotten by
+    /// design.
+    pub fn check_history(&mut self, node: &NodeName, history: &BTreeSet<Revision>, at: Timestamp) {
+        let first = history.first().copied().unwrap_or(Revision(0));
+        let missing: Vec<_> = self.acknowledged.range(first..).filter(|revision| !history.contains(revision)).collect();
+        if let Some(revision) = missing.first() {
+            let detail = format!("revision {revision} was acknowledged, `{node}` does not know it");
+            self.violate(at, Invariant::AcknowledgedRevisionKept, detail);
+        }
+    }
+
+    /// Figures of every limit that was charged.
+    pub fn limits(&self) -> BTreeMap<String, LimitFigures> {
+        let mut limits: BTreeMap<String, LimitFigures> = BTreeMap::new();
+        for ((_, name, _, _), spent) in &self.slots {
+            let figures = limits.entry(name.to_string()).or_default();
+            figures.slots += 1;
+            figures.quota = figures.quota.max(spent.quota);
+            figures.bound = figures.bound.max(spent.bound);
+            figures.most_admitted = figures.most_admitted.max(spent.admitted);
+        }
+        limits
+    }
+
+    /// All that went wrong, in order of time.
+    pub fn into_violations(self) -> Vec<Violation> {
+        self.violations
+    }
+}
+
+/// What a limit counts apart, as seen from outside.
+pub fn subject(kind: portolan_config::LimitKeyKind, route: &Route, user: Option<&str>, client: &str) -> String {
+    use portolan_config::LimitKeyKind as Kind;
+    match kind {
+        Kind::Global => "everyone".to_owned(),
+        Kind::Service => format!("service {}", route.service),
+        Kind::Route => format!("route {}", route.name),
+        Kind::User => format!("user {}", user.unwrap_or_default()),
+        Kind::ClientAddress => format!("client {client}"),
+    }
+}

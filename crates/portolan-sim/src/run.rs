@@ -1,0 +1,123 @@
+//! One run from first start to verdict.
+
+use portolan_config::{Bound, Comparison, Scenario};
+use portolan_model::Ratio;
+use tokio::{sync::mpsc, time::Duration};
+
+use crate::{
+    Sources, chance,
+    outcome::{FailedExpectation, Invariant, Outcome, Verdict},
+    wire::Errand,
+    world::{Plan, World},
+};
+
+/// Longest first start of a fleet; beyond it the scenario does not begin.
+const START_BOUND: Duration = Duration::from_secs(60);
+
+/// How long the fleet may take to agree after the last fault where the scenario does not say.
+const AGREEMENT_BOUND: Duration = Duration::from_secs(30);
+
+/// Runs `scenario` once. Takes a thread of its own, since Raft's random numbers belong to a thread, and returns when
+/// the run is over; may be called from anywhere, also from asynchronous code that can wait.
+pub fn run(scenario: &Scenario, sources: &Sources, seed: u64) -> Outcome {
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime =
+                builder.enable_time().start_paused(true).build().expect("a runtime without I/O needs nothing");
+            portolan_raft::seed_thread(chance::derived_seed(seed, "raft", ""));
+            runtime.block_on(play(scenario, sources, seed))
+        });
+        run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+async fn play(scenario: &Scenario, sources: &Sources, seed: u64) -> Outcome {
+    let (mut world, mut incoming) = World::new(scenario, sources, seed);
+    if start(&mut world, &mut incoming).await {
+        world.begin();
+        for (step, planned) in scenario.steps.iter().enumerate() {
+            world.plan_at(planned.at, Plan::Begin(step));
+        }
+        for client in 0..world.clients.len() {
+            world.plan_at(Duration::ZERO, Plan::Load(client));
+        }
+        let elapsed = |world: &World<'_>| Duration::from_nanos(world.since_zero().as_nanos());
+        world.turn(&mut incoming, |world| elapsed(world) >= scenario.length).await;
+        world.become_quiet();
+        let bound = scenario.expect.converged_within.unwrap_or(AGREEMENT_BOUND);
+        if !world.faults_remain() {
+            let end = scenario.length + bound;
+            world.turn(&mut incoming, |world| world.has_settled() || elapsed(world) >= end).await;
+            world.judge_agreement(bound);
+            world.judge_histories();
+        }
+    } else {
+        let detail = "the fleet did not become ready".to_owned();
+        world.oracle.violate(world.since_zero(), Invariant::Converges, detail);
+    }
+    verdict(world)
+}
+
+/// Starts all nodes and puts the first document in force; false when that takes too long.
+async fn start(world: &mut World<'_>, incoming: &mut mpsc::UnboundedReceiver<Errand>) -> bool {
+    for host in 0..world.hosts.len() {
+        world.start_host(host);
+    }
+    world.order_first_document();
+    let now = world.clock.now();
+    world.agenda.plan(now, Plan::Observe);
+    let late = |world: &World<'_>| world.clock.now().since(now) >= START_BOUND;
+    world.turn(incoming, |world| world.is_ready() || late(world)).await;
+    world.is_ready()
+}
+
+fn verdict(mut world: World<'_>) -> Outcome {
+    world.figures.virtual_ms = world.since_zero().as_nanos() / 1_000_000;
+    world.figures.limits = world.oracle.limits();
+    world.figures.leader_changes = world.oracle.leader_changes();
+    world.figures.packets = world.trace.packets;
+    let failed_expectations = failed_expectations(&world);
+    let World { oracle, trace, figures, seed, .. } = world;
+    let violations = oracle.into_violations();
+    let verdict = match (violations.is_empty(), failed_expectations.is_empty()) {
+        (false, _) => Verdict::InvariantBroken,
+        (true, false) => Verdict::ExpectationFailed,
+        (true, true) => Verdict::Pass,
+    };
+    let trace_hash = trace.hash();
+    Outcome { seed, verdict, violations, failed_expectations, figures, trace_hash, events: trace.into_events() }
+}
+
+fn failed_expectations(world: &World<'_>) -> Vec<FailedExpectation> {
+    let (expect, figures) = (&world.scenario.expect, &world.figures);
+    let mut failed = Vec::new();
+    let mut fail = |expected: String, actual: String| failed.push(FailedExpectation { expected, actual });
+    if let Some(bound) = &expect.availability {
+        let parts = figures.requests.answered_well() * 10_000 / figures.requests.sent.max(1);
+        let actual = Ratio::from_parts(u32::try_from(parts).unwrap_or(u32::MAX));
+        if !bound.holds(&actual) {
+            fail(format!("availability {} {}", sign(bound), bound.value), actual.to_string());
+        }
+    }
+    if let Some(bound) = &expect.leader_changes
+        && !bound.holds(&figures.leader_changes)
+    {
+        fail(format!("leader changes {} {}", sign(bound), bound.value), figures.leader_changes.to_string());
+    }
+    for admitted in &expect.admitted {
+        let most = figures.limits.get(admitted.limit.as_str()).map_or(0, |limit| limit.most_admitted);
+        if !admitted.per_slot.holds(&most) {
+            let (limit, bound) = (&admitted.limit, &admitted.per_slot);
+            fail(format!("`{limit}` admits {} {} in its fullest slot", sign(bound), bound.value), most.to_string());
+        }
+    }
+    failed
+}
+
+const fn sign<T>(bound: &Bound<T>) -> &'static str {
+    match bound.comparison {
+        Comparison::AtLeast => ">=",
+        Comparison::AtMost => "<=",
+    }
+}

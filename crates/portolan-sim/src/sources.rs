@@ -1,0 +1,79 @@
+//! The documents a scenario refers to, gathered before it runs: a run itself opens nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use portolan_config::{
+    Action, Bundle, Faults, GatewaySource, OperatorVerb, RegionMap, Scenario, Snapshot, SourceFile, attachments,
+};
+use thiserror::Error;
+
+/// Everything that a scenario runs with.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The regions of the fleet.
+    pub regions: Arc<RegionMap>,
+    /// The document in force from the start.
+    pub gateway: Bundle,
+    /// Documents that steps apply, by the name written there.
+    pub documents: BTreeMap<String, Bundle>,
+}
+
+/// Why a scenario cannot run.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// A file that the scenario refers to cannot be read.
+    #[error("`{path}` cannot be read: {reason}")]
+    Unreadable {
+        /// The file, relative to the scenario.
+        path: String,
+        /// What the reader said.
+        reason: String,
+    },
+    /// The scenario or its gateway document has faults.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+}
+
+impl Sources {
+    /// Reads what `scenario` refers to through `read`, which takes paths relative to the scenario. The document in
+    /// force from the start must be sound; those that steps apply may be faulty on purpose.
+    pub fn gather(
+        scenario: &Scenario,
+        regions: Arc<RegionMap>,
+        read: &mut dyn FnMut(&str) -> Result<String, String>,
+    ) -> Result<Self, SourceError> {
+        scenario.check(&regions)?;
+        let gateway = match &scenario.config {
+            GatewaySource::File(path) => bundle(read_file(path, read)?, path, read)?,
+            GatewaySource::Inline(document) => bundle(document.clone(), "", read)?,
+        };
+        Snapshot::parse(&gateway, &regions)?;
+        let mut documents = BTreeMap::new();
+        for step in &scenario.steps {
+            if let Action::Operator(OperatorVerb::Apply { file }) = &step.action
+                && !documents.contains_key(file)
+            {
+                documents.insert(file.clone(), bundle(read_file(file, read)?, file, read)?);
+            }
+        }
+        Ok(Self { regions, gateway, documents })
+    }
+}
+
+type Read<'a> = dyn FnMut(&str) -> Result<String, String> + 'a;
+
+fn read_file(path: &str, read: &mut Read<'_>) -> Result<SourceFile, SourceError> {
+    let text = read(path).map_err(|reason| SourceError::Unreadable { path: path.to_owned(), reason })?;
+    Ok(SourceFile { path: path.to_owned(), text })
+}
+
+/// Adds the files that a document names; they lie beside it.
+fn bundle(document: SourceFile, path: &str, read: &mut Read<'_>) -> Result<Bundle, SourceError> {
+    let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let mut attached = BTreeMap::new();
+    for name in attachments(&document) {
+        let text = read_file(&format!("{folder}{name}"), read)?.text;
+        attached.insert(name, text);
+    }
+    Ok(Bundle { document, attachments: attached })
+}

@@ -1,0 +1,272 @@
+//! What the oracle looks at ten times a second, and how long the fleet takes to agree again after a fault.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use portolan_geodns::{ClientSubnet, Query, qtype};
+use portolan_model::{MemberId, RegionId, Revision, Timestamp};
+use portolan_node::View;
+use tokio::time::Duration;
+
+use crate::{
+    outcome::Invariant,
+    world::{Plan, World},
+};
+
+/// How often the oracle looks.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Every how many looks every name is asked of every node.
+const DNS_EVERY: u64 = 5;
+
+/// How long the fleet may name a region that is gone or drained.
+const DNS_SETTLED: Duration = Duration::from_secs(10);
+
+/// What the oracle remembers between looks.
+#[derive(Default)]
+pub struct Watch {
+    /// When the fleet was ready and the scenario began.
+    pub zero: Option<Timestamp>,
+    looks: u64,
+    last_fault: Option<Timestamp>,
+    agreed_at: Option<Timestamp>,
+    quiet_since: Option<Timestamp>,
+    counters_agreed_at: Option<Timestamp>,
+    /// Acknowledged revisions that are not in force everywhere.
+    pending: Vec<(Revision, Timestamp)>,
+    down_since: BTreeMap<RegionId, Timestamp>,
+    drained_since: BTreeMap<RegionId, Timestamp>,
+}
+
+impl World<'_> {
+    /// Looks, and plans the next look.
+    pub fn observe(&mut self) {
+        let now = self.clock.now();
+        self.agenda.plan(now + PERIOD, Plan::Observe);
+        self.watch.looks += 1;
+        for host in 0..self.hosts.len() {
+            let place = &self.hosts[host];
+            let region = place.region.clone();
+            if let Some(process) = &place.process {
+                self.watch.down_since.remove(&region);
+                self.oracle.run_revision(&place.name, process.node.view().revision, self.since_zero());
+            } else {
+                self.watch.down_since.entry(region).or_insert(now);
+            }
+        }
+        if self.watch.zero.is_none() {
+            return;
+        }
+        if self.leader().is_none() {
+            self.figures.leaderless_ms += PERIOD.as_millis() as u64;
+        }
+        if self.watch.agreed_at.is_none() && self.agrees() {
+            self.watch.agreed_at = Some(now);
+        }
+        if self.watch.quiet_since.is_some() && self.watch.counters_agreed_at.is_none() && self.counters_agree() {
+            self.watch.counters_agreed_at = Some(now);
+        }
+        if self.watch.looks.is_multiple_of(DNS_EVERY) {
+            self.observe_dns();
+        }
+    }
+
+    /// Whether every node is up and has a document in force and active limits.
+    pub fn is_ready(&self) -> bool {
+        let ready = |host: &crate::host::Host| host.process.as_ref().is_some_and(|process| process.node.view().ready);
+        self.hosts.iter().all(ready) && self.agrees()
+    }
+
+    /// The scenario begins.
+    pub fn begin(&mut self) {
+        self.watch.zero = Some(self.clock.now());
+        self.watch.last_fault = self.watch.zero;
+        self.watch.agreed_at = self.watch.zero;
+    }
+
+    /// The clients have stopped.
+    pub fn become_quiet(&mut self) {
+        self.watch.quiet_since = Some(self.clock.now());
+    }
+
+    /// Whether the fleet agrees on everything after the last fault and the last request.
+    pub fn has_settled(&self) -> bool {
+        self.watch.agreed_at.is_some() && self.watch.counters_agreed_at.is_some()
+    }
+
+    /// Figures of agreement, and the invariant that it comes in time.
+    pub fn judge_agreement(&mut self, bound: Duration) {
+        let watch = &self.watch;
+        let span = |from: Option<Timestamp>, to: Option<Timestamp>| Some(to?.since(from?));
+        let agreed = span(watch.last_fault, watch.agreed_at);
+        let counters = span(watch.quiet_since, watch.counters_agreed_at);
+        let millis = |span: Duration| span.as_millis() as u64;
+        self.figures.agreed_after_ms = agreed.map(millis);
+        self.figures.counters_agreed_after_ms = counters.map(millis);
+        for (what, span) in [("revision and leader", agreed), ("counters", counters)] {
+            let late = span.is_none_or(|span| span > bound);
+            if late {
+                let took = span.map_or("never".to_owned(), |span| format!("after {} ms", span.as_millis()));
+                let detail = format!(
+                    "the nodes agreed on {what} {took}, {} ms are allowed: {}",
+                    bound.as_millis(),
+                    self.positions()
+                );
+                self.oracle.violate(self.since_zero(), Invariant::Converges, detail);
+            }
+        }
+    }
+
+    /// Holds every node's history against what was acknowledged.
+    pub fn judge_histories(&mut self) {
+        let at = self.since_zero();
+        for host in &self.hosts {
+            let Some(process) = &host.process else { continue };
+            let view = process.node.view();
+            let history: BTreeSet<Revision> = view.intent.history().iter().map(|entry| entry.revision).collect();
+            self.oracle.check_history(&host.name, &history, at);
+        }
+    }
+
+    /// Something broke or was mended.
+    pub fn note_fault(&mut self) {
+        self.watch.last_fault = Some(self.clock.now());
+        self.watch.agreed_at = None;
+    }
+
+    /// A node says that it leads.
+    pub fn note_leader(&mut self, host: usize, term: u64, member: MemberId) {
+        let at = self.since_zero();
+        if self.oracle.lead(term, member, at) {
+            self.trace.event(at, format_args!("`{}` leads term {term}", self.hosts[host].name));
+        }
+    }
+
+    /// An operator was told that a revision is accepted.
+    pub fn note_acknowledged(&mut self, revision: Revision) {
+        self.oracle.acknowledge(revision);
+        self.figures.acknowledged_revisions += 1;
+        self.watch.pending.push((revision, self.clock.now()));
+        self.note_activation();
+    }
+
+    /// An operator was told that a region drains or serves again.
+    pub fn note_drain(&mut self, region: &RegionId, drained: bool) {
+        if drained {
+            self.watch.drained_since.insert(region.clone(), self.clock.now());
+        } else {
+            self.watch.drained_since.remove(region);
+        }
+    }
+
+    /// The revision of some node changed: acknowledged ones may be in force everywhere.
+    pub fn note_activation(&mut self) {
+        let now = self.clock.now();
+        let reachable = |host: &&crate::host::Host| {
+            let others = self.sources.regions.ids().iter();
+            let cut = others.filter(|id| **id != host.region).all(|id| self.network.is_cut(id, &host.region));
+            !cut && host.process.is_some()
+        };
+        let revisions = self.hosts.iter().filter(reachable).filter_map(|host| host.process.as_ref());
+        let Some(oldest) = revisions.map(|process| process.node.view().revision).min() else { return };
+        let slowest = &mut self.figures.slowest_activation_ms;
+        self.watch.pending.retain(|(revision, since)| {
+            let active = *revision <= oldest;
+            if active {
+                *slowest = (*slowest).max(Some(now.since(*since).as_millis() as u64));
+            }
+            !active
+        });
+    }
+
+    fn agrees(&self) -> bool {
+        let position = |host: &crate::host::Host| {
+            let process = host.process.as_ref()?;
+            let status = process.raft.status();
+            let leader = status.leader.filter(|_| status.leader_is_live)?.0;
+            Some((process.node.view().revision, leader))
+        };
+        let first = self.hosts.first().and_then(position);
+        first.is_some() && self.hosts.iter().all(|host| position(host) == first)
+    }
+
+    fn counters_agree(&self) -> bool {
+        let digests = |host: &crate::host::Host| {
+            let now = self.clock.read(host.skew);
+            host.process.as_ref().map(|process| process.node.status(now).slot_digests)
+        };
+        let first = self.hosts.first().and_then(digests);
+        first.is_some() && self.hosts.iter().all(|host| digests(host) == first)
+    }
+
+    /// Where each node stands, for a violation.
+    fn positions(&self) -> String {
+        let position = |host: &crate::host::Host| match &host.process {
+            None => format!("`{}` is down", host.name),
+            Some(process) => {
+                let status = process.raft.status();
+                let leader = status.leader.map_or("nobody".to_owned(), |(_, name)| name.to_string());
+                let revision = process.node.view().revision;
+                format!("`{}` has revision {revision} and follows {leader} in term {}", host.name, status.term)
+            }
+        };
+        self.hosts.iter().map(position).collect::<Vec<_>>().join(", ")
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |host: &crate::host::Host| {
+            host.process.as_ref().is_some_and(|process| {
+                let status = process.raft.status();
+                status.role == portolan_raft::Role::Leader && status.leader_is_live
+            })
+        };
+        self.hosts.iter().position(leads)
+    }
+
+    /// Asks every node for every name from everywhere, and judges the answers by what is true, not by what nodes think.
+    fn observe_dns(&mut self) {
+        let now = self.clock.now();
+        let settled = self.watch.last_fault.is_none_or(|fault| now.since(fault) >= DNS_SETTLED);
+        let clients: BTreeSet<IpAddr> = self.clients.iter().map(|client| client.address()).collect();
+        let mut found = Vec::new();
+        for host in &self.hosts {
+            let Some(view) = host.process.as_ref().map(|process| process.node.view()).filter(|view| view.ready) else {
+                continue;
+            };
+            for (name, regions) in names(&view) {
+                for address in &clients {
+                    let client = ClientSubnet { address: *address, prefix: 128, from_ecs: false };
+                    let answer = view.dns.answer(&Query { name: &name, qtype: qtype::ANY, client }, &view.states);
+                    self.figures.dns_queries += 1;
+                    let gone = |region: &RegionId| self.is_gone(region, now);
+                    let named_gone = answer.region.as_ref().filter(|region| gone(region));
+                    if answer.addresses.is_empty() {
+                        found.push(format!("`{}` answered `{name}` without an address", host.name));
+                    } else if let (true, Some(region)) = (settled && regions.iter().any(|id| !gone(id)), named_gone) {
+                        found.push(format!("`{}` still answers `{name}` with {region}", host.name));
+                    }
+                }
+            }
+        }
+        let at = self.since_zero();
+        found.into_iter().for_each(|detail| self.oracle.violate(at, Invariant::DnsAnswer, detail));
+    }
+
+    /// Whether a region has been down or drained for longer than DNS may take to notice.
+    fn is_gone(&self, region: &RegionId, now: Timestamp) -> bool {
+        let since = [self.watch.down_since.get(region), self.watch.drained_since.get(region)];
+        since.into_iter().flatten().any(|since| now.since(*since) >= DNS_SETTLED)
+    }
+}
+
+/// Every name of a view's zones with its regions.
+fn names(view: &View) -> Vec<(String, Vec<RegionId>)> {
+    let zones = view.intent.snapshot.zones.values();
+    let of_zone = |zone: &portolan_config::Zone| {
+        let name = |label: &str| if label == "@" { zone.name.clone() } else { format!("{label}.{}", zone.name) };
+        zone.records.iter().map(|(label, record)| (name(label), record.regions.clone())).collect::<Vec<_>>()
+    };
+    zones.flat_map(of_zone).collect()
+}
