@@ -1,7 +1,7 @@
 //! Answers to other nodes. Decides what a node says while it cannot take part, and what a follower with a full disk does
 //! with entries. Never forwards a request: a proposal makes one hop.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use openraft::{
     AsyncRuntime,
@@ -12,7 +12,7 @@ use portolan_model::{MemberId, NodeName, codec};
 use tokio::time::Instant;
 
 use crate::{
-    message::{Request, Response},
+    message::{MemberRequest, Request, Response},
     raft::{Inner, Raft},
     runtime::Runtime,
     types::{Core, TypeConfig},
@@ -38,7 +38,7 @@ fn unavailable(reason: impl ToString) -> Response {
 }
 
 impl Inner {
-    async fn answer(&self, from: &NodeName, request: Request) -> Response {
+    async fn answer(self: &Arc<Self>, from: &NodeName, request: Request) -> Response {
         match request {
             Request::Identify => {
                 Response::Identity { id: self.store.member(), member: self.me(), pristine: self.store.is_pristine() }
@@ -47,40 +47,47 @@ impl Inner {
             Request::Propose(command) => self.propose_here(command, Instant::now() + DEADLINE).await,
             Request::Join { id, member } if member.name == *from => self.admit(id, member).await,
             Request::Join { member, .. } => unavailable(format!("`{from}` may not join as `{}`", member.name)),
-            Request::Append(rpc) => {
-                self.with_core(from, rpc.vote.leader_id.node_id, |core| self.append(core, rpc)).await
-            }
-            Request::InstallSnapshot(rpc) => {
-                self.with_core(from, rpc.vote.leader_id.node_id, |core| self.install(core, rpc)).await
-            }
-            Request::Vote(rpc) => {
-                let candidate = rpc.vote.leader_id.node_id;
-                let vote = |core: Core| async move { core.vote(rpc).await.map_or_else(unavailable, Response::Vote) };
-                self.with_core(from, candidate, vote).await
-            }
+            Request::ToMember(to, request) => self.answer_member(from, to, request).await,
         }
     }
 
-    /// Runs `action` if Raft runs here and `from` may speak for the member `id`.
-    async fn with_core<F>(&self, from: &NodeName, id: u64, action: impl FnOnce(Core) -> F) -> Response
-    where
-        F: Future<Output = Response>,
-    {
-        let Some(core) = self.core() else { return unavailable("Raft has not started") };
-        let known_as = {
-            let metrics = core.metrics();
-            let metrics = metrics.borrow();
-            metrics.membership_config.membership().get_node(&id).map(|member| member.name.clone())
+    /// Answers if `to` is this node's present member id.
+    async fn answer_member(&self, from: &NodeName, to: MemberId, request: MemberRequest) -> Response {
+        if to != self.store.member() {
+            return unavailable(format!("this node is member {}, not {to}", self.store.member()));
+        }
+        let speaker = match &request {
+            MemberRequest::Append(rpc) => rpc.vote.leader_id.node_id,
+            MemberRequest::InstallSnapshot(rpc) => rpc.vote.leader_id.node_id,
+            MemberRequest::Vote(rpc) => rpc.vote.leader_id.node_id,
         };
-        match known_as {
-            Some(name) if name != *from => unavailable(format!("member {} is `{name}`, not `{from}`", MemberId(id))),
-            _ => action(core.clone()).await,
+        let core = match self.core_for(from, speaker) {
+            Ok(core) => core,
+            Err(reason) => return unavailable(reason),
+        };
+        match request {
+            MemberRequest::Append(rpc) => self.append(core, rpc).await,
+            MemberRequest::InstallSnapshot(rpc) => self.install(core, rpc).await,
+            MemberRequest::Vote(rpc) => core.vote(rpc).await.map_or_else(unavailable, Response::Vote),
+        }
+    }
+
+    /// The core, if Raft runs here and `from` may speak for the member `id`.
+    fn core_for(&self, from: &NodeName, id: u64) -> Result<&Core, String> {
+        let core = self.core().ok_or("Raft has not started")?;
+        let metrics = core.metrics();
+        let metrics = metrics.borrow();
+        match metrics.membership_config.membership().get_node(&id) {
+            Some(member) if member.name != *from => {
+                Err(format!("member {} is `{}`, not `{from}`", MemberId(id), member.name))
+            }
+            _ => Ok(core),
         }
     }
 
     /// A follower without space takes the heartbeat and not the entries, so that Raft is never stuck in a write: it
     /// still hears its leader and votes, and takes the entries when there is space.
-    async fn append(&self, core: Core, mut rpc: AppendEntriesRequest<TypeConfig>) -> Response {
+    async fn append(&self, core: &Core, mut rpc: AppendEntriesRequest<TypeConfig>) -> Response {
         let len = if rpc.entries.is_empty() { 0 } else { codec::encode(&rpc.entries).map_or(0, |bytes| bytes.len()) };
         let refused = !rpc.entries.is_empty() && self.store.shortage(len).is_some();
         if refused {
@@ -102,7 +109,7 @@ impl Inner {
         }
     }
 
-    async fn install(&self, core: Core, rpc: InstallSnapshotRequest<TypeConfig>) -> Response {
+    async fn install(&self, core: &Core, rpc: InstallSnapshotRequest<TypeConfig>) -> Response {
         if rpc.offset.saturating_add(rpc.data.len() as u64) > MAX_SNAPSHOT {
             return unavailable("the snapshot is too long");
         }

@@ -38,7 +38,7 @@ mod recovery;
 
 pub use disk::{Directory, Disk, DiskFile};
 pub use memory_disk::MemoryDisk;
-pub use message::{Request, Response, Transport, Unreachable};
+pub use message::{MemberRequest, Request, Response, Transport, Unreachable};
 pub use propose::ProposeError;
 pub use raft::{Raft, RaftConfig, StartError, WallClock};
 pub use runtime::{Runtime, ThreadGenerator, seed_thread};

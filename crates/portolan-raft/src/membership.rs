@@ -26,6 +26,8 @@ use crate::{
 const PACE: Duration = Duration::from_millis(250);
 /// Deadline of a question.
 const ASK: Duration = Duration::from_secs(1);
+/// Deadline of an announcement; it may be repeated, since announcing twice changes nothing.
+const ANNOUNCE: Duration = Duration::from_secs(2);
 /// Deadline of a change of membership, which includes bringing the node up to date.
 const ADMISSION: Duration = Duration::from_secs(8);
 
@@ -84,7 +86,7 @@ impl Inner {
                 continue;
             }
             let request = Request::Join { id: self.store.member(), member: self.me() };
-            match self.transport.call(&peer, request, ADMISSION + ASK).await {
+            match self.transport.call(&peer, request, ASK).await {
                 Ok(Response::Joined) => return,
                 Ok(Response::NotLeader { leader: Some(leader) }) => next.push(leader),
                 Ok(other) => tracing::debug!(%peer, ?other, "no place was given"),
@@ -102,7 +104,7 @@ impl Inner {
             None => {
                 let (node, region, at) = (me.clone(), self.config.region.clone(), (self.config.clock)());
                 let command = Command::Join { node, region, member, at };
-                match self.propose(command, Instant::now() + ADMISSION).await {
+                match self.propose(command, Instant::now() + ANNOUNCE).await {
                     Ok(Applied::Joined { incarnation }) => Some(incarnation),
                     Ok(other) => {
                         tracing::error!(?other, "the cluster does not take this node");
@@ -121,26 +123,33 @@ impl Inner {
         incarnation.is_some()
     }
 
-    /// Answers [`Request::Join`]. The region is checked by the state machine when the node announces itself.
-    pub async fn admit(&self, id: MemberId, member: Member) -> Response {
+    /// Answers [`Request::Join`], and changes the membership in the background: the node asks again until it votes. The
+    /// region is checked by the state machine when the node announces itself.
+    pub async fn admit(self: &Arc<Self>, id: MemberId, member: Member) -> Response {
         let busy = |reason: &str| Response::Unavailable { reason: reason.to_owned() };
-        let Some(core) = self.core() else { return busy("Raft has not started") };
+        let Some(core) = self.core().cloned() else { return busy("Raft has not started") };
         let leads = core.with_raft_state(|state| state.server_state == ServerState::Leader).await;
         if !leads.is_ok_and(|leads| leads) {
             return Response::NotLeader { leader: self.leader().filter(|name| *name != self.config.me) };
         }
-        if is_voter(core, id) {
+        if is_voter(&core, id) {
             return Response::Joined;
         }
         if let Some(reason) = self.store.shortage(0) {
             return Response::DiskFull { reason };
         }
-        let Ok(_one_at_a_time) = self.admission.try_lock() else { return busy("another node is being admitted") };
-        match Runtime::timeout(ADMISSION, change_membership(core, id, member)).await {
-            Ok(Ok(())) => Response::Joined,
-            Ok(Err(reason)) => busy(&reason),
-            Err(_) => busy("the membership could not be changed in time"),
-        }
+        let Ok(one_at_a_time) = Arc::clone(&self.admission).try_lock_owned() else {
+            return busy("a node is being admitted");
+        };
+        self.spawn(async move {
+            let _one_at_a_time = one_at_a_time;
+            match Runtime::timeout(ADMISSION, change_membership(&core, id, member)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => tracing::warn!(reason, "a node could not be admitted"),
+                Err(_) => tracing::warn!("a node could not be admitted in time"),
+            }
+        });
+        busy("the node is being admitted")
     }
 }
 

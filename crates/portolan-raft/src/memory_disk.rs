@@ -3,6 +3,7 @@
 
 use std::{
     fmt, io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -22,6 +23,8 @@ struct Content {
     log: Vec<u8>,
     /// What a crash leaves.
     synced_log: Vec<u8>,
+    /// Where the two differ.
+    unsynced: Vec<Range<usize>>,
     snapshot: Option<Vec<u8>>,
     set_aside: Vec<(String, Vec<u8>)>,
     full: bool,
@@ -49,6 +52,7 @@ impl MemoryDisk {
     pub fn crash(&self) {
         let mut content = self.content();
         content.log = content.synced_log.clone();
+        content.unsynced.clear();
         content.opening += 1;
     }
 
@@ -60,6 +64,7 @@ impl MemoryDisk {
             DiskFile::Log => {
                 change(&mut content.synced_log);
                 content.log = content.synced_log.clone();
+                content.unsynced.clear();
             }
             DiskFile::Snapshot => match &mut content.snapshot {
                 Some(bytes) => change(bytes),
@@ -113,6 +118,7 @@ impl Disk for MemoryDisk {
             DiskFile::Log => {
                 content.opening += 1;
                 content.synced_log = Vec::new();
+                content.unsynced.clear();
                 std::mem::take(&mut content.log)
             }
             DiskFile::Snapshot => content.snapshot.take().unwrap_or_default(),
@@ -129,6 +135,16 @@ impl Disk for MemoryDisk {
 }
 
 impl Content {
+    fn sync(&mut self) {
+        let len = self.log.len();
+        self.synced_log.resize(len, 0);
+        for range in self.unsynced.drain(..) {
+            // A file that shrank since has lost the rest of the range.
+            let range = range.start.min(len)..range.end.min(len);
+            self.synced_log[range.clone()].copy_from_slice(&self.log[range]);
+        }
+    }
+
     fn space_left(&self) -> io::Result<()> {
         if self.full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
@@ -152,7 +168,7 @@ impl MemoryLog {
 }
 
 /// The bytes `offset..offset + len` of a file, or an error where it ends before.
-fn range(file: &[u8], offset: u64, len: usize) -> io::Result<std::ops::Range<usize>> {
+fn range(file: &[u8], offset: u64, len: usize) -> io::Result<Range<usize>> {
     let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
     let end = start.checked_add(len).filter(|&end| end <= file.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
     Ok(start..end)
@@ -176,14 +192,16 @@ impl StorageBackend for MemoryLog {
             if len > content.log.len() {
                 content.space_left()?;
             }
+            let before = content.log.len();
             content.log.resize(len, 0);
+            content.unsynced.push(before.min(len)..len);
             Ok(())
         })
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(|content| {
-            content.synced_log = content.log.clone();
+            content.sync();
             Ok(())
         })
     }
@@ -192,7 +210,8 @@ impl StorageBackend for MemoryLog {
         self.with(|content| {
             content.space_left()?;
             let range = range(&content.log, offset, data.len())?;
-            content.log[range].copy_from_slice(data);
+            content.log[range.clone()].copy_from_slice(data);
+            content.unsynced.push(range);
             Ok(())
         })
     }

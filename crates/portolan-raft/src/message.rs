@@ -17,12 +17,9 @@ use crate::types::{Member, TypeConfig};
 /// A question to another node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Log entries or a heartbeat from the leader.
-    Append(AppendEntriesRequest<TypeConfig>),
-    /// A candidate asks for a vote.
-    Vote(VoteRequest<u64>),
-    /// A piece of a snapshot from the leader.
-    InstallSnapshot(InstallSnapshotRequest<TypeConfig>),
+    /// From openraft, for one member: the node of that name may have become another member since, and must not answer
+    /// for what the earlier one had acknowledged.
+    ToMember(MemberId, MemberRequest),
     /// A command for the leader.
     Propose(Command),
     /// A node without a place in the membership asks the leader for one.
@@ -43,16 +40,27 @@ pub enum Request {
     },
 }
 
+/// What openraft asks of another member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum MemberRequest {
+    /// Log entries or a heartbeat from the leader.
+    Append(AppendEntriesRequest<TypeConfig>),
+    /// A candidate asks for a vote.
+    Vote(VoteRequest<u64>),
+    /// A piece of a snapshot from the leader.
+    InstallSnapshot(InstallSnapshotRequest<TypeConfig>),
+}
+
 /// The answer to a [`Request`].
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Response {
-    /// To [`Request::Append`].
+    /// To [`MemberRequest::Append`].
     Append(AppendEntriesResponse<u64>),
-    /// To [`Request::Vote`].
+    /// To [`MemberRequest::Vote`].
     Vote(VoteResponse<u64>),
-    /// To [`Request::InstallSnapshot`].
+    /// To [`MemberRequest::InstallSnapshot`].
     InstallSnapshot(InstallSnapshotResponse<u64>),
-    /// To [`Request::InstallSnapshot`]: this piece does not follow; begin anew.
+    /// To [`MemberRequest::InstallSnapshot`]: this piece does not follow; begin anew.
     SnapshotMismatch,
     /// To [`Request::Propose`]: committed and applied.
     Applied(Applied),

@@ -15,12 +15,13 @@ use openraft::{
         VoteResponse,
     },
 };
+use portolan_model::MemberId;
 use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::{
     liveness::Liveness,
-    message::{ErasedTransport, Request, Response, Unreachable},
+    message::{ErasedTransport, MemberRequest, Request, Response, Unreachable},
     runtime::Runtime,
     types::{Member, TypeConfig},
 };
@@ -68,7 +69,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl Peer {
-    async fn call(&self, request: Request, option: &RPCOption) -> Result<Response, CallError> {
+    async fn call(&self, request: MemberRequest, option: &RPCOption) -> Result<Response, CallError> {
+        let request = Request::ToMember(MemberId(self.id), request);
         Ok(self.transport.call(&self.member.name, request, option.hard_ttl()).await?)
     }
 }
@@ -91,7 +93,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failure> {
         let (vote, sent) = (rpc.vote, Instant::now());
-        let error = match self.call(Request::Append(rpc), &option).await {
+        let error = match self.call(MemberRequest::Append(rpc), &option).await {
             Ok(Response::Append(answer)) => {
                 if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
                     self.liveness.acknowledged(self.id, vote, sent);
@@ -112,7 +114,7 @@ impl RaftNetwork<TypeConfig> for Peer {
     ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
         let segment = |offset| openraft::SnapshotSegmentId { id: rpc.meta.snapshot_id.clone(), offset };
         let mismatch = SnapshotMismatch { expect: segment(0), got: segment(rpc.offset) };
-        match self.call(Request::InstallSnapshot(rpc), &option).await {
+        match self.call(MemberRequest::InstallSnapshot(rpc), &option).await {
             Ok(Response::InstallSnapshot(answer)) => Ok(answer),
             Ok(Response::SnapshotMismatch) => {
                 Err(RemoteError::new(self.id, RaftError::APIError(mismatch.into())).into())
@@ -123,7 +125,7 @@ impl RaftNetwork<TypeConfig> for Peer {
     }
 
     async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
-        match self.call(Request::Vote(rpc), &option).await {
+        match self.call(MemberRequest::Vote(rpc), &option).await {
             Ok(Response::Vote(answer)) => Ok(answer),
             Ok(other) => Err(failure(&unexpected(other))),
             Err(error) => Err(failure(&error)),

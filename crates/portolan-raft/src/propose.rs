@@ -54,11 +54,19 @@ pub enum ProposeError {
         max: usize,
     },
     /// No outcome in time.
-    #[error("no majority confirmed the command in time; it may take effect later{}", if *.may_have_been_applied { "" } else { " or not" })]
+    #[error("{}", timeout_text(*.may_have_been_applied))]
     Timeout {
         /// Whether it may be in a log: then only the history tells.
         may_have_been_applied: bool,
     },
+}
+
+fn timeout_text(may_have_been_applied: bool) -> &'static str {
+    if may_have_been_applied {
+        "no majority confirmed the command in time; it may still take effect, so look at the history before repeating it"
+    } else {
+        "no majority confirmed the command in time; nothing was changed"
+    }
 }
 
 impl Raft {

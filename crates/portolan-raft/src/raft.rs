@@ -31,15 +31,16 @@ use crate::{
 
 /// Entries after which a snapshot is made.
 const SNAPSHOT_EVERY: u64 = 500;
-/// Entries kept behind a snapshot, so that a follower that lags a little needs no snapshot.
-const KEPT_ENTRIES: u64 = 200;
+/// Entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
+const KEPT_ENTRIES: u64 = 500;
 /// Lag beyond which a follower gets a snapshot in place of entries; above [`SNAPSHOT_EVERY`], or one snapshot would not
 /// mend it.
-const LAG: u64 = 1000;
+const LAG: u64 = 2000;
 /// Piece of a snapshot in one message, in bytes.
 pub(crate) const SNAPSHOT_PIECE: u64 = 256 << 10;
-/// What one piece may take: the last one includes installing the snapshot.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What one piece may take in heartbeats; the last one includes installing the snapshot. Short, since openraft sends the
+/// target nothing else meanwhile, and a piece lost in a partition holds it back for as long after the heal.
+const PIECE_HEARTBEATS: u32 = 4;
 
 /// Reads civil time for the entries that this node proposes itself.
 pub type WallClock = Arc<dyn Fn() -> WallTime + Send + Sync>;
@@ -113,7 +114,7 @@ pub(crate) struct Inner {
     pub joined: watch::Sender<Option<u64>>,
     leadership: watch::Sender<Leadership>,
     /// One change of membership at a time.
-    pub admission: tokio::sync::Mutex<()>,
+    pub admission: Arc<tokio::sync::Mutex<()>>,
     /// The state last handed to a node that had lost its snapshot.
     pub served: Mutex<Option<Served>>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -139,7 +140,7 @@ impl Raft {
             stepping_aside: AtomicBool::new(false),
             joined: watch::Sender::new(None),
             leadership: watch::Sender::default(),
-            admission: tokio::sync::Mutex::default(),
+            admission: Arc::default(),
             served: Mutex::default(),
             tasks: Mutex::default(),
         });
@@ -341,7 +342,7 @@ fn openraft_config(timing: &Timing) -> Result<openraft::Config, StartError> {
         heartbeat_interval: millis(timing.heartbeat),
         election_timeout_min: millis(timing.election_min),
         election_timeout_max: millis(timing.election_max),
-        install_snapshot_timeout: millis(PIECE_TIMEOUT),
+        install_snapshot_timeout: millis(timing.heartbeat * PIECE_HEARTBEATS),
         snapshot_max_chunk_size: SNAPSHOT_PIECE,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
         max_in_snapshot_log_to_keep: KEPT_ENTRIES,

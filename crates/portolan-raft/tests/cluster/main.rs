@@ -1,0 +1,8 @@
+//! Whole clusters in virtual time: real openraft, real redb on disks in memory, a seeded network between them.
+
+mod damage;
+mod disk_full;
+mod founding;
+mod network;
+mod partition;
+mod world;
