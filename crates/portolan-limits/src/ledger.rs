@@ -142,3 +142,86 @@ fn cell_hash(hash_key: &HashKey, limit: LimitId, slot: u64, region: usize, key: 
     }
     hash_key.hash(&[&cell]).0 as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use crdts::{CmRDT, CvRDT, Dot, GCounter};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const REGIONS: usize = 3;
+
+    /// Slot, region, key, spend.
+    type Write = (u64, usize, u64, u64);
+
+    fn ledger(writes: &[Write]) -> Ledger {
+        let mut ledger = Ledger::new(HashKey::new([7; 16]), REGIONS, 1000);
+        for &(slot, region, key, spent) in writes {
+            ledger.join(LimitId(1), slot, region, Key::from_bits(key << 58 | 1), spent);
+        }
+        ledger
+    }
+
+    fn merged(into: &[Write], from: &[Write]) -> Ledger {
+        ledger(&[into, from].concat())
+    }
+
+    /// Every cell and every digest, the latter also counted anew from the cells.
+    fn state(ledger: &Ledger) -> Vec<(u64, Vec<Vec<(Key, u64)>>, u64)> {
+        let rows =
+            |slot| (0..REGIONS).map(|region| ledger.rows(LimitId(1), slot, region, u16::MAX).collect()).collect();
+        let state = ledger.slots().map(|(limit, slot)| (slot, rows(slot), ledger.digest(limit, slot)));
+        state.collect()
+    }
+
+    fn writes() -> impl Strategy<Value = Vec<Write>> {
+        vec((0..3u64, 0..REGIONS, 0..20u64, 1..50u64), 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn joins_commute_associate_and_repeat_without_effect(a in writes(), b in writes(), c in writes()) {
+            prop_assert_eq!(state(&merged(&a, &b)), state(&merged(&b, &a)));
+            let (ab, bc) = ([&a[..], &b[..]].concat(), [&b[..], &c[..]].concat());
+            prop_assert_eq!(state(&merged(&ab, &c)), state(&merged(&a, &bc)));
+            prop_assert_eq!(state(&merged(&ab, &ab)), state(&ledger(&ab)));
+        }
+
+        #[test]
+        fn the_ledger_counts_what_a_gcounter_per_key_counts(a in writes(), b in writes()) {
+            let gcounters = |writes: &[Write]| {
+                let mut counters = BTreeMap::<(u64, u64), GCounter<usize>>::new();
+                for &(slot, region, key, spent) in writes {
+                    counters.entry((slot, key)).or_default().apply(Dot::new(region, spent));
+                }
+                counters
+            };
+            let mut oracle = gcounters(&a);
+            for (cell, counter) in gcounters(&b) {
+                oracle.entry(cell).or_default().merge(counter);
+            }
+            let ledger = merged(&a, &b);
+            for ((slot, key), counter) in oracle {
+                let key = Key::from_bits(key << 58 | 1);
+                let sum = ledger.spent(LimitId(1), slot, 0, key) + ledger.others(LimitId(1), slot, 0, key);
+                prop_assert_eq!(sum.to_string(), counter.read().to_string());
+            }
+        }
+
+        #[test]
+        fn digests_are_equal_exactly_when_the_rows_are(a in writes(), b in writes()) {
+            let (a, b) = (ledger(&a), ledger(&b));
+            let rows = |ledger: &Ledger| state(ledger).into_iter().map(|(slot, rows, _)| (slot, rows)).collect::<Vec<_>>();
+            let digests = |ledger: &Ledger| state(ledger).into_iter().map(|(slot, _, digest)| (slot, digest)).collect::<Vec<_>>();
+            prop_assert_eq!(rows(&a) == rows(&b), digests(&a) == digests(&b));
+        }
+    }
+
+    #[test]
+    fn rows_of_one_region_cannot_fill_the_ledger() {
+        let mut ledger = Ledger::new(HashKey::new([7; 16]), REGIONS, 2);
+        let mut join = |key| ledger.join(LimitId(1), 5, 1, Key::from_bits(key), 1);
+        assert_eq!([join(1), join(2), join(3)], [Joined::Raised, Joined::Raised, Joined::Full]);
+    }
+}

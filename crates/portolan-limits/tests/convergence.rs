@@ -1,0 +1,40 @@
+//! Whatever the network does to messages, regions that go on talking come to hold the same rows.
+
+mod fleet;
+
+use fleet::{Fleet, Network, definition};
+use portolan_limits::OnPartition;
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn regions_converge_after_loss_repetition_and_reordering(
+        seed: u64,
+        loss_percent in 0..60u64,
+        repeat_percent in 0..50u64,
+        jitter_ms in 0..300u64,
+    ) {
+        let definitions = vec![
+            definition(1, "900/h", OnPartition::Static),
+            definition(2, "90/h", OnPartition::Open),
+            definition(3, "9/h", OnPartition::Closed),
+        ];
+        let mut fleet = Fleet::new(3, definitions, seed);
+        fleet.settle();
+        fleet.network = Network { delay_ms: 20, jitter_ms, loss_percent, repeat_percent, cut: Vec::new() };
+        for _ in 0..300 {
+            let (at, limit) = (fleet.seed.below(3) as usize, 1 + fleet.seed.below(3) as u32);
+            let key = fleet.seed.below(40);
+            fleet.request(at, &[(limit, key)]);
+            fleet.run(7);
+        }
+        fleet.network = Network::default();
+        fleet.run(4000);
+        let digests = |at| fleet.limits(at).slot_digests(fleet.now(at));
+        prop_assert!(!digests(0).is_empty());
+        prop_assert_eq!(digests(0), digests(1));
+        prop_assert_eq!(digests(1), digests(2));
+    }
+}
