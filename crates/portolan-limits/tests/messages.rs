@@ -1,0 +1,101 @@
+//! What is taken from another region, and what is not.
+
+mod fleet;
+
+use fleet::{Fleet, definition};
+use portolan_limits::{Heartbeat, Key, LimitId, Message, OnPartition, Rejected, Rows, SlotSummary};
+use portolan_model::{RegionId, WallTime};
+
+fn fleet() -> Fleet {
+    let mut fleet = Fleet::new(3, vec![definition(1, "60/min", OnPartition::Static)], 9);
+    fleet.settle();
+    fleet
+}
+
+fn give(fleet: &mut Fleet, from: &str, message: Message) -> Result<(), Rejected> {
+    let now = fleet.now(0);
+    let from = RegionId::new(from).expect("a name");
+    fleet.regions[0].limits.as_mut().expect("it runs").handle_message(&from, message, now)
+}
+
+fn current_slot(fleet: &Fleet) -> u64 {
+    fleet.now(0).wall.as_unix_millis() / 60_000
+}
+
+fn rows(fleet: &Fleet, limit: u32, slot_from_now: i64, count: usize) -> Rows {
+    let key = |at: usize| Key::new(&fleet::HASH_KEY, LimitId(limit), &[&at.to_le_bytes()]);
+    let slot = current_slot(fleet).saturating_add_signed(slot_from_now);
+    Rows { limit: LimitId(limit), slot, rows: (0..count).map(|at| (key(at), 3)).collect() }
+}
+
+#[test]
+fn rows_are_taken_from_another_region_into_its_own_row_only() {
+    let mut fleet = fleet();
+    let message = Message::Rows(rows(&fleet, 1, 0, 2));
+    assert_eq!(give(&mut fleet, "region-1", message), Ok(()));
+    let usage = fleet.limits(0).usage(fleet.now(0));
+    let spent: Vec<u64> = usage[0].spent.iter().map(|(_, spent)| *spent).collect();
+    assert_eq!((usage[0].keys, spent), (2, vec![0, 6, 0]));
+}
+
+#[test]
+fn rows_that_no_correct_region_sends_change_nothing() {
+    let check = |from: &str, message: fn(&Fleet) -> Message, expected| {
+        let mut fleet = fleet();
+        let message = message(&fleet);
+        let before = fleet.limits(0).slot_digests(fleet.now(0));
+        assert_eq!(give(&mut fleet, from, message), Err(expected));
+        assert_eq!(fleet.limits(0).slot_digests(fleet.now(0)), before);
+        assert!(fleet.limits(0).stats().rejected > 0);
+    };
+    check("region-0", |fleet| Message::Rows(rows(fleet, 1, 0, 1)), Rejected::UnknownSender);
+    check("elsewhere", |fleet| Message::Rows(rows(fleet, 1, 0, 1)), Rejected::UnknownSender);
+    check("region-1", |fleet| Message::Rows(rows(fleet, 2, 0, 1)), Rejected::UnknownLimit);
+    check("region-1", |fleet| Message::Rows(rows(fleet, 1, -2, 1)), Rejected::DeadSlot);
+    check("region-1", |fleet| Message::Rows(rows(fleet, 1, 2, 1)), Rejected::DeadSlot);
+    check("region-1", |fleet| Message::Rows(rows(fleet, 1, 0, 57)), Rejected::TooLong);
+    check("region-1", |fleet| Message::Echo(rows(fleet, 1, 0, 1)), Rejected::ForeignRow);
+    let impossible = |fleet: &Fleet| {
+        let mut rows = rows(fleet, 1, 0, 1);
+        rows.rows[0].1 = u64::MAX;
+        Message::Rows(rows)
+    };
+    check("region-1", impossible, Rejected::ImpossibleRow);
+    let digests = |fleet: &Fleet| {
+        let summary = SlotSummary { limit: LimitId(1), slot: current_slot(fleet), buckets: [0; 16], restarted: false };
+        Message::Digests(vec![summary; 8])
+    };
+    check("region-1", digests, Rejected::TooLong);
+    let heartbeat =
+        |fleet: &Fleet| Message::Heartbeat(Heartbeat { scope: 1, sent: fleet.now(0).wall, heard: vec![0; 3] });
+    check("region-1", heartbeat, Rejected::ForeignScope);
+}
+
+#[test]
+fn a_clock_far_ahead_is_not_adopted() {
+    let mut fleet = fleet();
+    fleet.regions[1].clock_ms = 3_600_000;
+    fleet.run(1000);
+    assert!(fleet.limits(0).stats().clocks_ahead == 1);
+    let slot = fleet.limits(0).usage(fleet.now(0))[0].slot;
+    assert_eq!(slot, current_slot(&fleet));
+}
+
+#[test]
+fn a_region_that_lost_its_rows_in_a_crash_is_told_them_again() {
+    let mut fleet = fleet();
+    fleet.run(60_000 - fleet.now(0).wall.as_unix_millis() % 60_000);
+    for key in 0..30 {
+        fleet.request(0, &[(1, key)]);
+    }
+    fleet.run(1500);
+    fleet.crash(0);
+    fleet.run(100);
+    fleet.restart(0);
+    fleet.run(4000);
+    let digests = |at: usize| fleet.limits(at).slot_digests(fleet.now(at));
+    assert!(!digests(0).is_empty());
+    assert_eq!((digests(0), digests(1)), (digests(1), digests(2)));
+    assert_eq!(fleet.limits(0).usage(fleet.now(0))[0].keys, 30);
+    assert!(fleet.now(0).wall > WallTime::default());
+}
