@@ -206,7 +206,7 @@ pub struct Simulate {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// How many seeds to run.
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The first seed.
     #[arg(long, default_value_t = 1, value_name = "S")]

@@ -10,11 +10,14 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use portolan_config::Faults;
 use portolan_model::RegionId;
+use portolan_server::api::Problem;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -138,14 +141,18 @@ impl Client {
 }
 
 impl Answer {
-    /// The body of a success, or the reason given for a failure.
+    /// The body of a success, or the reason given for a failure, with every fault of a document.
     pub fn accepted(self) -> Result<Value> {
         if self.status.is_success() {
             return Ok(self.body);
         }
-        let text = |name: &str| self.body.get(name).and_then(Value::as_str).map(str::to_owned);
-        let reason = text("detail").or_else(|| text("title")).unwrap_or_else(|| self.body.to_string());
-        Err(Refused(format!("{reason} (status {} from {})", self.status.as_u16(), self.node.node)).into())
+        let by = format!("(status {} from {})", self.status.as_u16(), self.node.node);
+        let reason = match Problem::deserialize(&self.body) {
+            Ok(problem) if problem.faults.is_empty() => format!("{} {by}", problem.detail),
+            Ok(problem) => format!("{} {by}\n{}", problem.detail, Faults(problem.faults).render()),
+            Err(_) => format!("{} {by}", self.body),
+        };
+        Err(Refused(reason).into())
     }
 }
 

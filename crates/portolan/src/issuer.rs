@@ -50,13 +50,25 @@ pub fn key_file(dir: &Path) -> PathBuf {
 pub fn prepare(dir: &Path, jwks: &Path) -> Result<()> {
     let file = key_file(dir);
     if !file.exists() {
-        let key = KeyPair::generate().context("cannot generate the issuer's key")?;
-        dev::write_secret(&file, &key.serialize_pem())?;
+        dev::write_secret(&file, &generate()?)?;
     }
-    let mut public = Jwk::from_encoding_key(&load(dir)?, Algorithm::ES256).context("cannot derive the public key")?;
+    dev::write(jwks, &public_half(&load(dir)?)?)
+}
+
+/// The key set of an issuer that does not exist yet, to check a document with.
+pub fn stand_in() -> Result<String> {
+    public_half(&EncodingKey::from_ec_pem(generate()?.as_bytes()).context("a generated key is an EC key")?)
+}
+
+fn generate() -> Result<String> {
+    KeyPair::generate().map(|key| key.serialize_pem()).context("cannot generate the issuer's key")
+}
+
+fn public_half(key: &EncodingKey) -> Result<String> {
+    let mut public = Jwk::from_encoding_key(key, Algorithm::ES256).context("cannot derive the public key")?;
     public.common.key_id = Some(KEY_ID.to_owned());
     let text = serde_json::to_string_pretty(&serde_json::json!({ "keys": [public] })).context("a key set is JSON")?;
-    dev::write(jwks, &format!("{text}\n"))
+    Ok(format!("{text}\n"))
 }
 
 /// Signs a token.

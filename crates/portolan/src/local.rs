@@ -1,4 +1,4 @@
-//! Commands that need no fleet: `check`, `schema`, `simulate`. Decides what kind of file it is given.
+//! Commands that need no fleet: `check` and `schema`. Decides what kind of file it is given.
 
 use std::{path::Path, sync::Arc};
 
@@ -61,7 +61,7 @@ pub fn run_check(global: &cli::Global, arguments: &cli::Check) -> Result<()> {
         }
     }
     let answer = json!({ "faults": faults.0, "files": arguments.files });
-    global.output.print(&answer, |_| {
+    global.output.print(&answer, || {
         let lines = good.iter().map(|(path, kind)| format!("{}: good {kind}\n", path.display()));
         lines.collect::<String>() + &if faults.0.is_empty() { String::new() } else { faults.render() + "\n" }
     });
@@ -91,19 +91,6 @@ fn check_one(path: &Path, file: &SourceFile, kind: Kind, regions: Option<&Arc<Re
 /// `schema`
 pub fn run_schema() {
     println!("{:#}", portolan_config::json_schema());
-}
-
-/// `simulate FILE…`
-pub fn run_simulate(_global: &cli::Global, arguments: &cli::Simulate) -> Result<std::process::ExitCode> {
-    let regions = files::regions(&arguments.regions)?;
-    for path in &arguments.files {
-        let file = files::source(path)?;
-        if let Err(faults) = Scenario::parse(&file).and_then(|scenario| scenario.check(&regions)) {
-            eprintln!("{}", faults.render());
-            return Ok(std::process::ExitCode::from(3));
-        }
-    }
-    anyhow::bail!("this build has no simulator")
 }
 
 #[cfg(test)]

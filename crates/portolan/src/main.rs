@@ -19,10 +19,15 @@ mod issuer;
 mod local;
 mod output;
 mod probe;
+mod render;
+mod simulate;
 mod up;
 mod wan;
 
 use cli::{Cli, Command};
+
+/// What a node logs unless `PORTOLAN_LOG` says otherwise: openraft tells each vote at `info`.
+const LOG_FILTER: &str = "info,openraft=warn";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -58,7 +63,7 @@ async fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Restore { region } => fleet::run_restore(global, region).await?,
         Command::Status => fleet::run_status(global).await?,
         Command::Explain(arguments) => fleet::run_explain(global, arguments).await?,
-        Command::Simulate(arguments) => return local::run_simulate(global, arguments),
+        Command::Simulate(arguments) => return Ok(simulate::run(global, arguments)),
         Command::Probe(arguments) => run_probe(global, arguments).await?,
         Command::Token(arguments) => run_token(global, arguments)?,
         Command::DemoService(arguments) => run_demo_service(arguments).await?,
@@ -69,7 +74,7 @@ async fn dispatch(cli: &Cli) -> Result<ExitCode> {
 
 async fn run_node(arguments: &cli::Run) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PORTOLAN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_FILTER));
     tracing_subscriber::fmt().json().with_writer(std::io::stderr).with_env_filter(filter).init();
     let file = files::source(&arguments.node)?;
     let node = portolan_config::NodeFile::parse(&file).map_err(files::shown)?;

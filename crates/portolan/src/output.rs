@@ -17,10 +17,10 @@ pub enum Format {
 
 impl Format {
     /// Prints `value` as JSON, or what `text` makes of it.
-    pub fn print(self, value: &Value, text: impl FnOnce(&Value) -> String) {
+    pub fn print(self, value: &Value, text: impl FnOnce() -> String) {
         match self {
             Self::Json => println!("{value:#}"),
-            Self::Text => print!("{}", text(value)),
+            Self::Text => print!("{}", text()),
         }
     }
 }
@@ -36,7 +36,12 @@ impl Table {
         Self { rows: vec![head.map(str::to_owned).to_vec()] }
     }
 
-    /// Adds a row; a missing cell is empty.
+    /// Whether there is nothing but the head.
+    pub fn is_empty(&self) -> bool {
+        self.rows.len() == 1
+    }
+
+    /// Adds a row.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.to_vec());
     }
@@ -57,15 +62,6 @@ impl std::fmt::Display for Table {
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
-    }
-}
-
-/// The text of a field that may be missing or of any simple type.
-pub fn field(value: &Value, name: &str) -> String {
-    match value.get(name) {
-        None | Some(Value::Null) => "-".to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use serde_json::Value;
+use portolan_server::api::StatusAnswer;
 
 use super::plan::{Plan, SHIPPED_DIR};
-use crate::output::{Table, field};
+use crate::output::Table;
 
 /// Command and what to expect of it.
 pub struct Suggestion {
@@ -16,7 +16,7 @@ pub struct Suggestion {
 }
 
 /// The table of nodes; `statuses` are in the order of the plan.
-pub fn table(plan: &Plan, statuses: &[Value]) -> String {
+pub fn table(plan: &Plan, statuses: &[StatusAnswer]) -> String {
     let mut table = Table::new(["region", "HTTPS and HTTP/3", "DNS", "admin", "Raft"]);
     for (node, status) in plan.nodes.iter().zip(statuses) {
         table.row([
@@ -24,7 +24,7 @@ pub fn table(plan: &Plan, statuses: &[Value]) -> String {
             node.https().to_string(),
             node.dns().to_string(),
             node.admin().to_string(),
-            field(status.get("raft").unwrap_or(&Value::Null), "role"),
+            status.raft.role.clone(),
         ]);
     }
     table.to_string()
@@ -82,14 +82,14 @@ pub fn suggestions(plan: &Plan, program: &str) -> Vec<Suggestion> {
             format!("{program} drain {} --reason maintenance", first.region),
         ),
         suggest(
-            "rehearse a partition in virtual time",
-            format!("{program} simulate simulations/partition.yaml --seeds 5"),
+            "rehearse the loss of a region's network in virtual time",
+            format!("{program} simulate simulations/region-isolated.yaml --seeds 5"),
         ),
     ]
 }
 
 /// Table and commands as `up` prints them.
-pub fn render(plan: &Plan, statuses: &[Value], program: &str) -> String {
+pub fn render(plan: &Plan, statuses: &[StatusAnswer], program: &str) -> String {
     let mut text = format!("\n{}\n", table(plan, statuses));
     for suggestion in suggestions(plan, program) {
         let _ = writeln!(text, "# {}\n{}", suggestion.title, suggestion.command);

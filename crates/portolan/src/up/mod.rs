@@ -14,7 +14,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use portolan_config::RegionMap;
-use portolan_model::Name;
+use portolan_model::{Name, Revision};
+use portolan_server::api::StatusAnswer;
 use serde_json::{Value, json};
 
 pub use children::end_asked;
@@ -61,15 +62,14 @@ async fn live(plan: &Plan, processes: &mut Vec<Process>, started: Instant) -> Re
     start_processes(plan, processes)?;
     record_processes(plan, processes)?;
     let client = Client::new(&Fleet::load(&plan.dir, &Overrides::default())?)?;
-    let statuses = wait_until(&client, processes, "ready", |status| status["ready"] == true).await?;
-    let revision = statuses.iter().filter_map(|status| status["revision"].as_u64()).max().unwrap_or(0);
-    let statuses = if revision == 0 {
+    let statuses = wait_until(&client, processes, "led", |status| status.raft.leader.is_some()).await?;
+    let mut revision = statuses.iter().map(|status| status.revision).max().unwrap_or_default();
+    if revision == Revision::default() {
         let answer = fleet::apply(&client, &plan.document, None).await.context("the first configuration")?;
-        let revision = answer["revision"].as_u64().unwrap_or(1);
-        wait_until(&client, processes, "configured", |status| status["revision"].as_u64() >= Some(revision)).await?
-    } else {
-        statuses
-    };
+        revision = Revision(answer["revision"].as_u64().unwrap_or(1));
+    }
+    let serves = |status: &StatusAnswer| status.ready && status.revision >= revision;
+    let statuses = wait_until(&client, processes, "ready", serves).await?;
     let program = std::env::args().next().unwrap_or_else(|| "portolan".to_owned());
     println!("{}", announce::render(plan, &statuses, &program));
     println!("ready after {:.1} s; Ctrl-C ends the fleet", started.elapsed().as_secs_f64());
@@ -81,10 +81,10 @@ async fn wait_until(
     client: &Client,
     processes: &mut [Process],
     what: &str,
-    done: impl Fn(&Value) -> bool,
-) -> Result<Vec<Value>> {
+    done: impl Fn(&StatusAnswer) -> bool,
+) -> Result<Vec<StatusAnswer>> {
     let deadline = Instant::now() + READY_WITHIN;
-    let mut statuses: Vec<Option<Value>> = vec![None; client.nodes().len()];
+    let mut statuses: Vec<Option<StatusAnswer>> = vec![None; client.nodes().len()];
     loop {
         check_running(processes)?;
         for (index, node) in client.nodes().iter().enumerate() {
@@ -92,7 +92,7 @@ async fn wait_until(
                 statuses[index] = fleet::node_status(&client.only(node)).await.ok().filter(&done);
             }
         }
-        if let Some(all) = statuses.iter().cloned().collect::<Option<Vec<Value>>>() {
+        if let Some(all) = statuses.iter().cloned().collect::<Option<Vec<StatusAnswer>>>() {
             return Ok(all);
         }
         if Instant::now() > deadline {

@@ -236,6 +236,7 @@ impl Plan {
         let node = &self.nodes[index];
         let mut text = format!(
             "# Written by `portolan up` at every start.\n\
+             version: 1\n\
              node: {name}\n\
              region: {region}\n\
              cluster: {cluster}\n\

@@ -74,8 +74,8 @@ fn checked_document(arguments: &cli::Up, regions: &RegionMap, in_place: bool) ->
         *text = arguments.network.moved(text).replace(&shipped, JWKS);
         bundle.attachments.remove(&shipped);
     }
-    // The issuer's key set is written later, and it is sound: an empty one stands for it here.
-    bundle.attachments.insert(name.to_owned(), "{\"keys\":[]}".to_owned());
+    // The issuer's own key set is written later: nothing is touched while the document may have faults.
+    bundle.attachments.insert(name.to_owned(), issuer::stand_in()?);
     Snapshot::parse(&bundle, regions).map_err(files::shown)?;
     Ok(bundle)
 }

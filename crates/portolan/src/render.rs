@@ -1,0 +1,133 @@
+//! How the answers of the fleet look to people. Decides words and columns, nothing else.
+
+use std::fmt::Write as _;
+
+use portolan_server::api::{ExplainAnswer, HistoryAnswer, StatusAnswer};
+
+use crate::output::Table;
+
+/// Digits of a digest that people compare.
+const DIGEST_DIGITS: usize = 12;
+
+/// The accepted orders, oldest first.
+pub fn history(answer: &HistoryAnswer) -> String {
+    let mut table = Table::new(["revision", "time", "author", "what", "digest"]);
+    for entry in &answer.entries {
+        let digest: String = entry.digest.to_string().chars().take(DIGEST_DIGITS).collect();
+        let (revision, at) = (entry.revision.to_string(), entry.at.to_string());
+        table.row([revision, at, entry.author.clone(), entry.what.clone(), digest]);
+    }
+    table.to_string()
+}
+
+/// The fleet as its nodes see it: each node's own word where it answers, the word of the others where it does not.
+pub fn status(answers: &[StatusAnswer], silent: &[String]) -> String {
+    let Some(witness) = answers.first() else { return String::new() };
+    let mut text = String::new();
+    let mut regions = Table::new(["region", "state", "drain"]);
+    for (region, answer) in &witness.regions {
+        let drain = answer
+            .drain
+            .as_ref()
+            .map_or_else(String::new, |drain| format!("{} (by {}, {})", drain.reason, drain.author, drain.at));
+        regions.row([region.to_string(), answer.state.clone(), drain]);
+    }
+    let mut nodes = Table::new(["node", "region", "role", "revision", "ready", "disk", "peers heard"]);
+    for answer in answers {
+        let peers = answer.nodes.iter().filter(|(name, _)| **name != answer.node);
+        let ages = peers.map(|(_, peer)| match peer.heard_ms {
+            Some(age) => format!("{} {age} ms", peer.region),
+            None => format!("{} never", peer.region),
+        });
+        nodes.row([
+            answer.node.to_string(),
+            answer.region.to_string(),
+            answer.raft.role.clone(),
+            answer.revision.to_string(),
+            yes_no(answer.ready),
+            if answer.disk_full { "full" } else { "ok" }.to_owned(),
+            ages.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    let _ = write!(text, "{regions}\n{nodes}");
+    for line in silent {
+        let _ = writeln!(text, "no answer from {line}");
+    }
+    if !witness.limits.is_empty() {
+        let mut limits = Table::new(["limit", "mode", "quota", "share", "spent by region"]);
+        for limit in &witness.limits {
+            let spent: Vec<String> = limit.spent.iter().map(|(region, count)| format!("{region} {count}")).collect();
+            let (quota, share) = (limit.quota.to_string(), limit.share.to_string());
+            limits.row([limit.limit.to_string(), limit.mode.clone(), quota, share, spent.join(", ")]);
+        }
+        let _ = write!(text, "\nlimits as {} sees them\n{limits}", witness.node);
+    }
+    let mut endpoints = Table::new(["service", "region", "endpoint", "health"]);
+    for endpoint in witness.endpoints.iter().filter(|endpoint| endpoint.health != "healthy") {
+        let (service, region) = (endpoint.service.to_string(), endpoint.region.to_string());
+        endpoints.row([service, region, endpoint.address.clone(), endpoint.health.clone()]);
+    }
+    if !endpoints.is_empty() {
+        let _ = write!(text, "\nendpoints that are not healthy as {} sees them\n{endpoints}", witness.node);
+    }
+    text
+}
+
+/// What would become of a request, step by step.
+pub fn explain(answer: &ExplainAnswer) -> String {
+    let mut text = String::new();
+    let verdict = &answer.verdict;
+    let status = verdict.status.map_or_else(String::new, |status| format!(" with {status}"));
+    let _ = writeln!(text, "{}{status} at step {}: {}", verdict.outcome, verdict.step, verdict.why);
+    let _ = writeln!(text, "as {} of {} decides by revision {}\n", answer.node, answer.region, answer.revision);
+    let mut routes = Table::new(["route", "verdict"]);
+    for candidate in &answer.candidates {
+        let why = candidate.lost_because.as_ref().map_or_else(|| "takes it".to_owned(), |why| format!("lost: {why}"));
+        routes.row([candidate.route.to_string(), why]);
+    }
+    let _ = write!(text, "{routes}");
+    if let Some(auth) = &answer.auth {
+        let required = auth.required.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+        let scopes = if auth.scopes.is_empty() { String::new() } else { format!(" scopes {}", auth.scopes.join(" ")) };
+        let found = match (&auth.user, &auth.refused) {
+            (_, Some(why)) => format!("refused: {why}"),
+            (Some(user), None) => format!("user {user}"),
+            (None, None) => "nobody".to_owned(),
+        };
+        let _ = writeln!(text, "\nauth  {required}{scopes}: {found}");
+    }
+    if !answer.limits.is_empty() {
+        let head = ["limit", "verdict", "mode", "quota", "share", "used here", "elsewhere", "remaining", "resets in"];
+        let mut limits = Table::new(head);
+        for limit in &answer.limits {
+            limits.row([
+                limit.limit.to_string(),
+                limit.verdict.clone(),
+                format!("{}, {}", limit.on_partition, limit.mode),
+                limit.quota.to_string(),
+                limit.share.to_string(),
+                limit.used.to_string(),
+                limit.used_elsewhere.to_string(),
+                limit.remaining.to_string(),
+                format!("{} ms", limit.resets_in_ms),
+            ]);
+        }
+        let _ = write!(text, "\n{limits}");
+    }
+    if let Some(upstream) = &answer.upstream {
+        let mut order = Table::new(["region", "state", "usable endpoints"]);
+        for choice in &upstream.order {
+            let usable = format!("{} of {}", choice.usable, choice.endpoints);
+            order.row([choice.region.to_string(), choice.state.clone(), usable]);
+        }
+        let _ = write!(text, "\nservice {}\n{order}", upstream.service);
+        if let Some(endpoint) = &upstream.endpoint {
+            let _ = writeln!(text, "endpoint {} in {}: {}", endpoint.address, endpoint.region, endpoint.why);
+        }
+    }
+    text
+}
+
+fn yes_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
