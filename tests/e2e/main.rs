@@ -1,0 +1,9 @@
+//! The fleet as its users see it: real processes, real ports, and the binary's own words.
+
+mod apply;
+mod commands;
+mod crash;
+mod disk;
+mod partition;
+mod restart;
+mod support;
