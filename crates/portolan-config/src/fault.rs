@@ -150,7 +150,8 @@ impl<'a> Report<'a> {
     pub fn take(&mut self) -> Faults {
         self.faults.sort_by_key(|fault| (fault.line, fault.column));
         if let Some(last) = self.faults.last_mut().filter(|_| self.untold > 0) {
-            last.message += &format!(" (and {} faults more)", self.untold);
+            let untold = format!("{} more faults are not shown", self.untold);
+            last.remedy = Some(last.remedy.take().map_or(untold.clone(), |remedy| format!("{remedy}; {untold}")));
         }
         Faults(std::mem::take(&mut self.faults))
     }
