@@ -132,11 +132,6 @@ impl Account {
         self.complete = true;
     }
 
-    /// The response broke off.
-    pub fn fail(&mut self) {
-        self.complete = false;
-    }
-
     fn tell(&mut self, status: StatusCode, duration: Duration, received: u64) {
         let Some(mut story) = self.story.take() else { return };
         let text = |value: &Option<HeaderValue>| value.as_ref().and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();

@@ -200,3 +200,179 @@ fn has_scope(claims: &Map<String, Value>, wanted: &str) -> bool {
         _ => false,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{EncodingKey, encode};
+    use portolan_config::{HostMatch, PathMatch};
+    use portolan_model::Name;
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    struct Issuer {
+        keys: Vec<(&'static str, Algorithm, EncodingKey)>,
+        ed_public: Vec<u8>,
+    }
+
+    impl Issuer {
+        fn new() -> Self {
+            let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).expect("generates");
+            let ec = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("generates");
+            let ed = KeyPair::generate_for(&PKCS_ED25519).expect("generates");
+            let pem = |key: &KeyPair| key.serialize_pem().into_bytes();
+            Self {
+                ed_public: ed.public_key_raw().to_vec(),
+                keys: vec![
+                    ("rsa", Algorithm::RS256, EncodingKey::from_rsa_pem(&pem(&rsa)).expect("an RSA key")),
+                    ("ec", Algorithm::ES256, EncodingKey::from_ec_pem(&pem(&ec)).expect("a P-256 key")),
+                    ("ed", Algorithm::EdDSA, EncodingKey::from_ed_pem(&pem(&ed)).expect("an Ed25519 key")),
+                ],
+            }
+        }
+
+        fn verifier(&self) -> Verifier {
+            let keys = self.keys.iter().map(|(id, algorithm, key)| {
+                let mut jwk = match algorithm {
+                    Algorithm::EdDSA => {
+                        Jwk::from_decoding_key(&DecodingKey::from_ed_der(&self.ed_public), Some(*algorithm))
+                    }
+                    _ => Jwk::from_encoding_key(key, *algorithm),
+                }
+                .expect("is public");
+                jwk.common.key_id = Some((*id).to_owned());
+                jwk
+            });
+            let unusable = json!({ "kty": "future", "kid": "x" });
+            let mut keys: Vec<Value> = keys.map(|jwk| serde_json::to_value(jwk).expect("is JSON")).collect();
+            keys.push(unusable);
+            Verifier::new(Arc::new(JwtAuth {
+                name: Name::new("customers").expect("a name"),
+                issuer: "https://issuer.test".into(),
+                audience: vec!["api".into(), "web".into()],
+                jwks: json!({ "keys": keys }).to_string().into(),
+                user_claim: "sub".into(),
+                leeway: std::time::Duration::from_secs(60),
+            }))
+        }
+
+        fn token(&self, key: usize, change: impl FnOnce(&mut Header, &mut Value)) -> String {
+            let (id, algorithm, key) = &self.keys[key];
+            let mut header = Header::new(*algorithm);
+            header.kid = Some((*id).to_owned());
+            let mut claims = json!({ "iss": "https://issuer.test", "aud": "api", "sub": "ann", "exp": NOW + 60 });
+            change(&mut header, &mut claims);
+            encode(&header, &claims, key).expect("signs")
+        }
+    }
+
+    fn route(scopes: &[&str]) -> Route {
+        let name = |text| Name::new(text).expect("a name");
+        Route {
+            name: name("orders"),
+            host: HostMatch::Any,
+            path: PathMatch::Prefix("/".into()),
+            methods: Vec::new(),
+            auth: Some(name("customers")),
+            scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            limits: Vec::new(),
+            service: name("orders"),
+            timeout: std::time::Duration::from_secs(1),
+            max_body: None,
+        }
+    }
+
+    fn check(verifier: &Verifier, field: &str, scopes: &[&str], expected: Result<&str, Denied>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, field.parse().expect("a value"));
+        let verdict = verifier.verify(&headers, &route(scopes), WallTime::from_unix_millis(NOW * 1000));
+        assert_eq!(verdict.as_ref().map(|identity| &*identity.user).map_err(|denied| *denied), expected, "{field}");
+    }
+
+    #[test]
+    fn tokens_of_each_algorithm_prove_their_user() {
+        let issuer = Issuer::new();
+        let verifier = issuer.verifier();
+        for key in 0..3 {
+            check(&verifier, &format!("Bearer {}", issuer.token(key, |_, _| {})), &[], Ok("ann"));
+            check(&verifier, &format!("bearer {}", issuer.token(key, |header, _| header.kid = None)), &[], Ok("ann"));
+        }
+    }
+
+    #[test]
+    fn a_token_cannot_choose_how_it_is_verified() {
+        let (issuer, stranger) = (Issuer::new(), Issuer::new());
+        let verifier = issuer.verifier();
+        let denied = Err(Denied::InvalidToken);
+        check(&verifier, &format!("Bearer {}", stranger.token(1, |_, _| {})), &[], denied);
+        // Signed by one key, claimed for another.
+        let crossed = issuer.token(1, |header, _| header.kid = Some("ed".into()));
+        check(&verifier, &format!("Bearer {crossed}"), &[], denied);
+        // HMAC with the public key set as the secret.
+        let secret = EncodingKey::from_secret(verifier.auth.jwks.as_bytes());
+        let claims = json!({ "iss": "https://issuer.test", "aud": "api", "sub": "ann", "exp": NOW + 60 });
+        let hmac = encode(&Header::new(Algorithm::HS256), &claims, &secret).expect("signs");
+        check(&verifier, &format!("Bearer {hmac}"), &[], denied);
+        // `alg: none` with an empty signature.
+        let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbm4ifQ.";
+        check(&verifier, &format!("Bearer {unsigned}"), &[], denied);
+        let critical = issuer.token(1, |header, _| header.crit = Some(vec!["exp".into()]));
+        check(&verifier, &format!("Bearer {critical}"), &[], denied);
+        let other_type = issuer.token(1, |header, _| header.typ = Some("dpop+jwt".into()));
+        check(&verifier, &format!("Bearer {other_type}"), &[], denied);
+    }
+
+    #[test]
+    fn claims_are_checked_against_the_given_clock() {
+        let issuer = Issuer::new();
+        let verifier = issuer.verifier();
+        let check = |name: &str, value: Value, expected| {
+            let token = issuer.token(1, |_, claims| claims[name] = value);
+            check(&verifier, &format!("Bearer {token}"), &[], expected);
+        };
+        check("exp", json!(NOW - 59), Ok("ann"));
+        check("exp", json!(NOW - 60), Err(Denied::Expired));
+        check("exp", json!("soon"), Err(Denied::InvalidToken));
+        check("exp", Value::Null, Err(Denied::InvalidToken));
+        check("nbf", json!(NOW + 60), Ok("ann"));
+        check("nbf", json!(NOW + 61), Err(Denied::InvalidToken));
+        check("iss", json!("https://issuer.test/"), Err(Denied::InvalidToken));
+        check("aud", json!(["x", "web"]), Ok("ann"));
+        check("aud", json!("x"), Err(Denied::InvalidToken));
+        check("aud", Value::Null, Err(Denied::InvalidToken));
+        check("sub", json!("a\nb"), Err(Denied::InvalidToken));
+        check("sub", json!(7), Err(Denied::InvalidToken));
+    }
+
+    #[test]
+    fn a_route_can_ask_for_scopes() {
+        let issuer = Issuer::new();
+        let verifier = issuer.verifier();
+        let check = |name: &str, value: Value, expected| {
+            let token = issuer.token(2, |_, claims| claims[name] = value);
+            check(&verifier, &format!("Bearer {token}"), &["read", "write"], expected);
+        };
+        check("scope", json!("read write admin"), Ok("ann"));
+        check("scp", json!(["write", "read"]), Ok("ann"));
+        check("scope", json!("read"), Err(Denied::InsufficientScope));
+        check("scope", json!("reading write"), Err(Denied::InsufficientScope));
+    }
+
+    #[test]
+    fn a_malformed_field_is_told_from_a_missing_one() {
+        let verifier = Issuer::new().verifier();
+        check(&verifier, "Basic YTpi", &[], Err(Denied::MissingToken));
+        check(&verifier, "Bearer", &[], Err(Denied::MissingToken));
+        check(&verifier, "Bearer a b", &[], Err(Denied::InvalidToken));
+        check(&verifier, &format!("Bearer {}", "a".repeat(MAX_TOKEN + 1)), &[], Err(Denied::InvalidToken));
+        let none = verifier.verify(&HeaderMap::new(), &route(&[]), WallTime::default());
+        assert_eq!(none, Err(Denied::MissingToken));
+        let mut twice = HeaderMap::new();
+        twice.append(header::AUTHORIZATION, "Bearer a".parse().expect("a value"));
+        twice.append(header::AUTHORIZATION, "Bearer b".parse().expect("a value"));
+        assert_eq!(verifier.verify(&twice, &route(&[]), WallTime::default()), Err(Denied::Malformed));
+    }
+}

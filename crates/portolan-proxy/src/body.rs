@@ -177,20 +177,22 @@ enum ReplySource {
 impl ReplyBody {
     /// A body made by the gateway.
     pub fn own(bytes: Bytes, account: Account) -> Self {
-        Self { source: ReplySource::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), account }
+        Self { source: ReplySource::Own(Some(bytes)), account }
     }
 
     /// A body that arrives over `lease`, which goes back to its pool when the body has ended.
     pub fn upstream(body: Incoming, lease: Lease, account: Account) -> Self {
         let mut reply = Self { source: ReplySource::Upstream(body, Some(lease)), account };
-        reply.settle();
+        if reply.is_end_stream() {
+            reply.finish();
+        }
         reply
     }
 
-    /// Gives the connection back once nothing more arrives on it.
-    fn settle(&mut self) {
-        if let ReplySource::Upstream(body, lease) = &mut self.source
-            && body.is_end_stream()
+    /// Gives the connection back: nothing more arrives on it.
+    fn finish(&mut self) {
+        self.account.complete();
+        if let ReplySource::Upstream(_, lease) = &mut self.source
             && let Some(lease) = lease.take()
         {
             lease.give_back();
@@ -215,28 +217,19 @@ impl Body for ReplyBody {
             ReplySource::Upstream(body, _) => Pin::new(body).poll_frame(cx).map_err(|_| BodyError::Upstream),
         };
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.account.count_sent(frame.data_ref().map_or(0, |data| data.len() as u64));
-                this.settle();
-            }
+            Poll::Pending => {}
             Poll::Ready(Some(Err(_))) => {
                 if let ReplySource::Upstream(_, Some(lease)) = &this.source {
                     lease.broke();
                 }
-                this.account.fail();
-                return polled;
             }
-            Poll::Ready(None) => {
-                if let ReplySource::Upstream(_, lease) = &mut this.source
-                    && let Some(lease) = lease.take()
-                {
-                    lease.give_back();
+            Poll::Ready(Some(Ok(frame))) => {
+                this.account.count_sent(frame.data_ref().map_or(0, |data| data.len() as u64));
+                if frame.is_trailers() || this.is_end_stream() {
+                    this.finish();
                 }
             }
-            Poll::Pending => {}
-        }
-        if this.is_end_stream() {
-            this.account.complete();
+            Poll::Ready(None) => this.finish(),
         }
         polled
     }

@@ -122,14 +122,11 @@ impl Fault {
 /// Reads one request head from the start of `bytes`. One pass, no allocation.
 pub fn read_head(bytes: &[u8], limits: HeadLimits) -> Result<Head, Fault> {
     let start = skip_empty_lines(bytes)?;
+    let max_line = MAX_REQUEST_LINE.min(limits.bytes);
     let Some(request_line) = next_line(bytes, start)? else {
-        return if bytes.len() - start > MAX_REQUEST_LINE {
-            Err(Fault::RequestLineTooLong)
-        } else {
-            partial(bytes, limits)
-        };
+        return if bytes.len() - start > max_line { Err(Fault::RequestLineTooLong) } else { Ok(Head::Partial) };
     };
-    if request_line.len() > MAX_REQUEST_LINE {
+    if request_line.len() > max_line {
         return Err(Fault::RequestLineTooLong);
     }
     let version = check_request_line(request_line)?;

@@ -30,6 +30,7 @@ mod worker;
 
 pub use access_log::LogSink;
 pub use auth::{Denied, Identity, Verifier};
+pub use listen::Transport;
 pub use metrics::{Event, Metrics};
 pub use proxy::{Clock, Proxy, ProxyConfig, StartError, start};
 pub use tls::{CertificateError, CertificateSource, CertificateStore};

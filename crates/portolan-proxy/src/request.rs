@@ -153,8 +153,7 @@ impl Turn<'_> {
         if route.limits.is_empty() {
             return Ok(());
         }
-        let view = &self.prepared.view;
-        if !view.limiter.active() {
+        if !self.prepared.view.limiter.active() {
             return Err(Refusal::LimitsInactive);
         }
         let subject = Subject { user: identity.map(|identity| &*identity.user), client: self.peer.client };
@@ -164,7 +163,8 @@ impl Turn<'_> {
             tokio::pin!(written);
             // Registered before asking, so that a mark written in between is not missed.
             written.as_mut().enable();
-            match view.admit(route, &subject, self.worker.now()) {
+            // The newest view: what an older one waits for may only come with its successor.
+            match self.worker.prepared().view.admit(route, &subject, self.worker.now()) {
                 Admission::Allow(charges) => {
                     self.charges = charges;
                     return Ok(());
