@@ -167,8 +167,10 @@ mod tests {
         ledger(&[into, from].concat())
     }
 
-    /// Every cell and every digest, the latter also counted anew from the cells.
-    fn state(ledger: &Ledger) -> Vec<(u64, Vec<Vec<(Key, u64)>>, u64)> {
+    /// A slot, its rows per region, and its digest.
+    type State = (u64, Vec<Vec<(Key, u64)>>, u64);
+
+    fn state(ledger: &Ledger) -> Vec<State> {
         let rows =
             |slot| (0..REGIONS).map(|region| ledger.rows(LimitId(1), slot, region, u16::MAX).collect()).collect();
         let state = ledger.slots().map(|(limit, slot)| (slot, rows(slot), ledger.digest(limit, slot)));

@@ -2,6 +2,7 @@
 //! watches which of them are heard, and asks for durable marks. Never decides an admission and never blocks one.
 
 mod exchange;
+mod marking;
 mod report;
 
 use std::{
@@ -22,13 +23,12 @@ use crate::{
     key::Key,
     ledger::{Joined, Ledger},
     limiter::Limiter,
-    marks::{MAX_MARKS, Mark, MarkSequence, MarkWrite, Recovery},
+    marks::{Mark, MarkWrite, Recovery},
     message::{MAX_REGIONS, Message},
     outbox::{Events, Outbox},
     peers::{Change, GOSSIP_INTERVAL, Mode, PeerState, Peers},
     rights::{Live, Rights},
     shared::Shared,
-    table::Tenant,
     word::Word,
 };
 
@@ -209,28 +209,6 @@ impl Limits {
         self.ledger.retain(|limit, _| limiter.rights(limit).is_some());
     }
 
-    /// The write with this number and all before it are on disk.
-    pub fn handle_durable(&mut self, sequence: MarkSequence, now: Now) {
-        self.observe_clock(now);
-        let writes: Vec<MarkWrite> = self.durability.release(sequence).collect();
-        let limiter = self.limiter();
-        for write in writes {
-            if self.shared.raise_horizon(write.horizon) == WallTime::default() {
-                self.events.push(Event::Active);
-            }
-            for mark in write.marks {
-                let Some(rights) = limiter.rights(mark.limit) else { continue };
-                let state = self.with_counter(rights, mark.key, |counter| {
-                    counter.raise_ceiling(mark.slot, mark.spent);
-                    (counter.own(), rights.ceiling(counter, mark.slot))
-                });
-                if let Some((word, ceiling)) = state {
-                    self.consider_mark(rights, mark.key, word, ceiling);
-                }
-            }
-        }
-    }
-
     /// Does what is due: call at [`poll_timeout`](Self::poll_timeout), and at once when a worker's
     /// [`Limiter::take_attention`] says so.
     pub fn handle_timeout(&mut self, now: Now) {
@@ -270,39 +248,6 @@ impl Limits {
         let terms = Terms::new(definition.rate, self.me, self.regions.len());
         let live = self.limiter.rights(definition.id).map(|before| Arc::clone(&before.live));
         Rights::new(definition, terms, live.unwrap_or_else(|| Arc::new(Live::new(self.mode))))
-    }
-
-    /// A lower generation allowed keys more without a mark; a restart must not count less as spent.
-    fn keep_allowance(&mut self, before: &Rights, after: &Rights) {
-        let slot = after.terms.slot(self.wall());
-        let allowed = before.allowance(slot);
-        if after.terms.marked() && allowed > after.terms.allowance {
-            self.ask_for_mark(after, Key::EVERY, slot, allowed);
-        }
-    }
-
-    /// Puts the marks of the process before in place, before the limit can be charged.
-    fn restore_marks(&mut self, rights: &Rights) {
-        let wall = self.wall();
-        for mark in self.recovered.remove(&rights.id).unwrap_or_default() {
-            self.marked.insert((mark.limit, mark.key, mark.slot), (mark.spent, mark.ends));
-            let raise = |counter: &Counter| {
-                counter.raise_own(mark.slot, mark.spent);
-                counter.raise_ceiling(mark.slot, mark.spent);
-            };
-            match mark.key {
-                Key::EVERY => rights.live.every.raise_ceiling(mark.slot, mark.spent),
-                Key::OVERFLOW => raise(&rights.live.overflow),
-                key => {
-                    let tenant = Tenant { key, limit: mark.limit, window_ms: rights.terms.window_ms };
-                    let table = &self.shared.table;
-                    let start = || (mark.slot, mark.spent);
-                    let found = |place| raise(table.counter(place));
-                    // Without room the key will share the overflow counter, which then may not start below the mark.
-                    table.enter(tenant, wall, start, found, || raise(&rights.live.overflow));
-                }
-            }
-        }
     }
 
     /// Reads every counter that workers moved.
@@ -355,28 +300,6 @@ impl Limits {
     /// Whether admissions depend on the merged view: then every row matters, not only those under pressure.
     fn shares_view(&self, rights: &Rights) -> bool {
         rights.on_partition == OnPartition::Open && self.mode != Mode::Healthy
-    }
-
-    /// Asks for a mark before a key comes to its durable ceiling.
-    fn consider_mark(&mut self, rights: &Rights, key: Key, word: Word, ceiling: u64) {
-        let slot = word.slot_near(rights.terms.slot(self.wall()));
-        let cap = rights.cap(self.mode);
-        let left = ceiling.saturating_sub(word.spent());
-        if !rights.terms.marked() || ceiling >= cap || left > rights.terms.chunk / 2 || !self.is_live(rights, slot) {
-            return;
-        }
-        self.ask_for_mark(rights, key, slot, word.spent().saturating_add(rights.terms.chunk).min(cap));
-    }
-
-    fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {
-        let crowded = self.marked.len() >= MAX_MARKS / 2 && !self.marked.contains_key(&(rights.id, key, slot));
-        let key = if crowded { Key::EVERY } else { key };
-        let ends = rights.terms.end(slot);
-        let asked = self.marked.entry((rights.id, key, slot)).or_insert((0, ends));
-        if asked.0 < spent {
-            asked.0 = spent;
-            self.durability.want(Mark { limit: rights.id, key, slot, spent, ends });
-        }
     }
 
     fn publish_others(&self, rights: &Rights, slot: u64, key: Key) {

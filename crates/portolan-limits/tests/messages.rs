@@ -4,7 +4,7 @@ mod fleet;
 
 use fleet::{Fleet, definition};
 use portolan_limits::{Heartbeat, Key, LimitId, Message, OnPartition, Rejected, Rows, SlotSummary};
-use portolan_model::{RegionId, WallTime};
+use portolan_model::RegionId;
 
 fn fleet() -> Fleet {
     let mut fleet = Fleet::new(3, vec![definition(1, "60/min", OnPartition::Static)], 9);
@@ -76,7 +76,7 @@ fn a_clock_far_ahead_is_not_adopted() {
     let mut fleet = fleet();
     fleet.regions[1].clock_ms = 3_600_000;
     fleet.run(1000);
-    assert!(fleet.limits(0).stats().clocks_ahead == 1);
+    assert_eq!(fleet.limits(0).stats().clocks_ahead, 1);
     let slot = fleet.limits(0).usage(fleet.now(0))[0].slot;
     assert_eq!(slot, current_slot(&fleet));
 }
@@ -97,5 +97,4 @@ fn a_region_that_lost_its_rows_in_a_crash_is_told_them_again() {
     assert!(!digests(0).is_empty());
     assert_eq!((digests(0), digests(1)), (digests(1), digests(2)));
     assert_eq!(fleet.limits(0).usage(fleet.now(0))[0].keys, 30);
-    assert!(fleet.now(0).wall > WallTime::default());
 }

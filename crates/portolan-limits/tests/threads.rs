@@ -11,7 +11,7 @@ use std::{
 
 use fleet::{Fleet, Seed, definition};
 use portolan_limits::{Admission, Claim, Definition, Key, LimitId, Limiter, OnPartition};
-use portolan_model::{Now, Timestamp, WallTime};
+use portolan_model::{Now, Timestamp};
 
 const THREADS: u64 = 4;
 const ATTEMPTS: u64 = 20_000;
