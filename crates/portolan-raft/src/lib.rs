@@ -31,12 +31,15 @@ mod network;
 mod raft;
 mod status;
 
+mod compaction;
 mod handle;
+mod handover;
 mod membership;
 mod propose;
 mod recovery;
 
 pub use disk::{Directory, Disk, DiskFile};
+pub use handover::StepAsideError;
 pub use memory_disk::MemoryDisk;
 pub use message::{MemberRequest, Request, Response, Transport, Unreachable};
 pub use propose::ProposeError;

@@ -155,6 +155,8 @@ impl Raft {
         }
         let inner = Arc::clone(&raft.inner);
         raft.inner.spawn(async move { inner.seek_membership().await });
+        let inner = Arc::clone(&raft.inner);
+        raft.inner.spawn(async move { inner.keep_log_short().await });
         Ok(raft)
     }
 

@@ -64,6 +64,12 @@ pub(crate) struct LogState {
     pub entries: BTreeMap<u64, Arc<[u8]>>,
 }
 
+impl LogState {
+    pub fn bytes(&self) -> usize {
+        self.entries.values().map(|sealed| sealed.len()).sum()
+    }
+}
+
 /// A file that was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
@@ -137,6 +143,11 @@ impl Store {
     /// Files that were set aside when the store was opened.
     pub fn damage(&self) -> &[Damage] {
         &self.shared.damage
+    }
+
+    /// Length of the log in bytes, in memory.
+    pub fn log_bytes(&self) -> usize {
+        self.log().bytes()
     }
 
     /// Whether a write waits for space, or the next one would not find enough.

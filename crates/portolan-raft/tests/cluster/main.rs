@@ -3,6 +3,7 @@
 mod damage;
 mod disk_full;
 mod founding;
+mod leading;
 mod network;
 mod partition;
 mod world;

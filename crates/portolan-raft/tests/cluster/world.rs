@@ -207,7 +207,7 @@ async fn guard(raft: Raft, me: NodeName, network: Network, reports: Arc<Mutex<Re
         let status = raft.status();
         let now = Instant::now();
         reports.lock().expect("unpoisoned").insert((me.clone(), me.clone()), (now, status.leader_is_live));
-        if ticks % 4 == 0 {
+        if ticks.is_multiple_of(4) {
             for peer in status.voters.iter().filter(|voter| **voter != me).cloned() {
                 let (network, me, reports) = (network.clone(), me.clone(), Arc::clone(&reports));
                 let live = status.leader_is_live;
