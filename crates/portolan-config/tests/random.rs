@@ -2,9 +2,16 @@
 
 mod common;
 
+use std::sync::LazyLock;
+
 use common::{bundle, file, regions};
 use portolan_config::{Faults, NodeFile, OperatorVerb, RegionMap, Scenario, Snapshot, SourceFile, attachments};
 use proptest::prelude::*;
+
+static REGIONS: LazyLock<RegionMap> = LazyLock::new(regions);
+
+/// Documents that decoders know much about, to start from.
+static SEEDS: LazyLock<Vec<String>> = LazyLock::new(seeds);
 
 fn check(text: &str, regions: &RegionMap) {
     let source = SourceFile { path: "x.yaml".to_owned(), text: text.to_owned() };
@@ -32,7 +39,6 @@ fn check_positions(faults: &Faults, text: &str) {
     }
 }
 
-/// Documents that decoders know much about, to start from.
 fn seeds() -> Vec<String> {
     let paths = ["../../gateway.yaml", "../../regions/networks.yaml", "../../regions/rtt.yaml"];
     let faulty = ["gateway", "references", "node", "scenario"].map(|name| format!("tests/faults/{name}.yaml"));
@@ -45,14 +51,14 @@ proptest! {
 
     #[test]
     fn random_text_never_panics(text in "\\PC{0,200}") {
-        check(&text, &regions());
+        check(&text, &REGIONS);
     }
 
     #[test]
     fn random_yaml_indicators_never_panic(
         text in "(version: 1\n|routes:\n|  |- |\\? |: |, |\\[|\\]|\\{|\\}|&a |\\*a|!x |'|\"|\\| |> |#|%|@|`|~|a|1/s|\n|\t|\r|é){0,60}",
     ) {
-        check(&text, &regions());
+        check(&text, &REGIONS);
     }
 
     #[test]
@@ -60,7 +66,7 @@ proptest! {
         seed in 0..7usize,
         edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4u8, "[ -~\n\té]{0,6}"), 1..8),
     ) {
-        let mut text: Vec<char> = seeds()[seed].chars().collect();
+        let mut text: Vec<char> = SEEDS[seed].chars().collect();
         for (index, kind, insert) in edits {
             let at = index.index(text.len().max(1));
             match kind {
@@ -70,6 +76,6 @@ proptest! {
                 _ => { let copied: Vec<char> = text[at..(at + 40).min(text.len())].to_vec(); text.splice(at..at, copied); }
             }
         }
-        check(&text.into_iter().collect::<String>(), &regions());
+        check(&text.into_iter().collect::<String>(), &REGIONS);
     }
 }
