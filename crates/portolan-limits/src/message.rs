@@ -14,9 +14,6 @@ pub(crate) const MAX_ROWS: usize = 56;
 /// Digests in one message: 7 of at most 154 bytes stay below 1150 bytes.
 pub(crate) const MAX_DIGESTS: usize = 7;
 
-/// Largest scope; bounds the heartbeat.
-pub(crate) const MAX_REGIONS: usize = 64;
-
 /// Keys of a slot are spread over this many digests, so that a repair sends a sixteenth of the rows.
 pub(crate) const DIGEST_BUCKETS: usize = 16;
 

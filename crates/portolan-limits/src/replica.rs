@@ -24,7 +24,7 @@ use crate::{
     ledger::{Joined, Ledger},
     limiter::Limiter,
     marks::{Mark, MarkWrite, Recovery},
-    message::{MAX_REGIONS, Message},
+    message::Message,
     outbox::{Events, Outbox},
     peers::{Change, GOSSIP_INTERVAL, Mode, PeerState, Peers},
     rights::{Live, Rights},
@@ -37,8 +37,8 @@ use crate::{
 pub struct LimitsConfig {
     /// This region.
     pub region: RegionId,
-    /// The scope: all regions that share the limits, this one included (it is added if it is missing), 64 at most. The
-    /// order does not matter; fixed for the life of the cluster.
+    /// The scope: all regions that share the limits, this one included (it is added if it is missing), in any order.
+    /// Fixed for the life of the cluster; up to 200 keep a heartbeat within a datagram.
     pub regions: Vec<RegionId>,
     /// Secret of the cluster for hashing keys.
     pub hash_key: HashKey,
@@ -151,8 +151,7 @@ impl Limits {
         regions.push(config.region.clone());
         regions.sort();
         regions.dedup();
-        regions.truncate(MAX_REGIONS);
-        let me = regions.iter().position(|region| *region == config.region).unwrap_or(0);
+        let me = regions.binary_search(&config.region).expect("the scope holds this region: it was just added");
         let names: Vec<&[u8]> = regions.iter().map(|region| region.as_str().as_bytes()).collect();
         let barrier = Barrier::new(&recovery, now);
         let shared = Arc::new(Shared::new(config.hash_key, config.capacity, barrier, now));

@@ -95,7 +95,7 @@ fn check(fleet: &Fleet) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn no_slot_exceeds_its_limit_while_crashes_keep_the_disk_and_clocks_step(seed: u64) {

@@ -76,7 +76,10 @@ impl Limits {
         if !rights.terms.marked() || ceiling >= cap || left > rights.terms.chunk / 2 || !self.is_live(rights, slot) {
             return;
         }
-        self.ask_for_mark(rights, key, slot, word.spent().saturating_add(rights.terms.chunk).min(cap));
+        // A key that ran dry spends faster than the disk writes: its marks double, so that a burst waits for a few
+        // writes and not for one per chunk. A crash then costs it as much as it had spent, at most.
+        let ahead = if left == 0 { rights.terms.chunk.max(word.spent()) } else { rights.terms.chunk };
+        self.ask_for_mark(rights, key, slot, word.spent().saturating_add(ahead).min(cap));
     }
 
     fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {
