@@ -4,7 +4,7 @@
 //! hyper drops a `Content-Length` beside a `Transfer-Encoding`, drops a repeated one, takes bare line feeds and answers
 //! its own faults without a body, so every head is read here first. Sources: RFC 9112 §2.2, §3, §5, §6.1, §6.3, §7.1.
 
-use http::StatusCode;
+use http::{StatusCode, Uri};
 
 /// Longest request line in bytes; a longer one is answered with 414.
 pub const MAX_REQUEST_LINE: usize = 16 << 10;
@@ -201,9 +201,13 @@ fn check_request_line(line: &[u8]) -> Result<Version, Fault> {
     else {
         return Err(Fault::RequestLine);
     };
-    // A fragment is never sent (RFC 9112 §3.2); what follows one would silently be cut off.
-    let visible = |b: &u8| b.is_ascii_graphic() && *b != b'#';
-    if method.is_empty() || !method.iter().all(|&b| is_token(b)) || target.is_empty() || !target.iter().all(visible) {
+    // A fragment is never sent (RFC 9112 §3.2): what follows one would silently be cut off. The others would be refused
+    // by hyper without a word.
+    let allowed = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'#' | b'<' | b'>' | b'`' | b'"');
+    if method.is_empty() || !method.iter().all(|&b| is_token(b)) || target.is_empty() || !target.iter().all(allowed) {
+        return Err(Fault::RequestLine);
+    }
+    if target[0] != b'/' && Uri::try_from(target).is_err() {
         return Err(Fault::RequestLine);
     }
     match version {
@@ -449,6 +453,9 @@ mod tests {
         check("G{T / HTTP/1.1", Err(Fault::RequestLine));
         check("GET /", Err(Fault::RequestLine));
         check("GET /a#b HTTP/1.1", Err(Fault::RequestLine));
+        check("GET http:// HTTP/1.1", Err(Fault::RequestLine));
+        check("GET http://a.test/b HTTP/1.1", Ok(()));
+        check("OPTIONS * HTTP/1.1", Ok(()));
         check("GET /\u{e9} HTTP/1.1", Err(Fault::RequestLine));
         check("GET / HTTP/2.0", Err(Fault::Version));
         check("GET / http/1.1", Err(Fault::RequestLine));

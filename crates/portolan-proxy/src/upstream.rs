@@ -3,14 +3,27 @@
 //! Never decides whether to try again; says how far an attempt got. A connection goes back to the pool only after the
 //! response's body has ended, and the one used last is taken first, so that the others can age out.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, io, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fmt, io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use portolan_config::EndpointAddress;
 use portolan_routing::{EndpointId, InFlight, Outcome, Sent};
-use tokio::{net::TcpStream, task::spawn_local, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    task::{AbortHandle, spawn_local},
+    time::timeout,
+};
 
 use crate::{
     body::AttemptBody,
@@ -26,9 +39,24 @@ const MAX_IDLE_TICKS: u64 = 300;
 
 type Sender = http1::SendRequest<AttemptBody>;
 
-/// Idle connections of one worker.
+/// Longest wait for a pooled connection that is still finishing its last exchange; then another is used.
+const READY_WAIT: Duration = Duration::from_millis(5);
+
+/// Ticks without a byte from an upstream, and none taken from it, after which its connection is closed: five minutes.
+const MAX_SILENT_TICKS: u64 = 3000;
+
+/// Connections of one worker.
 #[derive(Default)]
-pub(crate) struct Pool(RefCell<BTreeMap<EndpointId, Vec<Idle>>>);
+pub(crate) struct Pool {
+    idle: RefCell<BTreeMap<EndpointId, Vec<Idle>>>,
+    open: RefCell<Vec<Open>>,
+}
+
+/// A connection, idle or in use.
+struct Open {
+    last_read: Rc<Cell<u64>>,
+    task: AbortHandle,
+}
 
 struct Idle {
     sender: Sender,
@@ -38,7 +66,7 @@ struct Idle {
 impl Pool {
     /// The connection used last that is still open.
     fn take(&self, endpoint: EndpointId) -> Option<Sender> {
-        let mut pool = self.0.borrow_mut();
+        let mut pool = self.idle.borrow_mut();
         let idle = pool.get_mut(&endpoint)?;
         std::iter::from_fn(|| idle.pop()).map(|idle| idle.sender).find(|sender| !sender.is_closed())
     }
@@ -47,7 +75,7 @@ impl Pool {
         if sender.is_closed() {
             return;
         }
-        let mut pool = self.0.borrow_mut();
+        let mut pool = self.idle.borrow_mut();
         let idle = pool.entry(endpoint).or_default();
         if idle.len() >= MAX_IDLE {
             idle.remove(0);
@@ -57,14 +85,20 @@ impl Pool {
 
     /// Closes all idle connections to an endpoint that broke one: it has probably closed the others too.
     fn forget(&self, endpoint: EndpointId) {
-        self.0.borrow_mut().remove(&endpoint);
+        self.idle.borrow_mut().remove(&endpoint);
     }
 
-    /// Closes connections that were idle for too long.
+    /// Closes connections that were idle or silent for too long.
     pub fn prune(&self, tick: u64) {
-        self.0.borrow_mut().retain(|_, idle| {
+        self.idle.borrow_mut().retain(|_, idle| {
             idle.retain(|idle| !idle.sender.is_closed() && idle.since + MAX_IDLE_TICKS > tick);
             !idle.is_empty()
+        });
+        self.open.borrow_mut().retain(|open| {
+            if open.last_read.get() + MAX_SILENT_TICKS <= tick {
+                open.task.abort();
+            }
+            !open.task.is_finished()
         });
     }
 }
@@ -170,28 +204,71 @@ async fn exchange(
 /// A pooled connection that takes a request now, or a new one.
 async fn ready_sender(worker: &Rc<Worker>, attempt: &Attempt<'_>) -> Result<(Sender, bool), AttemptFailure> {
     while let Some(mut sender) = worker.pool.take(attempt.endpoint) {
-        if sender.is_ready() || sender.ready().await.is_ok() {
+        // It is busy when the upstream answered before it had read the whole request.
+        if sender.is_ready() || timeout(READY_WAIT, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
             worker.shard.count(Event::UpstreamReused);
             return Ok((sender, true));
         }
     }
     let failed = |_| AttemptFailure { end: AttemptEnd::ConnectFailed, sent: Sent::NotSent, stale: false };
     let within = attempt.connect_timeout.min(attempt.time_left);
-    let sender = timeout(within, connect(attempt.address))
-        .await
-        .map_err(|_| failed(()))
-        .and_then(|connected| connected.map_err(|_| failed(())))?;
+    let connected = timeout(within, connect(worker, attempt.address)).await;
+    let sender = connected.map_err(|_| failed(())).and_then(|connected| connected.map_err(|_| failed(())))?;
     worker.shard.count(Event::UpstreamOpened);
     Ok((sender, false))
 }
 
-async fn connect(address: &EndpointAddress) -> io::Result<Sender> {
+async fn connect(worker: &Rc<Worker>, address: &EndpointAddress) -> io::Result<Sender> {
     let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
     stream.set_nodelay(true)?;
+    let last_read = Rc::new(Cell::new(worker.tick()));
+    let stream = Watched { stream, last_read: Rc::clone(&last_read), worker: Rc::clone(worker) };
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    spawn_local(async move {
+    let task = spawn_local(async move {
         // What goes wrong on it reaches the exchange that uses it.
         let _ = connection.await;
     });
+    worker.pool.open.borrow_mut().push(Open { last_read, task: task.abort_handle() });
     Ok(sender)
+}
+
+/// A connection that notes when it was last read from.
+struct Watched {
+    stream: TcpStream,
+    last_read: Rc<Cell<u64>>,
+    worker: Rc<Worker>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.last_read.set(this.worker.tick());
+        Pin::new(&mut this.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
 }

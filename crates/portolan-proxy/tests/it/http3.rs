@@ -23,7 +23,6 @@ routes:
 pub struct Client {
     pub sender: SendRequest<h3_quinn::OpenStreams, Bytes>,
     pub ended: tokio::task::JoinHandle<String>,
-    pub quic: quinn::Connection,
     _endpoint: quinn::Endpoint,
 }
 
@@ -33,9 +32,9 @@ pub async fn connect(gateway: &Gateway) -> Client {
     let tls = QuicClientConfig::try_from(client_tls(gateway, b"h3")).expect("TLS 1.3 is there");
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
     let quic = endpoint.connect(gateway.https, HOST).expect("is valid").await.expect("the certificate is trusted");
-    let (mut connection, sender) = h3::client::new(h3_quinn::Connection::new(quic.clone())).await.expect("speaks h3");
+    let (mut connection, sender) = h3::client::new(h3_quinn::Connection::new(quic)).await.expect("speaks h3");
     let ended = tokio::spawn(async move { connection.wait_idle().await.to_string() });
-    Client { sender, ended, quic, _endpoint: endpoint }
+    Client { sender, ended, _endpoint: endpoint }
 }
 
 type Stream = RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;

@@ -42,11 +42,11 @@ async fn a_broken_answer_is_asked_for_again_only_where_that_is_safe() {
     let (broken, count) = upstream::canned(b"").await;
     let (sound, _) = upstream::echo().await;
     let gateway = Gateway::start(&document(&format!("'http://{broken}', 'http://UPSTREAM'")), sound);
-    for _ in 0..8 {
+    // The choice between the two is random; it falls on the broken one sooner or later.
+    while count.load(SeqCst) == 0 {
         let answer = ask(&gateway, "GET").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
-    assert!(count.load(SeqCst) > 0, "the broken endpoint was tried");
     let gateway = Gateway::start(&document("'http://UPSTREAM'"), broken);
     let before = count.load(SeqCst);
     let answer = ask(&gateway, "POST").await;
