@@ -190,7 +190,7 @@ impl Mesh {
     /// Tells the peers that this node leaves, so that they need not wait for silence.
     pub async fn close(&self) {
         /// How long the goodbye may take: it is a courtesy.
-        const GOODBYE: Duration = Duration::from_millis(200);
+        const GOODBYE: Duration = Duration::from_millis(500);
         self.shared.endpoint.close(0u32.into(), b"shutdown");
         // A peer that does not acknowledge in time notices by itself.
         let _ = tokio::time::timeout(GOODBYE, self.shared.endpoint.wait_idle()).await;

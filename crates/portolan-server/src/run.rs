@@ -140,7 +140,7 @@ async fn stop(
     proxy: Arc<Proxy>,
     driver: tokio::task::JoinHandle<()>,
     mut tasks: JoinSet<()>,
-    running_raft: RunningRaft,
+    raft: RunningRaft,
     mesh: Mesh,
     telemetry: Option<Telemetry>,
 ) {
@@ -148,7 +148,7 @@ async fn stop(
     driver.abort();
     // Aborted, unless it had ended by itself.
     let _ = driver.await;
-    running_raft.raft.shutdown().await;
+    raft.stop().await;
     mesh.close().await;
     tasks.shutdown().await;
     if let Some(telemetry) = telemetry {
@@ -188,7 +188,17 @@ fn node_config(node: &NodeFile, files: &NodeFiles) -> NodeConfig {
 /// Raft on its thread, which ends when this is dropped.
 struct RunningRaft {
     raft: Raft,
-    _alive: oneshot::Sender<()>,
+    alive: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl RunningRaft {
+    async fn stop(self) {
+        self.raft.shutdown().await;
+        drop((self.raft, self.alive));
+        // An error says that the thread has panicked: ended in either case.
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
 }
 
 /// Raft has a thread of its own: its heartbeats must not wait behind anything else the node does.
@@ -227,9 +237,9 @@ async fn start_raft(
             }
         });
     };
-    thread::Builder::new().name(RAFT_FOLDER.to_owned()).spawn(body).map_err(failed)?;
+    let thread = thread::Builder::new().name(RAFT_FOLDER.to_owned()).spawn(body).map_err(failed)?;
     match raft.await {
-        Ok(raft) => Ok(RunningRaft { raft: raft?, _alive: alive }),
+        Ok(raft) => Ok(RunningRaft { raft: raft?, alive, thread }),
         Err(_) => Err(Error::Ended { part: "Raft", reason: "its thread has ended".to_owned() }),
     }
 }

@@ -16,14 +16,17 @@ const NXDOMAIN: u8 = 3;
 const NOTIMP: u8 = 4;
 const REFUSED: u8 = 5;
 
+/// Family, source, scope and address octets.
+type SubnetOption = (u16, u8, u8, &'static [u8]);
+
 /// One question in the words of the wire.
 struct Packet {
     opcode: u8,
     name: &'static str,
     qtype: u16,
     class: u16,
-    /// EDNS version and client subnet option (family, source, scope, address octets).
-    edns: Option<(u8, Option<(u16, u8, u8, &'static [u8])>)>,
+    /// EDNS version and client subnet option.
+    edns: Option<(u8, Option<SubnetOption>)>,
 }
 
 impl Packet {
