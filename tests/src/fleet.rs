@@ -269,7 +269,7 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}{}", self.printed(), self.logs());
+            eprintln!("{}", self.logs());
         }
         self.end();
     }

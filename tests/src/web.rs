@@ -213,7 +213,7 @@ pub async fn dns(server: SocketAddr, name: &str, client: IpAddr) -> Result<Vec<I
     message.add_query(query);
     let mut edns = Edns::new();
     edns.set_max_payload(1232);
-    let prefix = if client.is_ipv4() { 24 } else { 56 };
+    let prefix = if client.is_ipv4() { 32 } else { 128 };
     edns.options_mut().insert(EdnsOption::Subnet(ClientSubnet::new(client, prefix, 0)));
     message.set_edns(edns);
     let socket = UdpSocket::bind("0.0.0.0:0").await?;

@@ -26,8 +26,8 @@ mod wan;
 
 use cli::{Cli, Command};
 
-/// What a node logs unless `PORTOLAN_LOG` says otherwise: openraft tells each vote at `info`.
-const LOG_FILTER: &str = "info,openraft=warn";
+/// What a node logs unless `PORTOLAN_LOG` says otherwise: openraft warns of each vote, hickory tells each query.
+const LOG_FILTER: &str = "info,openraft=error,hickory_server=warn";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

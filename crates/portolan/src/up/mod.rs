@@ -68,7 +68,11 @@ async fn live(plan: &Plan, processes: &mut Vec<Process>, started: Instant) -> Re
         let answer = fleet::apply(&client, &plan.document, None).await.context("the first configuration")?;
         revision = Revision(answer["revision"].as_u64().unwrap_or(1));
     }
-    let serves = |status: &StatusAnswer| status.ready && status.revision >= revision;
+    // Each node speaks for itself and must have heard that the others are well: DNS answers from then on name them.
+    let serves = |status: &StatusAnswer| {
+        let sees_all = status.regions.values().all(|region| matches!(region.state.as_str(), "serving" | "draining"));
+        status.ready && status.revision >= revision && sees_all
+    };
     let statuses = wait_until(&client, processes, "ready", serves).await?;
     let program = std::env::args().next().unwrap_or_else(|| "portolan".to_owned());
     println!("{}", announce::render(plan, &statuses, &program));
