@@ -26,6 +26,10 @@ const MAX_SNAPSHOT: u64 = 64 << 20;
 impl Raft {
     /// Answers `request` of the node that the transport authenticated as `from`.
     pub async fn handle(&self, from: &NodeName, request: Request) -> Response {
+        if let Request::Propose(command) = request {
+            // Keeps its deadline itself: to give up on it is not to say that nothing was done.
+            return self.inner.propose_here(command, Instant::now() + DEADLINE).await;
+        }
         match Runtime::timeout(DEADLINE, self.inner.answer(from, request)).await {
             Ok(response) => response,
             Err(_) => unavailable("no answer in time"),
@@ -44,7 +48,7 @@ impl Inner {
                 Response::Identity { id: self.store.member(), member: self.me(), pristine: self.store.is_pristine() }
             }
             Request::FetchSnapshot { offset, id } => self.serve_state(offset, id),
-            Request::Propose(command) => self.propose_here(command, Instant::now() + DEADLINE).await,
+            Request::Propose(_) => unavailable("a proposal is answered elsewhere"),
             Request::Join { id, member } if member.name == *from => self.admit(id, member).await,
             Request::Join { member, .. } => unavailable(format!("`{from}` may not join as `{}`", member.name)),
             Request::ToMember(to, request) => self.answer_member(from, to, request).await,

@@ -38,6 +38,9 @@ mod membership;
 mod propose;
 mod recovery;
 
+#[cfg(test)]
+mod conformance;
+
 pub use disk::{Directory, Disk, DiskFile};
 pub use handover::StepAsideError;
 pub use memory_disk::MemoryDisk;

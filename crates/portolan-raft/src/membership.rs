@@ -159,19 +159,26 @@ fn is_voter(core: &Core, id: MemberId) -> bool {
     metrics.membership_config.membership().voter_ids().any(|voter| voter == id.0)
 }
 
-/// Brings `id` up to date and lets it vote in place of every other id of the same node.
+/// Brings `id` up to date, lets it vote in place of every other id of the same node, and forgets those.
 async fn change_membership(core: &Core, id: MemberId, member: Member) -> Result<(), String> {
     let name: NodeName = member.name.clone();
     tracing::info!(node = %name, member = %id, "admitting a node");
     core.add_learner(id.0, member, true).await.map_err(|error| error.to_string())?;
-    let mut voters: BTreeSet<u64> = {
+    let (mut voters, earlier) = {
         let metrics = core.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
-        let other = |voter: &u64| membership.get_node(voter).is_some_and(|member| member.name != name);
-        membership.voter_ids().filter(other).collect()
+        let same_node = |other: &u64| membership.get_node(other).is_some_and(|member| member.name == name);
+        let voters: BTreeSet<u64> = membership.voter_ids().filter(|voter| !same_node(voter)).collect();
+        let earlier: BTreeSet<u64> =
+            membership.learner_ids().filter(|learner| same_node(learner) && *learner != id.0).collect();
+        (voters, earlier)
     };
     voters.insert(id.0);
     core.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map_err(|error| error.to_string())?;
+    if !earlier.is_empty() {
+        // Ids that were lost again before they voted.
+        core.change_membership(ChangeMembers::RemoveNodes(earlier), false).await.map_err(|error| error.to_string())?;
+    }
     Ok(())
 }

@@ -84,7 +84,7 @@ pub enum Response {
         id: MemberId,
         /// What the node is.
         member: Member,
-        /// It has no log, vote or snapshot, and none was lost.
+        /// It has no log and no snapshot, and none was lost.
         pristine: bool,
     },
     /// To [`Request::FetchSnapshot`].

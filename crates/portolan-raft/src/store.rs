@@ -167,10 +167,10 @@ impl Store {
         })
     }
 
-    /// Whether this node never was part of a cluster, as far as its disk tells.
+    /// Whether this node never had an entry of a cluster, as far as its disk tells. It may have voted: a founder that
+    /// is wiped before its first entry has spread must be able to begin anew.
     pub(crate) fn is_pristine(&self) -> bool {
-        let log = self.log();
-        !self.shared.lost && log.vote.is_none() && log.last.is_none() && self.snapshot().is_none()
+        !self.shared.lost && self.log().last.is_none() && self.snapshot().is_none()
     }
 
     /// Whether entries were purged that no snapshot covers.
