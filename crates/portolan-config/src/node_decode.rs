@@ -34,7 +34,7 @@ pub(crate) const NODE: Shape = Shape {
 
 /// The keys of listening addresses.
 pub(crate) const LISTEN: Shape =
-    Shape { what: "a set of listening addresses", keys: &["https", "dns", "admin", "mesh"] };
+    Shape { what: "a set of listening addresses", keys: &["https", "http", "dns", "admin", "mesh"] };
 
 /// The keys of a server certificate.
 pub(crate) const CERTIFICATE: Shape = Shape { what: "a server certificate", keys: &["certificate", "key"] };
@@ -100,8 +100,10 @@ fn listen(node: &Node, report: &mut Report<'_>) -> Option<Listen> {
     let dns = at("dns", "127.0.0.1:8053");
     let admin = at("admin", "127.0.0.1:8900");
     let mesh = at("mesh", "127.0.0.1:8700");
-    let listen = Listen { https: https?, dns: dns?, admin: admin?, mesh: mesh? };
-    let taken = [("https", listen.https), ("dns", listen.dns), ("admin", listen.admin), ("mesh", listen.mesh)];
+    let http = fields.optional("http", None, report, |node, report| address(node, report).map(Some));
+    let listen = Listen { https: https?, http, dns: dns?, admin: admin?, mesh: mesh? };
+    let mut taken = vec![("https", listen.https), ("dns", listen.dns), ("admin", listen.admin), ("mesh", listen.mesh)];
+    taken.extend(http.map(|http| ("http", http)));
     for (index, (key, address)) in taken.iter().enumerate() {
         let rival = taken[..index].iter().find(|(_, other)| other == address && address.port() != 0);
         if let (Some((rival, _)), Some(node)) = (rival, fields.get(key)) {

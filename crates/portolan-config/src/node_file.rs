@@ -51,6 +51,8 @@ impl NodeFile {
 pub struct Listen {
     /// TLS with HTTP/1.1 and HTTP/2 over TCP, HTTP/3 over UDP.
     pub https: SocketAddr,
+    /// Clear text HTTP/1.1, for a balancer in front that ends TLS itself; `None` listens nowhere.
+    pub http: Option<SocketAddr>,
     /// DNS over UDP and TCP.
     pub dns: SocketAddr,
     /// Operators, with client certificates.

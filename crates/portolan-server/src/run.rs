@@ -259,7 +259,7 @@ fn start_proxy(
     };
     let config = ProxyConfig {
         https: Some(node.listen.https),
-        http: None,
+        http: node.listen.http,
         workers: node.workers,
         node: node.node.clone(),
         access_log,

@@ -47,6 +47,8 @@ pub(super) struct NodeFile {
 struct Listen {
     /// TLS with HTTP/1.1 and HTTP/2 over TCP, HTTP/3 over UDP.
     https: SocketAddress,
+    /// Clear text HTTP/1.1, for a balancer in front that ends TLS itself. Default nowhere.
+    http: Option<SocketAddress>,
     /// DNS over UDP and TCP.
     dns: SocketAddress,
     /// Operators, with client certificates.

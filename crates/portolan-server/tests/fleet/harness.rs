@@ -241,6 +241,7 @@ fn free_ports() -> Listen {
     let mesh = UdpSocket::bind(loopback).expect("a port");
     let address = |listener: &TcpListener| listener.local_addr().expect("bound");
     Listen {
+        http: None,
         https: address(&https),
         dns: address(&dns),
         admin: address(&admin),
