@@ -66,8 +66,9 @@ impl Durability {
     }
 }
 
-/// Writes on their way at one time: enough to keep a disk busy, few enough to gather marks while it is slow.
-const MAX_IN_FLIGHT: usize = 2;
+/// Writes on their way at one time. One: then a damaged page that a valid one follows was reported durable for certain,
+/// and marks gather into one page while a disk is slow.
+const MAX_IN_FLIGHT: usize = 1;
 
 #[cfg(test)]
 mod tests {
@@ -98,7 +99,6 @@ mod tests {
         durability.want(mark(3));
         assert!(durability.poll(wall(1)).is_some_and(|write| write.marks == [mark(3)]));
         durability.want(mark(4));
-        assert!(durability.poll(wall(2)).is_some_and(|write| write.marks == [mark(4)]));
         durability.want(mark(6));
         durability.want(mark(5));
         assert_eq!(durability.poll(wall(900)), None);

@@ -87,7 +87,7 @@ pub enum Found {
     },
 }
 
-/// Bytes to write in place: write all of a [`MarkLog::append`], then make both files durable.
+/// Bytes to write in place: write all of a [`MarkLog::append`] and make the file durable before the next append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageWrite {
     /// 0 or 1.

@@ -230,8 +230,8 @@ impl Limits {
         Some((self.regions[region].clone(), message))
     }
 
-    /// The next write to make durable. A failed write is tried again by the driver until it succeeds; meanwhile at most
-    /// one more is handed out.
+    /// The next write to make durable. A failed write is tried again by the driver until it succeeds; meanwhile no
+    /// other is handed out.
     pub fn poll_marks(&mut self) -> Option<MarkWrite> {
         let write = self.durability.poll(self.wall())?;
         self.stats.mark_writes += 1;

@@ -125,3 +125,64 @@ impl Turned<'_> {
 fn denied(rights: &Rights, slot: u64, reason: DenyReason, retry_at: WallTime, wall: WallTime) -> Turned<'_> {
     Turned::Denied { rights, slot, reason, retry_after: retry_at.since(wall) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use portolan_config::{LimitId, OnPartition};
+    use portolan_model::{HashKey, Name, Now};
+
+    use super::*;
+    use crate::{
+        Definition, Key, Recovery, definition::Terms, horizon::Barrier, peers::Mode, rights::Live, table::Tenant,
+    };
+
+    fn at(slot: u64) -> WallTime {
+        WallTime::from_unix_millis(slot * 1000)
+    }
+
+    fn rights() -> Rights {
+        let definition = Definition {
+            id: LimitId(1),
+            generation: 1,
+            name: Name::new("per-user").expect("a name"),
+            rate: "3/s".parse().expect("a rate"),
+            on_partition: OnPartition::Static,
+            expose_slot: false,
+        };
+        Rights::new(&definition, Terms::new(definition.rate, 0, 1), Arc::new(Live::new(Mode::Healthy)))
+    }
+
+    #[test]
+    fn a_charge_meant_for_the_key_before_fails_when_the_entry_has_changed_its_key() {
+        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
+        let shared = Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default());
+        shared.raise_horizon(at(100));
+        let rights = rights();
+        let enter = |key, slot| {
+            let tenant = Tenant { key, limit: LimitId(1), window_ms: 1000 };
+            shared.table.enter(tenant, at(slot), || (slot, 0), Some, || None)
+        };
+        let key = |n: u64| Key::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let old = key(1);
+        let place = enter(old, 5).expect("there is room");
+        let late = || spend(&shared, &rights, shared.table.counter(place), || shared.table.holds(place, old), at(9));
+        assert!(late().is_ok());
+        // Fill the table with the next slots' keys until the entry is another key's.
+        let next = (2..1000).find(|&n| enter(key(n), 20) == Some(place)).expect("the entry is reused");
+        assert!(matches!(late(), Err(Turned::KeyChanged)));
+        assert_eq!((shared.table.find(key(next)), shared.table.counter(place).own().spent()), (Some(place), 0));
+    }
+
+    #[test]
+    fn a_thread_with_an_earlier_clock_charges_the_slot_that_has_begun() {
+        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
+        let shared = Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default());
+        shared.raise_horizon(at(100));
+        let (rights, counter) = (rights(), Counter::default());
+        let charged = |wall| spend(&shared, &rights, &counter, || true, wall).ok().map(|held| held.charge().slot);
+        shared.raise_clock(at(8));
+        assert_eq!((charged(at(8)), charged(at(7)), charged(at(8)), charged(at(7))), (Some(8), Some(8), Some(8), None));
+    }
+}

@@ -78,6 +78,8 @@ impl Word {
     pub const fn age(self, slot: u64) -> Age {
         let behind = slot.wrapping_sub(self.0 >> SLOT_SHIFT) & SLOT_MASK;
         match behind {
+            // Never used: of no slot, and certainly not of a later one.
+            _ if self.0 == 0 => Age::Past(SLOT_MASK),
             0 => Age::Same,
             _ if behind <= SLOT_MASK / 2 => Age::Past(behind),
             _ => Age::Ahead,
@@ -115,6 +117,7 @@ mod tests {
     fn the_age_of_a_word_survives_the_wrap_of_its_slot() {
         let check = |word: u64, slot: u64, expected| assert_eq!(Word::new(word, 0, 0).age(slot), expected);
         check(5, 5, Age::Same);
+        check(0, 13_144_656, Age::Past((1 << 24) - 1));
         check(5, 7, Age::Past(2));
         check(7, 5, Age::Ahead);
         check((1 << 24) - 1, (1 << 24) + 1, Age::Past(2));

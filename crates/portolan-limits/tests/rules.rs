@@ -78,6 +78,20 @@ fn rule_4_a_first_start_has_its_full_share_at_once() {
 }
 
 #[test]
+fn rule_4_no_slot_is_spent_that_no_durable_horizon_covers() {
+    let mut fleet = Fleet::new(1, vec![definition(1, "20/s", STATIC)], 5);
+    assert_eq!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait));
+    fleet.settle();
+    assert_eq!(spend_all(&mut fleet, 0), 20);
+    fleet.regions[0].disk_ms = 10_000;
+    fleet.run(3500);
+    assert_eq!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait), "the disk hangs for longer than the horizon leads");
+    fleet.regions[0].disk_ms = 2;
+    fleet.run(10_000);
+    assert_eq!(spend_all(&mut fleet, 0), 20);
+}
+
+#[test]
 fn rule_4_a_restart_goes_on_from_its_marks() {
     let check = |spent: u64, most_left: u64| {
         let mut fleet = fleet("200/60s");
@@ -205,6 +219,27 @@ fn rule_10_a_slot_begins_empty_and_a_unit_given_back_late_does_not_reach_it() {
     assert_eq!((spend_all(&mut fleet, 0), fleet.busiest(1)), (9, 10));
     next_slot(&mut fleet, 1000);
     assert_eq!((spend_all(&mut fleet, 0), fleet.busiest(1)), (10, 10));
+}
+
+#[test]
+fn rule_10_a_key_that_shared_the_overflow_counter_does_not_start_afresh_when_it_gets_its_own() {
+    let filler = definition(2, "1000/h", STATIC);
+    let mut fleet = Fleet::new(1, vec![definition(1, "10/60s", STATIC), filler], 5);
+    fleet.settle();
+    next_slot(&mut fleet, 60_000);
+    for key in 0..2000 {
+        fleet.request(0, &[(2, key)]);
+    }
+    assert_eq!(spend_all(&mut fleet, 0), 10);
+    assert!(fleet.limits(0).stats().overflowed >= 10);
+    // The limit that filled the table ends, and its entries are swept.
+    fleet.define(vec![definition(1, "10/60s", STATIC)]);
+    fleet.run(20_000);
+    let overflowed = fleet.limits(0).stats().overflowed;
+    assert_eq!(spend_all(&mut fleet, 0), 0);
+    next_slot(&mut fleet, 60_000);
+    assert_eq!(spend_all(&mut fleet, 0), 10);
+    assert_eq!(fleet.limits(0).stats().overflowed, overflowed, "the key has its own counter");
 }
 
 #[test]
