@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::{account::Account, http3::Http3Body, upstream::Lease};
+use crate::{account::Account, head::clean_trailers, http3::Http3Body, upstream::Lease};
 
 /// A request body as it comes from a client.
 #[derive(Debug)]
@@ -122,12 +122,15 @@ impl Upload {
         if let UploadState::Untouched = self.state.get() {
             self.state.set(UploadState::Reading);
         }
-        let polled = Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx);
-        match &polled {
+        let mut polled = Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx);
+        match &mut polled {
             Poll::Pending => {}
             Poll::Ready(None) => self.state.set(UploadState::Ended),
             Poll::Ready(Some(Err(error))) => self.state.set(UploadState::Failed(*error)),
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
+                }
                 let len = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.taken.set(self.taken.get() + len);
                 let Some(left) = self.left.get().checked_sub(len) else {

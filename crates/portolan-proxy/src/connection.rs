@@ -21,6 +21,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -48,12 +49,16 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Time without an answer to a ping after which an HTTP/2 connection is dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a client may leave a response unread before its connection is dead (RFC 5482).
+const MAX_UNREAD: Duration = Duration::from_secs(60);
+
 /// Largest response data kept per HTTP/2 stream until the client takes it.
 const SEND_BUFFER: usize = 256 << 10;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>) {
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(MAX_UNREAD));
     let Some(acceptor) = acceptor else {
         serve_http1(worker, stream, peer, "http").await;
         return;

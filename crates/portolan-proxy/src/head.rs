@@ -98,9 +98,23 @@ pub fn to_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, trailers_
 /// Takes off what concerns only the connection to the upstream.
 pub fn to_client(headers: &mut HeaderMap) {
     let mut names = nominated(headers);
-    names.extend(headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned());
+    // An upstream knows no alternative for the origin that clients see.
+    let stays = |name: &&HeaderName| HOP_BY_HOP.contains(name) || **name == header::ALT_SVC;
+    names.extend(headers.keys().filter(stays).cloned());
     for name in &names {
         headers.remove(name);
+    }
+}
+
+/// Takes off trailers what could not stand in a head either: some servers merge the two.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    let framing = [header::CONTENT_LENGTH, header::HOST, header::AUTHORIZATION, header::TE, header::EXPECT];
+    let dropped = |name: &&HeaderName| {
+        HOP_BY_HOP.contains(name) || framing.contains(name) || is_spoofable(name.as_str()) || **name == TRACEPARENT
+    };
+    let names: Names = trailers.keys().filter(dropped).cloned().collect();
+    for name in &names {
+        trailers.remove(name);
     }
 }
 

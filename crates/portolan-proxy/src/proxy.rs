@@ -74,7 +74,7 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// The running data path. Dropping it stops it at once; [`Proxy::shutdown`] lets requests finish.
+/// The running data path. Dropping it stops it like [`Proxy::shutdown`], without waiting.
 pub struct Proxy {
     https: Option<SocketAddr>,
     http: Option<SocketAddr>,

@@ -234,6 +234,7 @@ impl Turn<'_> {
         write_charges(headers, &charges);
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
         if peer.protocol != Protocol::Http3
+            && peer.scheme == "https"
             && let Some(alt_svc) = &prepared.alt_svc
         {
             headers.insert(header::ALT_SVC, alt_svc.clone());

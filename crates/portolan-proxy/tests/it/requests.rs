@@ -47,8 +47,6 @@ async fn a_request_reaches_its_upstream_cleaned_and_marked() {
     for left_out in ["x-hop", "x-user-id", "10.0.0.1", "authorization"] {
         assert!(!answer.contains(left_out), "{left_out} crossed\n{answer}");
     }
-    let alt_svc = format!("alt-svc: h3=\":{}\"; ma=86400\r\n", gateway.https.port());
-    assert!(answer.contains(&alt_svc), "{answer}");
 }
 
 #[tokio::test]
@@ -98,7 +96,7 @@ async fn trailers_cross_in_both_directions_over_http_1() {
     let (address, _) = upstream::echo().await;
     let gateway = Gateway::start(DOCUMENT, address);
     let request = "POST /orders HTTP/1.1\nhost: api.example.test\nte: trailers\nconnection: close, te\n\
-                   trailer: x-sum\ntransfer-encoding: chunked\n\n3\nabc\n0\nx-sum: 42\n\n";
+                   trailer: x-sum, x-user-id\ntransfer-encoding: chunked\n\n3\nabc\n0\nx-user-id: root\nx-sum: 42\n\n";
     let answer = check(&gateway, request, "200", &["abc\r\n0\r\n"]).await;
     assert!(answer.ends_with("x-sum: 42\r\n\r\n"), "{answer}");
 }
