@@ -37,3 +37,19 @@ impl<T> Agenda<T> {
         self.plans.pop_first().map(|(_, what)| what)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_of_one_moment_keep_their_order_and_none_comes_early() {
+        let mut agenda = Agenda::new();
+        for (at, what) in [(5, "b"), (5, "c"), (3, "a"), (9, "d")] {
+            agenda.plan(Timestamp::from_nanos(at), what);
+        }
+        let now = Timestamp::from_nanos(5);
+        assert_eq!(std::iter::from_fn(|| agenda.take_due(now)).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(agenda.next_at(), Some(Timestamp::from_nanos(9)));
+    }
+}

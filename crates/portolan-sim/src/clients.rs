@@ -188,7 +188,7 @@ impl World<'_> {
         let counts = &mut self.figures.requests;
         match admission {
             Admission::Allow(charges) => {
-                self.count_charges(&view, &route, &charges, ask.user.as_deref(), ask.client);
+                self.count_charges(&view, &route, &charges, &ask);
                 self.forward(&view, &route, &ask);
             }
             Admission::Deny(denial) if denial.reason == DenyReason::Exhausted => counts.limited += 1,
@@ -201,13 +201,18 @@ impl World<'_> {
         }
     }
 
-    fn count_charges(&mut self, view: &View, route: &Route, charges: &[Charge], user: Option<&str>, client: usize) {
+    fn count_charges(&mut self, view: &View, route: &Route, charges: &[Charge], ask: &Ask) {
         let at = self.since_zero();
-        let address = self.clients[client].address.to_string();
+        let address = self.clients[ask.client].address.to_string();
+        let must_be_closed = self.must_be_closed(ask.host);
         for charge in charges {
             let limit = view.intent.snapshot.limits.get(&charge.name);
             let (policy, kind) = limit.map_or((OnPartition::Static, LimitKeyKind::Global), |l| (l.on_partition, l.key));
-            self.oracle.admit(charge, policy, &oracle::subject(kind, route, user, &address), at);
+            if policy == OnPartition::Closed && must_be_closed {
+                let detail = format!("`{}` is closed while a region is unheard, {} admitted", charge.name, view.region);
+                self.oracle.violate(at, Invariant::LimitBound, detail);
+            }
+            self.oracle.admit(charge, policy, &oracle::subject(kind, route, ask.user.as_deref(), &address), at);
         }
     }
 

@@ -78,9 +78,8 @@ impl World<'_> {
             }
             Action::Crash { .. } => {
                 let crashed = std::mem::take(&mut self.faults.crashed);
-                let (ending, rest) = crashed.into_iter().partition(|(of, _)| *of == step);
-                self.faults.crashed = rest;
-                let ending: Vec<(usize, usize)> = ending;
+                let (ending, lasting): (Vec<_>, _) = crashed.into_iter().partition(|(of, _)| *of == step);
+                self.faults.crashed = lasting;
                 for (_, host) in ending {
                     self.trace.event(at, format_args!("`{}` starts again", self.hosts[host].name));
                     self.start_host(host);
@@ -101,19 +100,17 @@ impl World<'_> {
     }
 
     fn targets(&self, target: &CrashTarget) -> Vec<usize> {
-        let hit = |host: &crate::host::Host| match target {
-            CrashTarget::Region(region) => host.up && host.region == *region,
-            CrashTarget::Leader => false,
-        };
+        let all = 0..self.hosts.len();
         match target {
-            CrashTarget::Region(_) => (0..self.hosts.len()).filter(|&host| hit(&self.hosts[host])).collect(),
+            CrashTarget::Region(region) => {
+                all.filter(|&host| self.hosts[host].up && self.hosts[host].region == *region).collect()
+            }
             CrashTarget::Leader => {
                 let term_led = |host: &usize| {
                     let status = self.hosts[*host].process.as_ref()?.raft.status();
                     (status.role == Role::Leader).then_some(status.term)
                 };
-                let leading = (0..self.hosts.len()).filter(|host| term_led(host).is_some());
-                leading.max_by_key(term_led).into_iter().collect()
+                all.filter(|host| term_led(host).is_some()).max_by_key(term_led).into_iter().collect()
             }
         }
     }
@@ -125,6 +122,10 @@ impl World<'_> {
         let Some(&host) = up.get(tries % up.len().max(1)) else { return self.order_again(number) };
         let life = Life { host, number: self.hosts[host].lives };
         let verb = self.faults.orders[number].verb.clone();
+        if let OperatorVerb::Restore { region } = &verb {
+            // Nodes may act on it before the operator hears that they do.
+            self.note_drain(region, false);
+        }
         let command = self.command(host, &verb);
         let Some(raft) = self.process(life).map(|process| process.raft.clone()) else { return };
         let errands = self.errands.clone();
@@ -170,10 +171,10 @@ impl World<'_> {
                 self.note_acknowledged(revision);
             }
             Ok(applied) => {
-                match (&applied, &self.faults.orders[number].verb) {
-                    (Applied::Drained, OperatorVerb::Drain { region, .. }) => self.note_drain(&region.clone(), true),
-                    (Applied::Restored, OperatorVerb::Restore { region }) => self.note_drain(&region.clone(), false),
-                    _ => {}
+                if let (Applied::Drained, OperatorVerb::Drain { region, .. }) =
+                    (&applied, &self.faults.orders[number].verb)
+                {
+                    self.note_drain(&region.clone(), true);
                 }
                 self.trace.event(at, format_args!("{verb}: {applied:?}"));
                 if matches!(applied, Applied::Refused(_)) {

@@ -53,6 +53,8 @@ pub struct Process {
     pub node: Node,
     /// Its Raft.
     pub raft: Raft,
+    /// When it began to serve.
+    pub started: Timestamp,
     marks: MarkLog,
     /// What the marks of an earlier process say, until the limits have started.
     found: Option<Found>,
@@ -135,7 +137,8 @@ impl World<'_> {
         let now = self.clock.read(place.skew);
         let node = Node::new(config, intent, now);
         let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments.each_ref().map(Vec::as_slice));
-        self.hosts[life.host].process = Some(Process { node, raft, marks, found: Some(found), wake_at: None });
+        self.hosts[life.host].process =
+            Some(Process { node, raft, started: now.mono, marks, found: Some(found), wake_at: None });
         self.agenda.plan(now.mono, Plan::ReadRaft(life));
         self.start_limits(life.host);
         self.pump(life.host);

@@ -152,3 +152,84 @@ pub fn subject(kind: portolan_config::LimitKeyKind, route: &Route, user: Option<
         Kind::ClientAddress => format!("client {client}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use portolan_limits::LimitId;
+    use tokio::time::Duration;
+
+    use super::*;
+
+    const AT: Timestamp = Timestamp::from_nanos(5_000_000);
+
+    fn charge(slot: u64) -> Charge {
+        Charge {
+            limit: LimitId(1),
+            name: Name::new("total").expect("a name"),
+            slot,
+            quota: 10,
+            window: Duration::from_secs(1),
+            remaining: 0,
+            resets_in: Duration::ZERO,
+            expose_slot: false,
+        }
+    }
+
+    fn broken(watch: impl FnOnce(&mut Oracle)) -> Vec<Invariant> {
+        let mut oracle = Oracle::new(3);
+        watch(&mut oracle);
+        oracle.into_violations().into_iter().map(|violation| violation.invariant).collect()
+    }
+
+    #[test]
+    fn one_verdict_too_many_in_a_slot_is_found_once() {
+        let check = |policy, times, expected: &[Invariant]| {
+            let found = broken(|oracle| (0..times).for_each(|_| oracle.admit(&charge(7), policy, "everyone", AT)));
+            assert_eq!(found, expected, "{policy:?} x {times}");
+        };
+        check(OnPartition::Static, 10, &[]);
+        check(OnPartition::Static, 12, &[Invariant::LimitBound]);
+        check(OnPartition::Closed, 11, &[Invariant::LimitBound]);
+        check(OnPartition::Open, 30, &[]);
+        check(OnPartition::Open, 31, &[Invariant::LimitBound]);
+    }
+
+    #[test]
+    fn slots_and_subjects_are_counted_apart() {
+        let found = broken(|oracle| {
+            for (slot, subject) in [(1, "user a"), (1, "user b"), (2, "user a")] {
+                (0..10).for_each(|_| oracle.admit(&charge(slot), OnPartition::Static, subject, AT));
+            }
+        });
+        assert_eq!(found, []);
+    }
+
+    #[test]
+    fn a_second_leader_a_fallen_and_a_forgotten_revision_are_found() {
+        let node = NodeName::new("a-1").expect("a name");
+        assert_eq!(
+            broken(|o| _ = (o.lead(1, MemberId(5), AT), o.lead(2, MemberId(6), AT), o.lead(1, MemberId(5), AT))),
+            []
+        );
+        assert_eq!(
+            broken(|o| _ = (o.lead(1, MemberId(5), AT), o.lead(1, MemberId(6), AT))),
+            [Invariant::OneLeaderPerTerm]
+        );
+        let fall =
+            |oracle: &mut Oracle| [2, 3, 2].into_iter().for_each(|r| oracle.run_revision(&node, Revision(r), AT));
+        assert_eq!(broken(fall), [Invariant::RevisionNeverFalls]);
+        let check = |history: &[u64], expected: &[Invariant]| {
+            let history = history.iter().copied().map(Revision).collect();
+            let found = broken(|oracle| {
+                [1, 2, 4].into_iter().for_each(|revision| oracle.acknowledge(Revision(revision)));
+                oracle.check_history(&node, &history, AT);
+            });
+            assert_eq!(found, expected, "{history:?}");
+        };
+        check(&[1, 2, 3, 4], &[]);
+        check(&[2, 3, 4, 5], &[]);
+        check(&[1, 3, 4], &[Invariant::AcknowledgedRevisionKept]);
+        check(&[1, 2], &[Invariant::AcknowledgedRevisionKept]);
+        check(&[], &[Invariant::AcknowledgedRevisionKept]);
+    }
+}

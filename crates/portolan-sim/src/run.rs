@@ -14,6 +14,9 @@ use crate::{
 /// Longest first start of a fleet; beyond it the scenario does not begin.
 const START_BOUND: Duration = Duration::from_secs(60);
 
+/// How long a fleet stands ready before the scenario begins, so that its first start is not part of it.
+const SETTLED_FOR: Duration = Duration::from_secs(5);
+
 /// How long the fleet may take to agree after the last fault where the scenario does not say.
 const AGREEMENT_BOUND: Duration = Duration::from_secs(30);
 
@@ -68,7 +71,13 @@ async fn start(world: &mut World<'_>, incoming: &mut mpsc::UnboundedReceiver<Err
     let now = world.clock.now();
     world.agenda.plan(now, Plan::Observe);
     let late = |world: &World<'_>| world.clock.now().since(now) >= START_BOUND;
-    world.turn(incoming, |world| world.is_ready() || late(world)).await;
+    let mut ready_since = None;
+    let mut settled = |world: &mut World<'_>| {
+        let since = world.is_ready().then(|| *ready_since.get_or_insert(world.clock.now()));
+        ready_since = since;
+        since.is_some_and(|since| world.clock.now().since(since) >= SETTLED_FOR)
+    };
+    world.turn(incoming, |world| settled(world) || late(world)).await;
     world.is_ready()
 }
 

@@ -24,6 +24,9 @@ const DNS_EVERY: u64 = 5;
 /// How long the fleet may name a region that is gone or drained.
 const DNS_SETTLED: Duration = Duration::from_secs(10);
 
+/// How long a `closed` limit may go on admitting after a region became unheard.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+
 /// What the oracle remembers between looks.
 #[derive(Default)]
 pub struct Watch {
@@ -36,6 +39,8 @@ pub struct Watch {
     counters_agreed_at: Option<Timestamp>,
     /// Acknowledged revisions that are not in force everywhere.
     pending: Vec<(Revision, Timestamp)>,
+    /// Since when some region does not hear some other.
+    impaired_since: Option<Timestamp>,
     down_since: BTreeMap<RegionId, Timestamp>,
     drained_since: BTreeMap<RegionId, Timestamp>,
 }
@@ -56,6 +61,8 @@ impl World<'_> {
                 self.watch.down_since.entry(region).or_insert(now);
             }
         }
+        let impaired = self.network.has_cuts() || !self.watch.down_since.is_empty();
+        self.watch.impaired_since = impaired.then(|| *self.watch.impaired_since.get_or_insert(now));
         if self.watch.zero.is_none() {
             return;
         }
@@ -179,6 +186,15 @@ impl World<'_> {
             }
             !active
         });
+    }
+
+    /// Whether a host must refuse under every `closed` limit by this time: some region has been unheard for long
+    /// enough, and the host has listened for as long.
+    pub fn must_be_closed(&self, host: usize) -> bool {
+        let now = self.clock.now();
+        let started = self.hosts[host].process.as_ref().map(|process| process.started);
+        let since = [self.watch.impaired_since, started];
+        since.into_iter().all(|since| since.is_some_and(|since| now.since(since) >= CLOSED_WITHIN))
     }
 
     fn agrees(&self) -> bool {

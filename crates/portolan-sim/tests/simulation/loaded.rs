@@ -1,0 +1,76 @@
+//! Loads the shipped scenarios.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use portolan_config::{RegionMap, Scenario, SourceFile};
+use portolan_sim::{Outcome, Report, Sources, Verdict, run};
+
+/// A scenario with everything it needs.
+pub struct Loaded {
+    file: String,
+    scenario: Scenario,
+    sources: Sources,
+}
+
+impl Loaded {
+    /// Reads `simulations/NAME.yaml` with the shipped regions.
+    pub fn shipped(name: &str) -> Self {
+        let file = format!("simulations/{name}.yaml");
+        Self::of(SourceFile { text: read(&file), path: file })
+    }
+
+    /// Reads a scenario from a text; files that it names lie in `simulations/`.
+    pub fn of(file: SourceFile) -> Self {
+        let scenario = Scenario::parse(&file).unwrap_or_else(|faults| panic!("{}", faults.render()));
+        let mut read =
+            |path: &str| fs::read_to_string(root().join("simulations").join(path)).map_err(|e| e.to_string());
+        let sources = Sources::gather(&scenario, Arc::new(regions()), &mut read);
+        let sources = sources.unwrap_or_else(|error| panic!("{error}"));
+        Self { file: file.path, scenario, sources }
+    }
+
+    /// Runs it once.
+    pub fn run(&self, seed: u64) -> Outcome {
+        run(&self.scenario, &self.sources, seed)
+    }
+
+    /// Runs it with these seeds and demands that everything holds.
+    pub fn check(&self, seeds: impl IntoIterator<Item = u64>) -> Report {
+        let outcomes = seeds.into_iter().map(|seed| self.run(seed)).collect();
+        let report = Report::new(&self.file, &self.scenario.title, outcomes);
+        assert_eq!(report.verdict, Verdict::Pass, "{}", report.to_text());
+        report
+    }
+}
+
+/// The scenarios of `simulations/regressions/`, each with the seed that its first line names: `# seed 7: …`.
+pub fn regressions() -> Vec<(SourceFile, u64)> {
+    let seed = |file: SourceFile| {
+        let first = file.text.lines().next().and_then(|line| line.strip_prefix("# seed "));
+        let number = first.and_then(|line| line.split(':').next()).and_then(|number| number.parse().ok());
+        let number = number.unwrap_or_else(|| panic!("{}: the first line names no seed", file.path));
+        (file, number)
+    };
+    yaml_files("simulations/regressions").into_iter().map(seed).collect()
+}
+
+fn yaml_files(folder: &str) -> Vec<SourceFile> {
+    let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let names = entries.flatten().map(|entry| format!("{folder}/{}", entry.file_name().to_string_lossy()));
+    let mut paths: Vec<String> = names.filter(|name| name.ends_with(".yaml")).collect();
+    paths.sort();
+    paths.into_iter().map(|path| SourceFile { text: read(&path), path }).collect()
+}
+
+fn regions() -> RegionMap {
+    let files = yaml_files("regions");
+    RegionMap::parse(&files).unwrap_or_else(|faults| panic!("{}", faults.render()))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

@@ -1,0 +1,6 @@
+//! The simulator from outside: what it promises, and the scenarios that are shipped.
+
+mod loaded;
+
+mod rehearsal;
+mod scenarios;
