@@ -163,7 +163,8 @@ impl Limits {
             me,
             scope: config.hash_key.hash(&names).0 as u64,
             limiter: Arc::new(Limiter::new(Box::default(), Arc::clone(&shared))),
-            ledger: Ledger::new(config.hash_key, regions.len(), config.capacity),
+            // As many rows per region as the table has entries, and the overflow counter's.
+            ledger: Ledger::new(config.hash_key, regions.len(), shared.table.len() + 1),
             peers: Peers::new(regions.len(), config.worst_rtt, now.mono),
             durability: Durability::new(barrier.closed()),
             recovered,

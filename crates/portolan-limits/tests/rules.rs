@@ -70,6 +70,24 @@ fn rule_2_and_3_a_changed_count_carries_the_spend_over_and_gives_the_larger_of_b
 }
 
 #[test]
+fn rule_2_and_3_a_crash_between_two_changes_of_the_count_forgets_no_spend() {
+    let with = |generation, rate| vec![Definition { generation, ..definition(1, rate, STATIC) }];
+    let mut fleet = fleet("2000/60s");
+    next_slot(&mut fleet, 60_000);
+    for _ in 0..40 {
+        fleet.request(0, &[(1, 1)]);
+    }
+    fleet.define(with(2, "20/60s"));
+    fleet.run(20);
+    fleet.crash(0);
+    fleet.restart(0);
+    fleet.define(with(3, "2000/60s"));
+    fleet.run(20);
+    spend_all(&mut fleet, 0);
+    assert!(fleet.busiest(1) <= 1000, "{}", fleet.busiest(1));
+}
+
+#[test]
 fn rule_4_a_first_start_has_its_full_share_at_once() {
     let mut fleet = Fleet::new(2, vec![definition(1, "20/s", STATIC)], 5);
     assert!(!fleet.regions[0].limiter.active(), "not before the first horizon is durable");
@@ -197,14 +215,15 @@ fn rule_5_a_clock_that_steps_back_over_a_restart_reopens_no_slot() {
 
 #[test]
 fn rule_5_a_clock_that_steps_back_under_way_neither_reopens_a_slot_nor_stops_them() {
-    let mut fleet = fleet("20/s");
+    // Alone: another region's heartbeats would carry the clock on.
+    let mut fleet = Fleet::new(1, vec![definition(1, "10/s", STATIC)], 5);
+    fleet.settle();
     next_slot(&mut fleet, 1000);
     spend_all(&mut fleet, 0);
     fleet.regions[0].clock_ms = -5000;
     assert_eq!(spend_all(&mut fleet, 0), 0);
     fleet.run(1500);
-    assert_eq!(spend_all(&mut fleet, 0), 10);
-    assert_eq!(fleet.busiest(1), 10);
+    assert_eq!((spend_all(&mut fleet, 0), fleet.busiest(1)), (10, 10));
 }
 
 #[test]
