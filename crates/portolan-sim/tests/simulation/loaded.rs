@@ -1,6 +1,6 @@
 //! Loads the shipped scenarios.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, path::{Path, PathBuf}, sync::Arc};
 
 use portolan_config::{RegionMap, Scenario, SourceFile};
 use portolan_sim::{Outcome, Report, Sources, Verdict, run};
@@ -19,11 +19,11 @@ impl Loaded {
         Self::of(SourceFile { text: read(&file), path: file })
     }
 
-    /// Reads a scenario from a text; files that it names lie in `simulations/`.
+    /// Reads a scenario from a text; files that it names are relative to its path.
     pub fn of(file: SourceFile) -> Self {
+        let folder = root().join(&file.path).parent().map_or_else(root, Path::to_owned);
         let scenario = Scenario::parse(&file).unwrap_or_else(|faults| panic!("{}", faults.render()));
-        let mut read =
-            |path: &str| fs::read_to_string(root().join("simulations").join(path)).map_err(|e| e.to_string());
+        let mut read = |path: &str| fs::read_to_string(folder.join(path)).map_err(|error| error.to_string());
         let sources = Sources::gather(&scenario, Arc::new(regions()), &mut read);
         let sources = sources.unwrap_or_else(|error| panic!("{error}"));
         Self { file: file.path, scenario, sources }

@@ -11,7 +11,7 @@ fn scenario(rest: &str) -> Loaded {
         "version: 1\ntitle: A test\nconfig: gateways/fleet.yml\nlength: 20s\nloss: 2%\njitter: 5ms\nclients:\n  - \
          {{ region: us-east, rate: 20/s, host: api.example.test, path: /free/1 }}\n{rest}\n"
     );
-    Loaded::of(SourceFile { path: "test.yaml".to_owned(), text })
+    Loaded::of(SourceFile { path: "simulations/test.yaml".to_owned(), text })
 }
 
 #[test]
