@@ -73,6 +73,13 @@ impl Fleet {
         }
     }
 
+    /// Waits for `up` to end after a signal.
+    pub fn wait_for_end(&mut self) {
+        if let Some(mut up) = self.up.take() {
+            up.wait().expect("up can be waited for");
+        }
+    }
+
     /// Runs `up` (again) and waits for its last line; returns how long that took.
     pub fn up(&mut self) -> Duration {
         self.up_with(&[])

@@ -202,7 +202,7 @@ async fn drive(shared: Arc<Shared>, host: Host, target: Arc<Target>) {
 
 async fn one(shared: &Shared, host: &Host, target: &Target, slot: &Slot) -> Sample {
     let began = Instant::now();
-    let exchange = async {
+    let exchange = async || {
         let mut request = Request::get("/");
         if let Some(token) = &target.token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -210,7 +210,10 @@ async fn one(shared: &Shared, host: &Host, target: &Target, slot: &Slot) -> Samp
         let mut client = slot.client(host, target.address).await?;
         client.send(request, &target.path, Bytes::new()).await
     };
-    let answer = exchange.await;
+    let mut answer = exchange().await;
+    if answer.as_ref().is_err_and(was_told_to_go) {
+        answer = exchange().await;
+    }
     Sample {
         name: target.name.clone(),
         at: began.duration_since(shared.started),
@@ -218,6 +221,12 @@ async fn one(shared: &Shared, host: &Host, target: &Target, slot: &Slot) -> Samp
         slots: answer.as_ref().map(|answer| slots(&answer.headers)).unwrap_or_default(),
         outcome: answer.map(|answer| answer.status.as_u16()).map_err(|error| format!("{error:#}")),
     }
+}
+
+/// Whether a GOAWAY without an error met the request: then it was not processed, and every client sends it again on
+/// another connection (RFC 9113 §6.8). h2 says so in words alone.
+fn was_told_to_go(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("not a result of an error")
 }
 
 /// Reads `Portolan-Slot: LIMIT;id=ID;slot=SLOT, …`. A limit that came back with another window has another id.

@@ -1,6 +1,6 @@
 //! The client of the admin API: mutual TLS with the operator's certificate, the next node when one does not answer.
 //!
-//! Decides which node is asked and when to give up. Never retries a call that a node may have received.
+//! Decides which node is asked and when to give up. Never repeats a call that may have changed something.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -109,24 +109,32 @@ impl Client {
         self.call(Method::POST, path, Some(body)).await?.accepted()
     }
 
-    /// Asks the first node that accepts a connection.
+    /// Asks the first node that answers and can act: one that says that nothing was changed because it has no leader
+    /// may be on the small side of a cut, so the next is asked.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
-        let mut faults = Vec::new();
+        let (mut faults, mut leaderless) = (Vec::new(), None);
         for node in &self.nodes {
             match self.connect(node).await {
                 Ok(stream) => {
-                    let answer = exchange(stream, node, method, path, body);
+                    let answer = exchange(stream, node, method.clone(), path, body);
                     let (status, body) = tokio::time::timeout(ANSWER_TIMEOUT, answer)
                         .await
                         .map_err(|_| anyhow!("it did not answer within {} s", ANSWER_TIMEOUT.as_secs()))
                         .and_then(|answer| answer)
                         .with_context(|| format!("{} ({}) took the call but failed", node.node, node.admin))?;
-                    return Ok(Answer { status, body, node: node.clone() });
+                    let answer = Answer { status, body, node: node.clone() };
+                    if !answer.lacks_leader() {
+                        return Ok(answer);
+                    }
+                    leaderless = Some(answer);
                 }
                 Err(error) => faults.push(format!("{} ({}): {error:#}", node.node, node.admin)),
             }
         }
-        bail!("no node answers; is the fleet running?\n  {}", faults.join("\n  "))
+        match leaderless {
+            Some(answer) => Ok(answer),
+            None => bail!("no node answers; is the fleet running?\n  {}", faults.join("\n  ")),
+        }
     }
 
     async fn connect(&self, node: &AdminAddress) -> Result<TlsStream<TcpStream>> {
@@ -140,7 +148,14 @@ impl Client {
     }
 }
 
+/// Kinds of problems after which nothing was changed and another node may do better.
+const LEADERLESS: [&str; 2] = ["/problems/no-leader", "/problems/leader-unreachable"];
+
 impl Answer {
+    fn lacks_leader(&self) -> bool {
+        self.body["type"].as_str().is_some_and(|kind| LEADERLESS.contains(&kind))
+    }
+
     /// The body of a success, or the reason given for a failure, with every fault of a document.
     pub fn accepted(self) -> Result<Value> {
         if self.status.is_success() {
@@ -149,7 +164,7 @@ impl Answer {
         let by = format!("(status {} from {})", self.status.as_u16(), self.node.node);
         let reason = match Problem::deserialize(&self.body) {
             Ok(problem) if problem.faults.is_empty() => format!("{} {by}", problem.detail),
-            Ok(problem) => format!("{} {by}\n{}", problem.detail, Faults(problem.faults).render()),
+            Ok(problem) => format!("{} {by}\n{}", problem.title, Faults(problem.faults).render().trim_end()),
             Err(_) => format!("{} {by}", self.body),
         };
         Err(Refused(reason).into())

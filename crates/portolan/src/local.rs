@@ -1,12 +1,12 @@
 //! Commands that need no fleet: `check` and `schema`. Decides what kind of file it is given.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Result;
 use portolan_config::{Faults, NodeFile, RegionMap, Scenario, Snapshot, SourceFile};
 use serde_json::json;
 
-use crate::{cli, client::Refused, files};
+use crate::{cli, files};
 
 /// What a file is for, told by its top-level keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ impl Kind {
     }
 }
 
-/// `check FILE…`
-pub fn run_check(global: &cli::Global, arguments: &cli::Check) -> Result<()> {
+/// `check FILE…`; faults make the exit code 1.
+pub fn run_check(global: &cli::Global, arguments: &cli::Check) -> Result<ExitCode> {
     let (mut faults, mut good) = (Faults::default(), Vec::new());
     let mut regions = None;
     for path in &arguments.files {
@@ -63,13 +63,10 @@ pub fn run_check(global: &cli::Global, arguments: &cli::Check) -> Result<()> {
     let answer = json!({ "faults": faults.0, "files": arguments.files });
     global.output.print(&answer, || {
         let lines = good.iter().map(|(path, kind)| format!("{}: good {kind}\n", path.display()));
-        lines.collect::<String>() + &if faults.0.is_empty() { String::new() } else { faults.render() + "\n" }
+        let rendered = if faults.0.is_empty() { String::new() } else { faults.render().trim_end().to_owned() + "\n" };
+        lines.collect::<String>() + &rendered
     });
-    match faults.0.len() {
-        0 => Ok(()),
-        1 => Err(Refused("1 fault".to_owned()).into()),
-        count => Err(Refused(format!("{count} faults")).into()),
-    }
+    Ok(ExitCode::from(u8::from(!faults.0.is_empty())))
 }
 
 fn check_one(path: &Path, file: &SourceFile, kind: Kind, regions: Option<&Arc<RegionMap>>) -> Result<(), Faults> {

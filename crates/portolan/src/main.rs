@@ -54,7 +54,7 @@ async fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Up(arguments) => up::run(arguments, global).await?,
         Command::Run(arguments) => run_node(arguments).await?,
-        Command::Check(arguments) => local::run_check(global, arguments)?,
+        Command::Check(arguments) => return local::run_check(global, arguments),
         Command::Schema => local::run_schema(),
         Command::Apply(arguments) => fleet::run_apply(global, arguments).await?,
         Command::History => fleet::run_history(global).await?,
