@@ -2,8 +2,10 @@
 
 mod fleet;
 
+use std::sync::Arc;
+
 use fleet::{Fleet, definition};
-use portolan_limits::{Mode, OnPartition};
+use portolan_limits::{Claim, LimitId, Mode, OnPartition};
 
 const POLICIES: [(u32, OnPartition); 3] = [(1, OnPartition::Static), (2, OnPartition::Open), (3, OnPartition::Closed)];
 
@@ -70,6 +72,21 @@ fn each_side_admits_the_limit_under_open() {
     for counts in open {
         assert!(counts[2] <= 30 && counts[0] + counts[1] <= 30 + unseen, "{counts:?}");
     }
+}
+
+#[test]
+fn small_spends_are_told_at_once_while_admissions_depend_on_the_merged_view() {
+    let mut fleet = fleet();
+    isolate(&mut fleet, 2);
+    fleet.run(1000 + 1000 - fleet.now(0).wall.as_unix_millis() % 1000);
+    fleet.request(0, &[(2, 1)]);
+    fleet.run(200);
+    let limiter = Arc::clone(&fleet.regions[1].limiter);
+    fleet.request(1, &[(2, 1)]);
+    fleet.run(110);
+    let claim = Claim { limit: LimitId(2), key: limiter.key(LimitId(2), &[&1u64.to_le_bytes()]) };
+    let peek = &limiter.peek(&[claim], fleet.now(1))[0];
+    assert_eq!((peek.spent, peek.others, peek.remaining), (1, 1, 28));
 }
 
 #[test]

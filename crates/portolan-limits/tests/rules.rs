@@ -81,8 +81,9 @@ fn rule_2_and_3_a_crash_between_two_changes_of_the_count_forgets_no_spend() {
     fleet.run(20);
     fleet.crash(0);
     fleet.restart(0);
-    fleet.define(with(3, "2000/60s"));
     fleet.run(20);
+    spend_all(&mut fleet, 0);
+    fleet.define(with(3, "2000/60s"));
     spend_all(&mut fleet, 0);
     assert!(fleet.busiest(1) <= 1000, "{}", fleet.busiest(1));
 }
