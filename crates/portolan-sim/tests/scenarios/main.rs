@@ -3,4 +3,4 @@
 mod loaded;
 
 mod rehearsal;
-mod scenarios;
+mod shipped;
