@@ -6,7 +6,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -20,9 +19,6 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use thiserror::Error;
 use tracing::{error, info};
-
-/// How often the files are looked at: a renewed certificate is in use within this time.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Largest PEM file taken, in bytes: a long chain with room to spare.
 const MAX_PEM_LEN: u64 = 1 << 20;
@@ -75,11 +71,11 @@ pub struct ReloadingPair {
     key: PathBuf,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<CertifiedKey>,
-    seen: Mutex<Stamps>,
+    seen: Mutex<Contents>,
 }
 
-/// Modification time and length of both files, as last looked at.
-type Stamps = [Option<(SystemTime, u64)>; 2];
+/// Both files as last looked at; `None` when one cannot be read.
+type Contents = Option<(Vec<u8>, Vec<u8>)>;
 
 impl ReloadingPair {
     /// Reads both files.
@@ -88,7 +84,7 @@ impl ReloadingPair {
         key: PathBuf,
         provider: Arc<CryptoProvider>,
     ) -> Result<Arc<Self>, CertificateError> {
-        let seen = Mutex::new([stamp(&certificate), stamp(&key)]);
+        let seen = Mutex::new(contents(&certificate, &key));
         let current = ArcSwap::from_pointee(read_pair(&certificate, &key, &provider)?);
         Ok(Arc::new(Self { certificate, key, provider, current, seen }))
     }
@@ -98,14 +94,14 @@ impl ReloadingPair {
         self.current.load_full()
     }
 
-    /// Reads the files again when they changed since the last look; reports what came of it once.
+    /// Takes the files' contents when they changed since the last look; reports what came of it once.
     pub fn follow(&self) {
-        let stamps = [stamp(&self.certificate), stamp(&self.key)];
+        let contents = contents(&self.certificate, &self.key);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == stamps {
+        if *seen == contents {
             return;
         }
-        *seen = stamps;
+        *seen = contents;
         match read_pair(&self.certificate, &self.key, &self.provider) {
             Ok(pair) => {
                 self.current.store(Arc::new(pair));
@@ -129,18 +125,6 @@ impl ResolvesClientCert for ReloadingPair {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-/// Looks at the files of `pairs` every second, until dropped.
-pub async fn follow_files(pairs: Vec<Arc<ReloadingPair>>) {
-    let mut ticks = tokio::time::interval(POLL_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let pairs = pairs.clone();
-        // A network file system may hang: keep that off the control runtime. The result is only "done" or "panicked".
-        let _ = tokio::task::spawn_blocking(move || pairs.iter().for_each(|pair| pair.follow())).await;
     }
 }
 
@@ -190,7 +174,6 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, CertificateError> {
     fs::read(path).map_err(failed)
 }
 
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+fn contents(certificate: &Path, key: &Path) -> Contents {
+    Some((read_bounded(certificate).ok()?, read_bounded(key).ok()?))
 }

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -18,6 +19,9 @@ use crate::{
     error::Error,
     identity::{Identity, NodeIdentity},
 };
+
+/// How often certificate files are looked at: a renewed certificate is in use within this time.
+const CERTIFICATES_POLL: Duration = Duration::from_secs(1);
 
 /// Most files of regions read from one directory.
 const MAX_REGION_FILES: usize = 1000;
@@ -100,6 +104,24 @@ impl ServerCertificates {
             tracing::error!(error = %crate::certificates::chain(error), "server certificates are not usable, the old ones stay");
         }
         self.complained = true;
+    }
+}
+
+/// Follows the certificate files of a node until dropped.
+pub(crate) async fn follow_files(pair: Arc<ReloadingPair>, mut server: ServerCertificates) {
+    loop {
+        tokio::time::sleep(CERTIFICATES_POLL).await;
+        let pair = Arc::clone(&pair);
+        // A network file system may hang: that must not hold up the control plane.
+        let looked = tokio::task::spawn_blocking(move || {
+            pair.follow();
+            server.follow();
+            server
+        });
+        server = match looked.await {
+            Ok(server) => server,
+            Err(_) => return,
+        };
     }
 }
 

@@ -9,9 +9,11 @@ mod node_loop;
 
 pub mod mesh;
 mod raft_link;
+mod raft_thread;
 
 mod marks_file;
 mod probes;
+mod recovery;
 
 mod dns;
 

@@ -16,7 +16,7 @@ use portolan_raft::{Role, Status};
 use prometheus_client::{
     collector::Collector,
     encoding::{
-        DescriptorEncoder, EncodeMetric,
+        DescriptorEncoder, EncodeMetric, MetricEncoder,
         text::{encode_eof, encode_registry},
     },
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
@@ -181,19 +181,28 @@ impl Collector for Readings {
         for Reading { name, help, values } in &self.0 {
             match values {
                 Values::Counters(values) => {
-                    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-                    for (labels, value) in values {
-                        ConstCounter::new(*value).encode(family.encode_family(&labels.as_slice())?)?;
-                    }
+                    let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+                    encode(family, values.iter().map(|(labels, value)| (labels, ConstCounter::new(*value))))?;
                 }
                 Values::Gauges(values) => {
-                    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-                    for (labels, value) in values {
-                        ConstGauge::new(*value).encode(family.encode_family(&labels.as_slice())?)?;
-                    }
+                    let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+                    encode(family, values.iter().map(|(labels, value)| (labels, ConstGauge::new(*value))))?;
                 }
             }
         }
         Ok(())
     }
+}
+
+fn encode<'a, T: EncodeMetric>(
+    mut family: MetricEncoder<'_>,
+    values: impl Iterator<Item = (&'a Labels, T)>,
+) -> Result<(), fmt::Error> {
+    for (labels, value) in values {
+        if labels.is_empty() {
+            return value.encode(family);
+        }
+        value.encode(family.encode_family(&labels.as_slice())?)?;
+    }
+    Ok(())
 }
