@@ -62,8 +62,8 @@ pub(crate) async fn forward(
     let connect_timeout = connect_timeout.unwrap_or(Duration::from_secs(1));
     let mut tries = Tries::default();
     let mut last = None;
+    let mut now = started.mono;
     loop {
-        let now = worker.now().mono;
         let time_left = route.timeout.saturating_sub(now.since(started.mono));
         let Some(pick) = view.pick(&route.service, &tries.endpoints, now, worker.random()) else {
             return Err(last.unwrap_or(Refusal::NoEndpoint));
@@ -80,8 +80,9 @@ pub(crate) async fn forward(
             }
             Err(failure) => failure,
         };
-        let spent = worker.now().mono.since(started.mono);
-        match tries.decide(&outgoing, pick.endpoint, &failure, route.timeout.saturating_sub(spent)) {
+        now = worker.now().mono;
+        let left = route.timeout.saturating_sub(now.since(started.mono));
+        match tries.decide(&outgoing, pick.endpoint, &failure, left) {
             Retry::Retry => last = Some(refusal(&outgoing, &failure)),
             Retry::GiveUp(_) => return Err(refusal(&outgoing, &failure)),
         }

@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::framing::{BodyFraming, Chunks, Fault, Head, HeadLimits, may_end, read_head};
+use crate::{
+    framing::{BodyFraming, Chunks, Fault, Head, HeadLimits, may_end, read_head},
+    gather::poll_write_gathered,
+};
 
 /// What stands in for a refused head. It asks for nothing and ends the connection.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
@@ -300,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+        poll_write_gathered(&mut self.get_mut().inner, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -14,6 +14,7 @@ mod client_limit;
 mod connection;
 mod forward;
 mod framing;
+mod gather;
 mod guard;
 mod head;
 mod http3;

@@ -88,15 +88,15 @@ impl Turn<'_> {
         let target = self.check_head(&parts)?;
         self.limit_client()?;
         let route = self.match_route(&target, &parts.method)?;
+        let path = target.forwarded(&parts.uri)?;
         let identity = self.authenticate(&route, &parts.headers)?;
         self.admit(&route, identity.as_ref()).await?;
         let upload = self.check_body(&route, body)?;
-        let path = target.forwarded(&parts.uri)?;
         let outgoing = self.outgoing(parts, path, identity.as_ref(), upload);
         forward::forward(self.worker, self.prepared, &route, outgoing, &mut self.account, self.now).await
     }
 
-    fn check_head(&mut self, parts: &Parts) -> Result<Target, Refusal> {
+    fn check_head<'p>(&mut self, parts: &'p Parts) -> Result<Target<'p>, Refusal> {
         if parts.headers.len() > self.prepared.listener().max_headers {
             return Err(Refusal::HeadersTooLarge);
         }
@@ -113,8 +113,7 @@ impl Turn<'_> {
         let host = target::host(&parts.uri, &parts.headers, parts.version).map_err(Refusal::Target)?;
         let path = target::normalise(parts.uri.path()).map_err(Refusal::Target)?;
         self.account.target(&host, &path);
-        let same_path = matches!(path, Cow::Borrowed(_));
-        Ok(Target { host: host.into_owned(), path: path.into_owned(), same_path })
+        Ok(Target { host, path })
     }
 
     fn limit_client(&self) -> Result<(), Refusal> {
@@ -125,7 +124,7 @@ impl Turn<'_> {
         }
     }
 
-    fn match_route(&mut self, target: &Target, method: &Method) -> Result<Arc<Route>, Refusal> {
+    fn match_route(&mut self, target: &Target<'_>, method: &Method) -> Result<Arc<Route>, Refusal> {
         let head = RequestHead { host: &target.host, path: &target.path, method: method.as_str() };
         match self.prepared.view.route(&head) {
             Found::Route(route) => {
@@ -248,15 +247,14 @@ impl Turn<'_> {
 }
 
 /// Host and path as they are matched.
-struct Target {
-    host: String,
-    path: String,
-    same_path: bool,
+struct Target<'a> {
+    host: Cow<'a, str>,
+    path: Cow<'a, str>,
 }
 
-impl Target {
+impl Target<'_> {
     fn forwarded(&self, uri: &Uri) -> Result<PathAndQuery, Refusal> {
-        if self.same_path
+        if matches!(self.path, Cow::Borrowed(_))
             && let Some(path) = uri.path_and_query()
         {
             return Ok(path.clone());

@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     body::AttemptBody,
+    gather::poll_write_gathered,
     metrics::{AttemptEnd, Event},
     worker::{Prepared, Worker},
 };
@@ -257,7 +258,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        poll_write_gathered(&mut self.get_mut().stream, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
