@@ -15,8 +15,10 @@ use crate::{key::Key, message::DIGEST_BUCKETS, word::MAX_SPENT};
 pub(crate) struct Ledger {
     hash_key: HashKey,
     regions: usize,
-    /// Most rows per region and slot.
+    /// Most rows per region.
     max_rows: usize,
+    /// Rows held per region, over all slots.
+    held: Vec<usize>,
     slots: BTreeMap<(LimitId, u64), Slot>,
 }
 
@@ -27,7 +29,7 @@ pub(crate) enum Joined {
     Raised,
     /// The cell already was as high.
     Known,
-    /// There is no room for another row of this region in the slot.
+    /// There is no room for another row of this region.
     Full,
 }
 
@@ -46,7 +48,7 @@ struct RegionRows {
 
 impl Ledger {
     pub fn new(hash_key: HashKey, regions: usize, max_rows: usize) -> Self {
-        Self { hash_key, regions, max_rows, slots: BTreeMap::new() }
+        Self { hash_key, regions, max_rows, held: vec![0; regions], slots: BTreeMap::new() }
     }
 
     /// Raises one cell to at least `spent`.
@@ -59,10 +61,11 @@ impl Ledger {
         if held >= spent {
             return Joined::Known;
         }
-        let of_region = &mut rows.regions[region];
-        if held == 0 && of_region.count >= self.max_rows {
+        if held == 0 && self.held[region] >= self.max_rows {
             return Joined::Full;
         }
+        self.held[region] += usize::from(held == 0);
+        let of_region = &mut rows.regions[region];
         of_region.count += usize::from(held == 0);
         of_region.spent = of_region.spent.saturating_add(spent - held);
         let hash = |spent| if spent == 0 { 0 } else { cell_hash(&self.hash_key, limit, slot, region, key, spent) };
@@ -124,7 +127,13 @@ impl Ledger {
 
     /// Drops the slots that are not to be kept.
     pub fn retain(&mut self, mut keep: impl FnMut(LimitId, u64) -> bool) {
-        self.slots.retain(|&(limit, slot), _| keep(limit, slot));
+        self.slots.retain(|&(limit, slot), rows| {
+            let kept = keep(limit, slot);
+            if !kept {
+                self.held.iter_mut().zip(&rows.regions).for_each(|(held, of)| *held -= of.count);
+            }
+            kept
+        });
     }
 }
 
@@ -223,7 +232,12 @@ mod tests {
     #[test]
     fn rows_of_one_region_cannot_fill_the_ledger() {
         let mut ledger = Ledger::new(HashKey::new([7; 16]), REGIONS, 2);
-        let mut join = |key| ledger.join(LimitId(1), 5, 1, Key::from_bits(key), 1);
-        assert_eq!([join(1), join(2), join(3)], [Joined::Raised, Joined::Raised, Joined::Full]);
+        let join =
+            |ledger: &mut Ledger, region, slot, key| ledger.join(LimitId(1), slot, region, Key::from_bits(key), 1);
+        let joined = [(5, 1), (6, 1), (6, 2)].map(|(slot, key)| join(&mut ledger, 1, slot, key));
+        assert_eq!(joined, [Joined::Raised, Joined::Raised, Joined::Full]);
+        assert_eq!(join(&mut ledger, 2, 6, 2), Joined::Raised);
+        ledger.retain(|_, slot| slot > 5);
+        assert_eq!(join(&mut ledger, 1, 6, 2), Joined::Raised);
     }
 }

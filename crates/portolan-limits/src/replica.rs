@@ -134,6 +134,7 @@ pub struct Limits {
     mode: Mode,
     clock_ahead: Vec<bool>,
     last: Now,
+    last_tick: Timestamp,
     next_tick: Timestamp,
     next_digest: Timestamp,
     repair_turn: usize,
@@ -163,8 +164,8 @@ impl Limits {
             me,
             scope: config.hash_key.hash(&names).0 as u64,
             limiter: Arc::new(Limiter::new(Box::default(), Arc::clone(&shared))),
-            // As many rows per region as the table has entries, and the overflow counter's.
-            ledger: Ledger::new(config.hash_key, regions.len(), shared.table.len() + 1),
+            // A region's table can hold that many rows in each of the slots that may be live.
+            ledger: Ledger::new(config.hash_key, regions.len(), 3 * shared.table.len()),
             peers: Peers::new(regions.len(), config.worst_rtt, now.mono),
             durability: Durability::new(barrier.closed()),
             recovered,
@@ -174,6 +175,7 @@ impl Limits {
             mode: Mode::Healthy,
             clock_ahead: vec![false; regions.len()],
             last: now,
+            last_tick: now.mono,
             next_tick: now.mono,
             next_digest: now.mono,
             repair_turn: 0,
@@ -317,6 +319,7 @@ impl Limits {
     }
 
     fn tick(&mut self, now: Now) {
+        self.slew_clock(now);
         for change in self.peers.handle_timeout(self.me, now.mono) {
             self.peer_changed(change);
         }
@@ -329,7 +332,7 @@ impl Limits {
             self.send_digests();
         }
         let limiter = &self.limiter;
-        let buckets = self.shared.table.len() / SWEEP_TICKS + 1;
+        let buckets = self.shared.table.buckets().div_ceil(SWEEP_TICKS);
         let ended = |limit| limiter.rights(limit).is_none();
         self.swept_up_to = self.shared.table.sweep(self.swept_up_to, buckets, self.wall(), ended);
     }
@@ -379,16 +382,20 @@ impl Limits {
         slot.saturating_add(1) >= rights.terms.slot(wall) && slot <= rights.terms.slot(wall + CLOCK_TOLERANCE)
     }
 
-    /// Keeps civil time monotone. After a step back it goes on at nine tenths of its pace until the clock has caught up,
-    /// so that slots neither reopen nor stand still.
     fn observe_clock(&mut self, now: Now) {
-        let elapsed = now.mono.since(self.last.mono);
+        self.shared.wall(now);
+        self.last = now;
+    }
+
+    /// Keeps civil time monotone: after a step back it goes on at nine tenths of its pace until the clock has caught up,
+    /// so that slots neither reopen nor stand still.
+    fn slew_clock(&mut self, now: Now) {
+        let elapsed = now.mono.since(self.last_tick);
         let wall = self.shared.wall(now);
         if now.wall + CLOCK_STEP < wall {
-            let slewed = wall + elapsed * 9 / 10;
-            self.shared.raise_clock(slewed);
+            self.shared.raise_clock(wall + elapsed * 9 / 10);
         }
-        self.last = now;
+        self.last_tick = now.mono;
     }
 
     fn wall(&self) -> WallTime {
@@ -404,4 +411,4 @@ const HEALING_DIGEST_INTERVAL: Duration = Duration::from_millis(500);
 const CLOCK_STEP: Duration = Duration::from_millis(100);
 
 /// Ticks in which the whole table is swept: 75 s.
-const SWEEP_TICKS: usize = 6000;
+const SWEEP_TICKS: usize = 750;

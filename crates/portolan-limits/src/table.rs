@@ -66,6 +66,11 @@ impl Table {
         self.buckets.len() * WAYS
     }
 
+    /// Buckets there are: the unit of a sweep.
+    pub fn buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
     /// The entry of a key, if it has one.
     pub fn find(&self, key: Key) -> Option<Place> {
         self.homes(key).into_iter().find_map(|bucket| self.find_in(bucket, key))

@@ -26,7 +26,8 @@ impl Limits {
                 let Some(rights) = limiter.rights(mark.limit) else { continue };
                 let state = self.with_counter(rights, mark.key, |counter| {
                     counter.raise_ceiling(mark.slot, mark.spent);
-                    (counter.own(), rights.ceiling(counter, mark.slot))
+                    let word = counter.own();
+                    (word, rights.ceiling(counter, word.slot_near(mark.slot)))
                 });
                 if let Some((word, ceiling)) = state {
                     self.consider_mark(rights, mark.key, word, ceiling);
