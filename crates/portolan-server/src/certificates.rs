@@ -177,3 +177,45 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, CertificateError> {
 fn contents(certificate: &Path, key: &Path) -> Contents {
     Some((read_bounded(certificate).ok()?, read_bounded(key).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::crypto::aws_lc_rs;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Writes a new pair and returns its certificate.
+    fn write_pair(dir: &Path) -> CertificateDer<'static> {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = CertificateParams::default().self_signed(&key).expect("a certificate");
+        fs::write(dir.join("crt.pem"), certificate.pem()).expect("a file");
+        fs::write(dir.join("key.pem"), key.serialize_pem()).expect("a file");
+        certificate.der().clone()
+    }
+
+    #[test]
+    fn a_new_pair_is_taken_and_a_bad_one_leaves_the_old_in_force() {
+        let dir = TempDir::new().expect("a directory");
+        let first = write_pair(dir.path());
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let pair = ReloadingPair::load(dir.path().join("crt.pem"), dir.path().join("key.pem"), provider);
+        let pair = pair.expect("a pair");
+        let check = |expected: &CertificateDer<'static>| {
+            pair.follow();
+            assert_eq!(pair.current().cert.first(), Some(expected));
+        };
+        check(&first);
+        let second = write_pair(dir.path());
+        check(&second);
+        let key = fs::read(dir.path().join("key.pem")).expect("a file");
+        write_pair(dir.path());
+        fs::write(dir.path().join("key.pem"), key).expect("a file");
+        check(&second);
+        fs::remove_file(dir.path().join("crt.pem")).expect("a file");
+        check(&second);
+        let third = write_pair(dir.path());
+        check(&third);
+    }
+}

@@ -46,3 +46,64 @@ impl Telemetry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use hyper::{body::Incoming, service::service_fn};
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto,
+    };
+    use opentelemetry::trace::{Span as _, Tracer as _};
+    use portolan_model::{NodeName, RegionId};
+    use tokio::{net::TcpListener, sync::mpsc};
+
+    use super::*;
+
+    /// Takes every export and answers as gRPC does.
+    async fn collect(listener: TcpListener, exports: mpsc::UnboundedSender<(String, Bytes)>) {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let service = service_fn(move |request: Request<Incoming>| {
+            let exports = exports.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                exports.send((path, body)).expect("the test listens");
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                let body = Full::new(Bytes::from_static(&[0, 0, 0, 0, 0]));
+                let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
+                let response = Response::builder().header("content-type", "application/grpc").body(body);
+                Ok::<_, Infallible>(response.expect("a response"))
+            }
+        });
+        // Ends with an error when the exporter leaves.
+        let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn spans_reach_the_collector_with_node_and_region() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+        let (exports, mut exported) = mpsc::unbounded_channel();
+        let collector = tokio::spawn(collect(listener, exports));
+        let me = NodeIdentity {
+            region: RegionId::new("eu-west").expect("a name"),
+            name: NodeName::new("eu-west-1").expect("a name"),
+        };
+        let telemetry = Telemetry::start(&endpoint, &me).expect("starts");
+        telemetry.0.tracer("portolan").start("request").end();
+        tokio::task::spawn_blocking(move || telemetry.stop()).await.expect("stops");
+        let (path, body) = exported.recv().await.expect("an export");
+        collector.abort();
+        assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+        for word in ["request", "eu-west-1", "portolan"] {
+            assert!(body.windows(word.len()).any(|part| part == word.as_bytes()), "{word} is missing");
+        }
+    }
+}

@@ -15,7 +15,10 @@ pub(super) fn of_request(request: &Request) -> Result<Option<Option_>, Malformed
     let Some(edns) = &request.edns else { return Ok(None) };
     match edns.options().get_all(EdnsCode::Subnet).as_slice() {
         [] => Ok(None),
-        [EdnsOption::Subnet(subnet)] => check(*subnet).map(Some),
+        [EdnsOption::Subnet(subnet)] => {
+            let subnet = check(*subnet)?;
+            if is_written_in(&subnet, request.as_slice()) { Ok(Some(subnet)) } else { Err(Malformed) }
+        }
         _ => Err(Malformed),
     }
 }
@@ -47,6 +50,15 @@ fn check(subnet: Option_) -> Result<Option_, Malformed> {
     };
     // "The SCOPE PREFIX-LENGTH MUST be 0 in queries"; bits beyond the source length MUST be 0 (§6).
     if beyond || subnet.scope_prefix() != 0 { Err(Malformed) } else { Ok(subnet) }
+}
+
+/// The decoder reads no further than the source length, so an address with octets beyond it looks well formed; it does
+/// not look the same when written again.
+fn is_written_in(subnet: &Option_, message: &[u8]) -> bool {
+    let Ok(value) = Vec::<u8>::try_from(subnet) else { return false };
+    let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
+    let option = [&u16::from(EdnsCode::Subnet).to_be_bytes()[..], &len.to_be_bytes(), &value].concat();
+    message.windows(option.len()).any(|part| part == option)
 }
 
 fn width(address: IpAddr) -> u8 {

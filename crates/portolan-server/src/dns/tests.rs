@@ -144,6 +144,7 @@ async fn a_client_subnet_is_echoed_with_its_scope_and_a_malformed_one_is_an_erro
     check(&server, Packet::subnet(1, 20, 0, &[198, 51, 101]), FORMERR, 0).await;
     check(&server, Packet::subnet(1, 24, 24, &[198, 51, 100]), FORMERR, 0).await;
     check(&server, Packet::subnet(1, 40, 0, &[198, 51, 100, 1, 1]), FORMERR, 0).await;
+    check(&server, Packet::subnet(1, 24, 0, &[198, 51, 100, 0]), FORMERR, 0).await;
     check(&server, Packet::subnet(7, 24, 0, &[198, 51, 100]), FORMERR, 0).await;
 }
 
