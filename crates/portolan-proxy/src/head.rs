@@ -86,7 +86,10 @@ pub fn to_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, trailers_
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme));
     if let Some(host) = forwarded.host {
         headers.insert(X_FORWARDED_HOST, host.clone());
-        headers.insert(header::HOST, host.clone());
+        // HTTP/2 and HTTP/3 carry it outside the fields.
+        if !headers.contains_key(header::HOST) {
+            headers.insert(header::HOST, host.clone());
+        }
     }
     if let Some(user) = forwarded.user.and_then(|user| HeaderValue::from_str(user).ok()) {
         headers.insert(X_USER_ID, user);
@@ -138,7 +141,12 @@ fn nominated(headers: &HeaderMap) -> Names {
     let mut names = Names::new();
     for value in headers.get_all(header::CONNECTION) {
         for item in value.as_bytes().split(|&b| b == b',') {
-            let Ok(name) = HeaderName::from_bytes(item.trim_ascii()) else { continue };
+            let item = item.trim_ascii();
+            // The usual options; a field called `keep-alive` is taken off anyway.
+            if item.eq_ignore_ascii_case(b"keep-alive") || item.eq_ignore_ascii_case(b"close") {
+                continue;
+            }
+            let Ok(name) = HeaderName::from_bytes(item) else { continue };
             if !matches!(name, header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE | header::CACHE_CONTROL) {
                 names.push(name);
             }

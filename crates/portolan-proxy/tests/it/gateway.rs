@@ -36,6 +36,7 @@ pub struct Gateway {
     pub https: SocketAddr,
     pub http: SocketAddr,
     pub roots: rustls::RootCertStore,
+    store: Arc<ArcSwap<CertificateStore>>,
     view: Arc<ArcSwap<View>>,
     node: Arc<Mutex<(Node, Intent)>>,
 }
@@ -77,11 +78,18 @@ impl Gateway {
             tracer: None,
         };
         let store = Arc::new(ArcSwap::from_pointee(store));
-        let proxy = start(config, Arc::clone(&view), store, Arc::new(now)).expect("ports are free");
+        let proxy = start(config, Arc::clone(&view), Arc::clone(&store), Arc::new(now)).expect("ports are free");
         let (https, http) = (proxy.https_addr().expect("was asked for"), proxy.http_addr().expect("was asked for"));
         let (proxy, node) = (Arc::new(proxy), Arc::new(Mutex::new((node, intent))));
         tokio::spawn(drive(Arc::clone(&node), Arc::downgrade(&proxy)));
-        Self { proxy, https, http, roots, view, node }
+        Self { proxy, https, http, roots, store, view, node }
+    }
+
+    /// Exchanges the certificate, as a reload from disk does; clients then have to trust another authority.
+    pub fn renew_certificate(&mut self) {
+        let (store, roots) = certificates();
+        self.store.store(Arc::new(store));
+        self.roots = roots;
     }
 
     /// Drains the region, as its operators would.

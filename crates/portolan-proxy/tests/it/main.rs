@@ -1,5 +1,6 @@
 //! The data path over real sockets: a listener on loopback, a hand-built view, and real clients and upstreams.
 
+mod auth;
 mod drain;
 mod framing;
 mod gateway;
@@ -8,4 +9,5 @@ mod http3;
 mod limits;
 mod requests;
 mod retry;
+mod tls;
 mod upstream;
