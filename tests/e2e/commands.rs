@@ -14,6 +14,8 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 fn up_prints_commands_that_work() {
     let mut fleet = Fleet::start(Options::default());
     let printed = fleet.printed();
+    let seconds = printed.rsplit_once("ready after ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<f64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds <= READY_WITHIN.as_secs_f64()), "{printed}");
     let commands = suggested(&printed);
     assert!((5..=10).contains(&commands.len()), "{printed}");
     let mut seen = Vec::new();

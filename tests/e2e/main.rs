@@ -10,4 +10,5 @@ mod life;
 mod partition;
 mod restart;
 mod support;
+mod tls;
 mod words;

@@ -1,7 +1,7 @@
 //! Gives each fleet a loopback network of its own, 127.X.0.0/16, so that tests of several processes never meet.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     process,
 };
 
@@ -28,7 +28,8 @@ impl Network {
             .map(|offset| FIRST + u8::try_from((start + offset) % count).expect("below 256"))
             .find_map(|number| {
                 let address = SocketAddr::from((Ipv4Addr::new(127, number, 255, 254), LOCK_PORT));
-                UdpSocket::bind(address).ok().map(|lock| Self { number, _lock: lock })
+                let lock = UdpSocket::bind(address).ok()?;
+                is_free(number).then_some(Self { number, _lock: lock })
             })
             .expect("one of 231 loopback networks is free")
     }
@@ -47,4 +48,13 @@ impl Network {
     pub fn moved(&self, text: &str) -> String {
         text.replace("127.10.", &format!("127.{}.", self.number))
     }
+}
+
+/// Whether nobody who takes no lock listens where a fleet would.
+fn is_free(number: u8) -> bool {
+    (1..=3).all(|k| {
+        let at = |port| SocketAddr::from((Ipv4Addr::new(127, number, k, 1), port));
+        [8443, 8900, 9101].into_iter().all(|port| TcpListener::bind(at(port)).is_ok())
+            && UdpSocket::bind(at(8700)).is_ok()
+    })
 }
