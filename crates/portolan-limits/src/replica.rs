@@ -132,6 +132,7 @@ pub struct Limits {
     unsent: BTreeSet<(LimitId, u64, Key)>,
     sent_up_to: (LimitId, u64, Key),
     mode: Mode,
+    fenced: bool,
     clock_ahead: Vec<bool>,
     last: Now,
     last_tick: Timestamp,
@@ -173,6 +174,7 @@ impl Limits {
             unsent: BTreeSet::new(),
             sent_up_to: (LimitId(0), 0, Key::EVERY),
             mode: Mode::Healthy,
+            fenced: false,
             clock_ahead: vec![false; regions.len()],
             last: now,
             last_tick: now.mono,
@@ -192,6 +194,13 @@ impl Limits {
     /// [`handle_definitions`](Self::handle_definitions). Older ones go on counting into the same counters.
     pub fn limiter(&self) -> Arc<Limiter> {
         Arc::clone(&self.limiter)
+    }
+
+    /// Stops spending for good: another process has taken over this region's shares. No limiter of this state machine,
+    /// old ones included, admits or is active from here on; a request that is being charged meanwhile may still pass.
+    pub fn fence(&mut self) {
+        self.fenced = true;
+        self.shared.withdraw_horizon();
     }
 
     /// Takes over a new set of definitions; limits not in it end.

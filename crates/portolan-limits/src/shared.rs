@@ -64,6 +64,11 @@ impl Shared {
         WallTime::from_unix_millis(self.horizon.fetch_max(horizon.as_unix_millis(), SeqCst))
     }
 
+    /// Lets no slot be spent from here on: the horizon covers none. It may not be raised again.
+    pub fn withdraw_horizon(&self) {
+        self.horizon.store(0, SeqCst);
+    }
+
     pub fn ask_attention(&self) {
         self.attention.store(true, SeqCst);
     }

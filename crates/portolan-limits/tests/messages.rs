@@ -82,6 +82,21 @@ fn a_clock_far_ahead_is_not_adopted() {
 }
 
 #[test]
+fn a_region_whose_clock_runs_fast_drags_nobody_along() {
+    let mut fleet = fleet();
+    fleet.define(vec![definition(1, "60/s", OnPartition::Static)]);
+    for _ in 0..100 {
+        // Never more than the tolerance further than the stamp before.
+        fleet.regions[1].clock_ms += 300;
+        fleet.run(100);
+        let physical = fleet.now(0).wall.as_unix_millis();
+        let slot = fleet.limits(0).usage(fleet.now(0))[0].slot;
+        assert!(slot <= (physical + 500) / 1000, "slot {slot} at {physical} ms");
+    }
+    assert_eq!(fleet.limits(0).stats().clocks_ahead, 1);
+}
+
+#[test]
 fn a_region_that_lost_its_rows_in_a_crash_is_told_them_again() {
     let mut fleet = fleet();
     fleet.run(60_000 - fleet.now(0).wall.as_unix_millis() % 60_000);

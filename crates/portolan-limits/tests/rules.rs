@@ -57,6 +57,22 @@ fn rule_1_the_oracle_counts_verdicts_because_rows_hide_a_second_owner() {
 }
 
 #[test]
+fn rule_9_a_region_whose_shares_another_process_took_over_spends_nothing_more() {
+    let mut fleet = fleet("2000/60s");
+    let before = fleet.regions[0].limiter.clone();
+    assert!(matches!(fleet.request(0, &[(1, 1)]), Some(Admission::Allow(_))));
+    fleet.regions[0].limits.as_mut().expect("it runs").fence();
+    for _ in 0..10 {
+        fleet.run(1000);
+        assert_eq!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait));
+        assert!(!before.active(), "limiters of before the fence stop too");
+    }
+    fleet.define(vec![Definition { generation: 2, ..definition(1, "3000/60s", STATIC) }]);
+    fleet.run(1000);
+    assert_eq!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait));
+}
+
+#[test]
 fn rule_2_and_3_a_changed_count_carries_the_spend_over_and_gives_the_larger_of_both_at_most() {
     let check = |from: &str, to: &str, more: u64| {
         let mut fleet = fleet(from);

@@ -77,13 +77,9 @@ fn a_refusal_by_one_limit_gives_back_the_others_and_admits_none_in_excess() {
     ];
     let counts = storm(&limits, 3, 2);
     assert_eq!((busiest(&counts, 3), busiest(&counts, 2) <= 300), (40, true));
-    let mut per_slot = BTreeMap::<u64, BTreeMap<LimitId, u64>>::new();
-    for (&(limit, _, slot), &count) in &counts {
-        *per_slot.entry(slot).or_default().entry(limit).or_default() += count;
-    }
-    for charged in per_slot.values() {
-        assert!(charged.values().all(|count| *count == charged[&LimitId(3)]), "all limits were charged alike");
-    }
+    // Not slot by slot: where threads cross a boundary one request may be charged to two slots, and says so.
+    let total = |limit| counts.iter().filter(|((id, ..), _)| id.0 == limit).map(|(_, count)| count).sum::<u64>();
+    assert_eq!((total(1), total(2)), (total(3), total(3)), "all limits were charged alike");
 }
 
 #[test]

@@ -45,7 +45,9 @@ impl Limits {
         if heartbeat.scope != self.scope || heartbeat.heard.len() != self.regions.len() {
             return Err(Rejected::ForeignScope);
         }
-        let ahead = heartbeat.sent.since(self.wall());
+        // Of our own reading, not of the time adopted so far: else each stamp could push on from where the last one
+        // stopped, and slots would turn faster than time.
+        let ahead = heartbeat.sent.since(now.wall);
         let sound = ahead <= CLOCK_TOLERANCE;
         if sound {
             self.shared.raise_clock(heartbeat.sent);

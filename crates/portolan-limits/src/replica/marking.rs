@@ -19,7 +19,7 @@ impl Limits {
         let writes: Vec<MarkWrite> = self.durability.release(sequence).collect();
         let limiter = self.limiter();
         for write in writes {
-            if self.shared.raise_horizon(write.horizon) == WallTime::default() {
+            if !self.fenced && self.shared.raise_horizon(write.horizon) == WallTime::default() {
                 self.events.push(Event::Active);
             }
             for mark in write.marks {
