@@ -49,7 +49,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The region files have faults.
-    #[error("the region files have faults:\n{0}")]
+    #[error("the region files have faults")]
     Regions(#[source] Faults),
     /// The region files do not name a region that the node file needs.
     #[error("the region files have no region `{region}`")]

@@ -14,7 +14,7 @@ use portolan_proxy::{LogSink, Proxy, ProxyConfig};
 use tokio::{
     net::TcpListener,
     sync::oneshot,
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
 };
 use tracing::info;
 
@@ -47,6 +47,9 @@ pub async fn run(node: NodeFile, base_dir: &Path, shutdown: impl Future<Output =
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
         ended = &mut running.driver => Err(Error::Ended { part: "the node's loop", reason: format!("{ended:?}") }),
+        panic = first_panic(&mut running.tasks) => {
+            Err(Error::Ended { part: "a task of the control plane", reason: panic.to_string() })
+        }
     };
     info!("shutting down");
     running.stop().await;
@@ -135,6 +138,17 @@ impl Running {
         self.tasks.shutdown().await;
         if let Some(telemetry) = self.telemetry {
             let _ = tokio::task::spawn_blocking(move || telemetry.stop()).await;
+        }
+    }
+}
+
+/// Resolves when a task panicked: better a restart than a node that is deaf in one ear. Some tasks end well.
+async fn first_panic(tasks: &mut JoinSet<()>) -> JoinError {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return error,
+            None => std::future::pending().await,
         }
     }
 }
