@@ -229,6 +229,6 @@ mod tests {
         assert_eq!(parse_duration("30"), Err(UnitError::MissingUnit { allowed: DURATION_UNITS }));
         assert_eq!("600".parse::<Rate>(), Err(UnitError::MissingUnit { allowed: RATE_UNITS }));
         assert_eq!("9xB".parse::<ByteSize>(), Err(UnitError::UnknownUnit { unit: "xB".into(), allowed: SIZE_UNITS }));
-        assert_eq!("0/0s".parse::<Rate>().is_err(), true);
+        assert!("0/0s".parse::<Rate>().is_err());
     }
 }
