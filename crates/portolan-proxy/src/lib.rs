@@ -21,6 +21,8 @@ mod http3;
 mod listen;
 mod metrics;
 mod proxy;
+#[cfg(test)]
+mod reference;
 mod request;
 mod response;
 mod target;

@@ -313,6 +313,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_reference_lists_every_metric() {
+        let metrics = Metrics::new(1);
+        metrics.shard(0).route(&Name::new("orders").expect("a name"));
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mut scraped = String::new();
+        prometheus_client::encoding::text::encode(&mut scraped, &registry).expect("encodes");
+        let mut text = "# Metrics of the data path\n\n| metric | meaning |\n|---|---|\n".to_owned();
+        for line in scraped.lines() {
+            if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+                text.push_str(&format!("| `{name}` | {} |\n", help.trim_end_matches('.')));
+            }
+        }
+        crate::reference::check("proxy-metrics.md", &text);
+    }
+
+    #[test]
     fn a_scrape_adds_up_the_workers() {
         let metrics = Metrics::new(2);
         for worker in 0..2 {

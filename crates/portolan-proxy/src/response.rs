@@ -383,6 +383,62 @@ mod tests {
         );
     }
 
+    fn denial(reason: DenyReason) -> Refusal {
+        Refusal::Limited(Box::new(Denial {
+            limit: LimitId(1),
+            name: Name::new("a").expect("a name"),
+            reason,
+            slot: 0,
+            quota: 1,
+            window: Duration::from_secs(1),
+            remaining: 0,
+            retry_after: Duration::from_secs(1),
+            expose_slot: false,
+        }))
+    }
+
+    fn one_of_each() -> Vec<Refusal> {
+        let denied = |denied| Refusal::Denied { denied, scopes: Vec::new() };
+        vec![
+            Refusal::Framing(Fault::LengthAndCoding),
+            Refusal::Framing(Fault::RequestLineTooLong),
+            Refusal::Framing(Fault::HeadTooLarge),
+            Refusal::Framing(Fault::HeadTimeout),
+            Refusal::NotSupported,
+            Refusal::ClientLimit { retry_after: Duration::ZERO },
+            Refusal::NoRoute,
+            Refusal::MethodNotAllowed { allow: Vec::new() },
+            denied(Denied::InvalidToken),
+            denied(Denied::InsufficientScope),
+            denial(DenyReason::Exhausted),
+            denial(DenyReason::Degraded),
+            denial(DenyReason::Closed),
+            Refusal::LimitsBusy,
+            Refusal::BodyTooLarge,
+            Refusal::BodyBroken,
+            Refusal::BodyTimeout,
+            Refusal::NoEndpoint,
+            Refusal::ConnectFailed,
+            Refusal::UpstreamBroken,
+            Refusal::UpstreamTimeout,
+        ]
+    }
+
+    #[test]
+    fn the_reference_lists_every_problem() {
+        let mut text = format!(
+            "# Problems\n\nAnswers that the gateway makes itself are `application/problem+json` (RFC 9457). `type` is\n\
+             `{TYPE_BASE}` and one of the names below; `step` names the step of the request that decided; `request_id`\n\
+             is the `X-Request-Id` of the request; `limit` names the limit that refused.\n\n\
+             | type | step | status | detail, for example |\n|---|---|---|---|\n"
+        );
+        for refusal in one_of_each() {
+            let (kind, step, status) = (refusal.kind(), refusal.step().as_str(), refusal.status().as_u16());
+            let _ = writeln!(text, "| `{kind}` | `{step}` | {status} | {} |", refusal.detail());
+        }
+        crate::reference::check("problems.md", &text);
+    }
+
     #[test]
     fn a_challenge_tells_no_more_than_rfc_6750_asks() {
         let check = |denied, expected: &str| {
