@@ -139,6 +139,19 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// Another node serves the region.
+    #[error(
+        "`{node}` may not join: `{holder}` is the node of region `{region}`; stop `{holder}` and start its successor \
+         under the same name"
+    )]
+    RegionTaken {
+        /// The node that asked.
+        node: NodeName,
+        /// The region it wants to serve.
+        region: RegionId,
+        /// The node that serves it.
+        holder: NodeName,
+    },
     /// A bound of the replicated state is reached.
     #[error("{what} has {len}, at most {max} are kept")]
     TooMuch {

@@ -206,9 +206,13 @@ impl Intent {
     }
 
     /// A member that joins again keeps its incarnation; a new member id means that a node came without its past, and
-    /// with it the region.
+    /// with it the region. A region's share of every limit has one spender, so a second name in a region is refused; a
+    /// node that replaces another takes over its name.
     fn join(&mut self, node: &NodeName, region: &RegionId, member: MemberId) -> Result<Applied, Refusal> {
         self.known(region)?;
+        if let Some((holder, _)) = self.members.iter().find(|(name, other)| *name != node && other.region == *region) {
+            return Err(Refusal::RegionTaken { node: node.clone(), region: region.clone(), holder: holder.clone() });
+        }
         if let Some(record) = self.members.get(node).filter(|known| known.member == member && known.region == *region) {
             return Ok(Applied::Joined { incarnation: record.incarnation });
         }

@@ -145,10 +145,26 @@ fn a_new_member_id_is_a_new_incarnation_of_its_region() {
     check(join("eu-west-1", "eu-west", 7), 1);
     check(join("us-east-1", "us-east", 8), 1);
     check(join("eu-west-1", "eu-west", 9), 2);
-    check(join("eu-west-2", "eu-west", 10), 3);
     check(join("eu-west-1", "eu-west", 9), 2);
     let unknown = intent.apply(&join("mars-1", "mars", 1));
     assert_eq!(unknown, Applied::Refused(Refusal::UnknownRegion { region: region("mars") }));
+}
+
+#[test]
+fn a_second_node_of_a_region_is_refused_under_another_name() {
+    let mut intent = intent();
+    assert_eq!(intent.apply(&join("eu-west-1", "eu-west", 7)), Applied::Joined { incarnation: 1 });
+    let Applied::Refused(refusal) = intent.apply(&join("eu-west-2", "eu-west", 8)) else {
+        panic!("two nodes would spend the region's share twice")
+    };
+    assert_eq!(
+        refusal.to_string(),
+        "`eu-west-2` may not join: `eu-west-1` is the node of region `eu-west`; stop `eu-west-1` and start its \
+         successor under the same name"
+    );
+    assert_eq!(intent.members.keys().map(NodeName::as_str).collect::<Vec<_>>(), ["eu-west-1"]);
+    assert_eq!(intent.apply(&join("eu-west-1", "eu-west", 9)), Applied::Joined { incarnation: 2 });
+    assert_eq!(intent.apply(&join("eu-west-2", "us-east", 8)), Applied::Joined { incarnation: 1 });
 }
 
 #[test]
