@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::SourceFile;
+use crate::{SourceFile, syntax::without_byte_order_mark};
 
 /// One thing wrong in one place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +121,8 @@ impl<'a> Report<'a> {
             self.untold += 1;
             return;
         }
-        let line = self.file.text.lines().nth(at.line.saturating_sub(1)).unwrap_or("");
+        let text = without_byte_order_mark(&self.file.text);
+        let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or("");
         let (snippet, indent, width) = window(line, at);
         self.faults.push(Fault {
             path: self.file.path.clone(),

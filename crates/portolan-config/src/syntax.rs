@@ -25,7 +25,7 @@ const MAX_DEPTH: usize = 24;
 
 /// Reads the report's file; `None` when the tree cannot be built, with the reason in the report.
 pub(crate) fn parse(report: &mut Report<'_>) -> Option<Node> {
-    let text: &str = &report.file().text;
+    let text = without_byte_order_mark(&report.file().text);
     if text.len() > MAX_BYTES {
         let message = format!("the file has {} bytes, at most {MAX_BYTES} are read", text.len());
         report.fault(Span::START, message, None);
@@ -46,6 +46,11 @@ pub(crate) fn parse(report: &mut Report<'_>) -> Option<Node> {
         report.fault(Span::START, "the file is empty", "start with `version: 1`".to_owned());
     }
     builder.root
+}
+
+/// The text after the mark that some editors put in front of UTF-8. It belongs to no key and has no column.
+pub(crate) fn without_byte_order_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// The tree under construction: open collections, innermost last.
@@ -233,7 +238,6 @@ fn refuse_unprintable(text: &str, report: &mut Report<'_>) -> Option<()> {
             '\t' => {}
             // Alone it would break a line for YAML and for hardly any editor.
             '\r' if characters.peek() == Some(&'\n') => {}
-            '\u{feff}' if (line, column) == (1, 1) => column = 0,
             '\u{feff}' | '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => {
                 let message = format!("the character U+{:04X} is not text", u32::from(character));
                 report.fault(Span { line, column, width: 1 }, message, "remove it".to_owned());

@@ -132,6 +132,24 @@ fn a_text_that_is_not_yaml_says_where_it_breaks() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_text() {
+    let check = |text: &str, expected: &str| {
+        let faults = gateway(&SourceFile { path: "g.yaml".to_owned(), text: text.to_owned() });
+        assert_eq!(faults.map_err(|faults| faults.render()), Err(expected.to_owned()), "{text:?}");
+    };
+    check(
+        "\u{feff}verson: 1\nversion: 1\n",
+        "g.yaml:1:1: `verson` is not a key of a gateway document\n1 | verson: 1\n  | ^^^^^^\n  = did you mean `version`?\n\n1 fault",
+    );
+    check(
+        "version: 1\n\u{feff}routes: {}\n",
+        "g.yaml:2:1: the character U+FEFF is not text\n2 | \u{feff}routes: {}\n  | ^\n  = remove it\n\n1 fault",
+    );
+    let plain = gateway(&SourceFile { path: "g.yaml".to_owned(), text: "\u{feff}version: 1\n".to_owned() });
+    assert_eq!(plain, Ok(()));
+}
+
+#[test]
 fn a_document_that_would_exhaust_a_node_is_refused() {
     let check = |text: &str, expected: &str| {
         let faults = gateway(&SourceFile { path: "g.yaml".to_owned(), text: text.to_owned() });
