@@ -14,7 +14,7 @@ pub mod qtype {
     pub const SOA: u16 = 6;
     /// IPv6 address.
     pub const AAAA: u16 = 28;
-    /// Any type; answered with the addresses of both families (RFC 8482 §4.1 allows a subset).
+    /// Any type; answered with the addresses of both families, or where a zone has none its SOA (RFC 8482 §4.1).
     pub const ANY: u16 = 255;
 }
 

@@ -12,10 +12,6 @@ use ipnet::IpNet;
 use portolan_config::{Location, RegionMap};
 use portolan_model::RegionId;
 
-/// Longest scopes that are given out: finer ones would split the caches of resolvers for nothing (RFC 7871 §11.1).
-const MAX_SCOPE_V4: u8 = 24;
-const MAX_SCOPE_V6: u8 = 56;
-
 /// Regions nearest first; shared by all networks that see them in the same order.
 pub(crate) type OrderId = u32;
 
@@ -55,13 +51,13 @@ impl Networks {
     /// Locates a client of whose address `prefix` bits are known. An IPv4 address inside IPv6 counts as IPv4.
     pub(crate) fn locate(&self, address: IpAddr, prefix: u8) -> Located {
         match address {
-            IpAddr::V4(_) => self.v4.walk(left_aligned(address), prefix.min(32), MAX_SCOPE_V4),
+            IpAddr::V4(_) => self.v4.walk(left_aligned(address), prefix.min(32)),
             IpAddr::V6(v6) => match mapped(v6, prefix) {
                 Some((v4, bits)) => {
-                    let found = self.v4.walk(left_aligned(IpAddr::V4(v4)), bits, MAX_SCOPE_V4);
+                    let found = self.v4.walk(left_aligned(IpAddr::V4(v4)), bits);
                     Located { scope: found.scope + 96, ..found }
                 }
-                None => self.v6.walk(left_aligned(address), prefix.min(128), MAX_SCOPE_V6),
+                None => self.v6.walk(left_aligned(address), prefix.min(128)),
             },
         }
     }
@@ -128,13 +124,13 @@ impl Tree {
         self.0[node].order = Some(order);
     }
 
-    fn walk(&self, bits: u128, known: u8, max_scope: u8) -> Located {
+    fn walk(&self, bits: u128, known: u8) -> Located {
         let (mut node, mut depth) = (self.0[0], 0);
         let mut found = node.order;
         while node.children != [0, 0] {
             // Finer networks lie below: at least one more bit decides, whether or not the client told it.
             if depth == known {
-                return Located { order: found, scope: max_scope.min(depth + node.height) };
+                return Located { order: found, scope: depth + node.height };
             }
             let child = node.children[bit(bits, depth)];
             depth += 1;
@@ -144,7 +140,7 @@ impl Tree {
             node = self.0[child as usize];
             found = node.order.or(found);
         }
-        Located { order: found, scope: depth.min(max_scope) }
+        Located { order: found, scope: depth }
     }
 }
 

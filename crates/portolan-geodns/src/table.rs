@@ -79,8 +79,13 @@ impl Table {
             answer.ttl = NS_TTL;
             answer.ns = zone.servers.keys().cloned().collect();
         }
-        let asked_soa = query.name == zone_name && query.qtype == qtype::SOA;
-        if asked_soa {
+        let asked_soa = match query.qtype {
+            qtype::SOA => true,
+            // Any subset of what there is will do, but not nothing (RFC 8482 §4.1).
+            qtype::ANY => answer.addresses.is_empty(),
+            _ => false,
+        };
+        if asked_soa && query.name == zone_name {
             answer.soa = Some(self.soa(zone_name, zone, SoaRole::Answer));
         } else if answer.addresses.is_empty() && answer.ns.is_empty() {
             answer.soa = Some(self.soa(zone_name, zone, SoaRole::Denial));

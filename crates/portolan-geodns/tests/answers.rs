@@ -133,9 +133,12 @@ fn the_scope_is_the_prefix_at_which_the_answer_could_differ() {
     check("api.example.test", "172.16.0.0/24", Some(1));
     check("api.example.test", "10.9.9.0/24", Some(13));
     check("api.example.test", "10.1.9.0/24", Some(21));
-    // Finer networks exist than the client told; the scope says so, up to /24.
-    check("api.example.test", "10.1.2.0/24", Some(24));
-    check("api.example.test", "10.0.0.0/8", Some(24));
+    // Finer networks exist than the client told; the scope says so.
+    check("api.example.test", "10.1.2.0/24", Some(26));
+    check("api.example.test", "10.0.0.0/8", Some(30));
+    // What holds for one part of a /24 is not to be cached for the rest of it.
+    check("api.example.test", "10.1.2.9/32", Some(26));
+    check("api.example.test", "10.1.2.200/32", Some(25));
     check("api.example.test", "2001:db8:1:5::/64", Some(48));
     check("api.example.test", "0.0.0.0/0", Some(0));
     check("solo.example.test", "10.1.9.0/24", Some(0));
@@ -166,6 +169,8 @@ fn names_and_types_get_what_the_standards_ask_for() {
     check("solo.example.test", qtype::AAAA, ok, 0, denial);
     check("example.test", qtype::A, ok, 2, None);
     check("example.test", qtype::SOA, ok, 0, Some(SoaRole::Answer));
+    check("example.net", qtype::ANY, ok, 0, Some(SoaRole::Answer));
+    check("example.test", qtype::ANY, ok, 3, None);
     check("api.example.test", qtype::SOA, ok, 0, denial);
     check("er.example.test", qtype::A, ok, 0, denial);
     check("deep.er.example.test", qtype::A, ok, 1, None);
@@ -238,17 +243,19 @@ proptest! {
         first in any::<[u8; 4]>(),
         flips in any::<u32>(),
         ten in any::<bool>(),
+        prefix in prop_oneof![Just(24u8), Just(32)],
     ) {
         let table = table();
+        let untold = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
         let ask = |bits: u32| {
-            let client = ClientSubnet { address: IpAddr::from(bits.to_be_bytes()), prefix: 24, from_ecs: true };
+            let client = ClientSubnet { address: IpAddr::from(bits.to_be_bytes()), prefix, from_ecs: true };
             table.answer(&Query { name: "api.example.test", qtype: qtype::A, client }, &RegionStates::default())
         };
-        let bits = u32::from_be_bytes(first) & !255;
+        let bits = u32::from_be_bytes(first) & !untold;
         let bits = if ten { bits & 0x0003_ffff | 0x0a00_0000 } else { bits };
         let answer = ask(bits);
-        let scope = u32::from(answer.ecs_scope.expect("the query had a subnet")).min(24);
-        let below = u32::MAX.checked_shr(scope).unwrap_or(0) & !255;
+        let scope = u32::from(answer.ecs_scope.expect("the query had a subnet").min(prefix));
+        let below = u32::MAX.checked_shr(scope).unwrap_or(0) & !untold;
         let other = ask(bits ^ (flips & below));
         let addresses = |answer: &Answer| answer.addresses.iter().copied().collect::<BTreeSet<IpAddr>>();
         prop_assert_eq!(addresses(&answer), addresses(&other));
