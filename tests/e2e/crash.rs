@@ -4,26 +4,36 @@ use std::{collections::BTreeSet, time::Duration};
 
 use portolan_tests::{Admin, Document, Fleet, Load, Options, until};
 
-use crate::support::{apply, converge, everywhere, is_named, warm, write};
+use crate::support::{apply, converge, everywhere, finish_apply, is_named, start_apply, warm, write};
 
 const APPLIES: usize = 200;
+
+/// The leader of the moment is killed while these changes are on their way; the first victim is back for the second.
+const KILLS: [usize; 2] = [60, 140];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_revision_is_lost_with_the_leader() {
     let document = Document::default().limit("small", "key: global, rate: 20/s");
     let mut fleet = Fleet::start(Options { document: Some(document.yaml()), ..Options::default() });
     let mut acknowledged = BTreeSet::new();
-    let mut killed = None;
+    let mut killed: Option<String> = None;
     for round in 0..APPLIES {
         let file = write(&fleet, "next.yaml", &document.clone().comment(&format!("round {round}")));
-        if round == APPLIES / 2 {
+        if round == APPLIES / 2
+            && let Some(region) = killed.take()
+        {
+            fleet.restart(&region);
+        }
+        let outcome = if KILLS.contains(&round) {
             let leader = until("a leader", Duration::from_secs(5), || async { fleet.leader() }).await;
+            let pending = start_apply(&fleet, &file);
             fleet.kill(&leader);
             killed = Some(leader);
-        }
-        if let Ok(revision) = apply(&fleet, &file).await {
-            acknowledged.insert(revision);
-        }
+            finish_apply(pending).await
+        } else {
+            apply(&fleet, &file).await
+        };
+        acknowledged.extend(outcome);
     }
     println!("{} of {APPLIES} changes were acknowledged", acknowledged.len());
     assert!(acknowledged.len() > APPLIES * 3 / 4, "only {} changes were acknowledged", acknowledged.len());

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
+    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -50,9 +51,18 @@ pub fn write(fleet: &Fleet, file: &str, document: &Document) -> PathBuf {
 
 /// Applies a file and returns the revision, or the complaint.
 pub async fn apply(fleet: &Fleet, file: &Path) -> Result<u64, String> {
+    finish_apply(start_apply(fleet, file)).await
+}
+
+/// Starts to apply a file.
+pub fn start_apply(fleet: &Fleet, file: &Path) -> Child {
     let mut command = fleet.command(&["apply", "--output", "json"]);
-    command.arg(file);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("started");
+    command.arg(file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")
+}
+
+/// Waits for what [`start_apply`] began.
+pub async fn finish_apply(pending: Child) -> Result<u64, String> {
+    let output = tokio::task::spawn_blocking(move || pending.wait_with_output()).await.expect("joined").expect("ended");
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
