@@ -1,6 +1,6 @@
 //! What happened in a node, for logs, metrics and the driver's own duties.
 
-use portolan_model::{NodeName, RegionId};
+use portolan_model::{MemberId, NodeName, RegionId};
 use portolan_routing::{EndpointId, Health};
 
 /// Something worth telling. The driver must act on [`Event::EligibleForElection`]; the others inform.
@@ -44,6 +44,11 @@ pub enum Event {
         endpoint: EndpointId,
         /// Its health from here on.
         health: Health,
+    },
+    /// Another process joined under this node's name: this one spends nothing more, and should be stopped.
+    Replaced {
+        /// The member that took over.
+        by: MemberId,
     },
     /// This node can, or can no longer, serve requests.
     Ready(bool),

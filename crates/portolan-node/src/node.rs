@@ -3,6 +3,7 @@
 //! Decides which part an input goes to and when a new [`View`] is due. The parts decide everything else.
 
 mod duties;
+mod ownership;
 mod report;
 
 use std::{
@@ -27,6 +28,7 @@ use crate::{
     compiled::{Compiled, definitions},
     election::ElectionGuard,
     facts::{self, Known},
+    node::ownership::Ownership,
     presence::{Liveness, Presence},
     probes::ProbeSchedule,
 };
@@ -103,6 +105,7 @@ pub struct Node {
     limits: Limits,
     limits_started: bool,
     limit_keys: usize,
+    ownership: Ownership,
     presence: Presence,
     liveness: Liveness,
     guard: ElectionGuard,
@@ -167,6 +170,7 @@ impl Node {
             eligible: false,
             limits_started: false,
             limit_keys: LIMIT_KEYS,
+            ownership: Ownership::default(),
             heartbeats_sent: 0,
             reported: LeaderSight::default(),
             published: None,
@@ -205,6 +209,9 @@ impl Node {
         self.limits_started = true;
         self.limits = Limits::new(limits_config(&self.config, self.limit_keys), recovery, now);
         self.limits.handle_definitions(&definitions(&self.intent), now);
+        if self.ownership.is_lost() {
+            self.limits.fence();
+        }
         self.settle(now);
         self.refresh_view();
     }
@@ -246,6 +253,7 @@ impl Node {
             self.limits.handle_definitions(&definitions(&intent), now);
         }
         self.intent = intent;
+        self.watch_ownership();
         self.settle(now);
         self.weigh_regions(now);
         self.publish_if_changed(now);

@@ -4,13 +4,14 @@ mod support;
 
 use std::net::IpAddr;
 
+use portolan_config::Applied;
 use portolan_geodns::{ClientSubnet, Query, qtype};
 use portolan_limits::{Admission, Recovery};
-use portolan_model::RegionId;
+use portolan_model::{MemberId, RegionId};
 use portolan_node::{Event, Message, RECOVERY_HOLD, Refused, SILENT_AFTER, Subject};
 use portolan_routing::{Found, RequestHead};
 use proptest::prelude::*;
-use support::{Fleet, MILLISECOND, REGIONS, SECOND, drain, node, region, restore};
+use support::{Fleet, MILLISECOND, REGIONS, SECOND, drain, join, node, region, restore};
 
 const SUBJECT: Subject<'_> = Subject { user: None, client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST) };
 
@@ -182,6 +183,41 @@ fn nothing_is_admitted_before_the_limits_have_started() {
     fleet.start("us", Recovery::Lost);
     assert!(!matches!(admit(&fleet, "us"), Admission::Allow(_)));
     assert!(!fleet.node("us").view().ready);
+}
+
+#[test]
+fn a_process_whose_place_another_one_took_spends_nothing_more_and_is_not_ready() {
+    let mut fleet = Fleet::settled(1);
+    let now = fleet.now();
+    fleet.node("us").set_member(MemberId(7), now);
+    let before = fleet.node("us").view();
+    assert_eq!(fleet.order(&join("us", 7)), Applied::Joined { incarnation: 1 });
+    assert!(matches!(admit(&fleet, "us"), Admission::Allow(_)));
+    assert_eq!(fleet.order(&join("us", 8)), Applied::Joined { incarnation: 2 });
+    let refused = |fleet: &Fleet| !matches!(admit(fleet, "us"), Admission::Allow(_));
+    assert!(refused(&fleet) && !fleet.node("us").view().ready && !before.limiter.active());
+    assert!(matches!(admit(&fleet, "eu"), Admission::Allow(_)), "nobody else stops");
+    fleet.run(10 * SECOND);
+    assert!(refused(&fleet), "not even once further marks are durable");
+    assert_eq!(fleet.order(&join("us", 7)), Applied::Joined { incarnation: 3 });
+    fleet.run(10 * SECOND);
+    assert!(refused(&fleet) && !fleet.node("us").view().ready, "what the other spent is unknown");
+    assert!(fleet.says("us", &Event::Replaced { by: MemberId(8) }));
+}
+
+#[test]
+fn a_node_that_comes_without_its_log_spends_although_the_intent_still_names_its_earlier_member() {
+    let mut fleet = Fleet::settled(1);
+    fleet.order(&join("us", 7));
+    fleet.kill("us");
+    fleet.start("us", Recovery::FirstStart);
+    let now = fleet.now();
+    fleet.node("us").set_member(MemberId(8), now);
+    fleet.run(100 * MILLISECOND);
+    assert!(matches!(admit(&fleet, "us"), Admission::Allow(_)));
+    fleet.order(&join("us", 8));
+    fleet.run(100 * MILLISECOND);
+    assert!(matches!(admit(&fleet, "us"), Admission::Allow(_)));
 }
 
 #[test]

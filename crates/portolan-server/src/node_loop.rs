@@ -15,7 +15,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Interval, MissedTickBehavior, interval, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     clock::Clock,
@@ -97,6 +97,7 @@ impl NodeLoop {
         let mut raft_ticks = ticks(RAFT_STATUS);
         let mut attention_ticks = ticks(ATTENTION);
         let mut recovered = false;
+        self.node.set_member(self.raft.member(), self.clock.now());
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let timer = sleep_until(self.wake());
@@ -188,6 +189,9 @@ impl NodeLoop {
         match event {
             Event::EligibleForElection(eligible) => self.raft.set_eligible(*eligible),
             Event::EndpointHealth { .. } | Event::MemberUp { .. } | Event::MemberDown { .. } => debug!(?event),
+            Event::Replaced { by } => {
+                error!(%by, "another process has joined under this node's name; this one admits nothing more: stop it");
+            }
             Event::RegionDown { .. } | Event::PeerStale { .. } | Event::Ready(false) => warn!(?event, "node"),
             Event::RegionUp { .. } | Event::PeerFresh { .. } | Event::Ready(true) | Event::Limits(_) => {
                 info!(?event, "node");

@@ -92,7 +92,7 @@ impl World<'_> {
         let errands = self.errands.clone();
         let transport = SimulatedTransport { life, errands: errands.clone() };
         tokio::spawn(async move {
-            let raft = match Store::open(disk) {
+            let raft = match Store::open(disk, &config.regions) {
                 Ok(store) => Raft::start(config, store, transport).await.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
@@ -135,7 +135,8 @@ impl World<'_> {
             seed: chance::derived_seed(self.seed, "node", &format!("{} {}", place.name, life.number)),
         };
         let now = self.clock.read(place.skew);
-        let node = Node::new(config, intent, now);
+        let mut node = Node::new(config, intent, now);
+        node.set_member(raft.member(), now);
         let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments.each_ref().map(Vec::as_slice));
         self.hosts[life.host].process =
             Some(Process { node, raft, started: now.mono, marks, found: Some(found), wake_at: None });

@@ -8,7 +8,7 @@ use std::{
 
 use portolan_config::{Applied, Bundle, Command, Intent, RegionMap, SourceFile};
 use portolan_limits::{MarkSequence, Recovery};
-use portolan_model::{HashKey, NodeName, Now, RegionId, Timestamp, WallTime, codec};
+use portolan_model::{HashKey, MemberId, NodeName, Now, RegionId, Timestamp, WallTime, codec};
 use portolan_node::{Class, Event, MAX_DATAGRAM, Message, Node, NodeConfig, RaftStatus, RegionHealth};
 use portolan_routing::{EndpointId, ProbeOutcome};
 use rand::{RngExt, SeedableRng};
@@ -284,6 +284,11 @@ pub fn apply(document: &str) -> Command {
 pub fn drain(name: &str) -> Command {
     let serving = REGIONS.map(region).to_vec();
     Command::Drain { region: region(name), reason: "upgrade".into(), author: "test".into(), at: EPOCH, serving }
+}
+
+/// A process of the region's node joins.
+pub fn join(name: &str, member: u64) -> Command {
+    Command::Join { node: node(name), region: region(name), member: MemberId(member), at: EPOCH }
 }
 
 pub fn restore(name: &str) -> Command {
