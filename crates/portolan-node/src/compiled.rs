@@ -81,7 +81,14 @@ pub fn definitions(intent: &Intent) -> Vec<Definition> {
 
 /// The limits of every route with their numbers.
 #[derive(Debug, Default)]
-pub struct Bindings(BTreeMap<Name, Box<[Binding]>>);
+pub struct Bindings(BTreeMap<Name, Bound>);
+
+/// One route with its limits.
+#[derive(Debug)]
+struct Bound {
+    route: Arc<Route>,
+    limits: Box<[Binding]>,
+}
 
 /// One limit of a route.
 #[derive(Clone, Copy, Debug)]
@@ -93,9 +100,12 @@ pub struct Binding {
 }
 
 impl Bindings {
-    /// The limits of a route, in the order written.
-    pub fn of_route(&self, route: &Route) -> &[Binding] {
-        self.0.get(&route.name).map_or(&[], |bindings| bindings)
+    /// The limits of a route, in the order written; `None` for a route that is not of this document, be it only one
+    /// that reads otherwise under the same name: what it is charged for is not known here.
+    pub fn of_route(&self, route: &Route) -> Option<&[Binding]> {
+        let bound = self.0.get(&route.name)?;
+        // A match in the same view gives the very route, so the comparison in full is for others only.
+        (std::ptr::eq(&*bound.route, route) || *bound.route == *route).then_some(&*bound.limits)
     }
 
     fn compile(intent: &Intent) -> Self {
@@ -104,7 +114,10 @@ impl Bindings {
             let key = intent.snapshot.limits.get(name).map_or(LimitKeyKind::Global, |limit| limit.key);
             Binding { limit, key }
         };
-        let of_route = |route: &Arc<Route>| (route.name.clone(), route.limits.iter().map(bind).collect());
+        let of_route = |route: &Arc<Route>| {
+            let limits = route.limits.iter().map(bind).collect();
+            (route.name.clone(), Bound { route: Arc::clone(route), limits })
+        };
         Self(intent.snapshot.routes.values().map(of_route).collect())
     }
 }

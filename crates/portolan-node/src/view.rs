@@ -59,14 +59,16 @@ impl View {
         self.routes.find(head)
     }
 
-    /// Charges all limits of `route`, or none. Allocates nothing up to four limits.
+    /// Charges all limits of `route`, or none. `route` is one that [`View::route`] of this view gave; another view's is
+    /// answered `Wait` unless it reads the same here, so that none passes without its limits. Allocates nothing up to
+    /// four limits.
     pub fn admit(&self, route: &Route, subject: &Subject<'_>, now: Now) -> Admission {
-        self.limiter.admit(&self.claims(route, subject), now)
+        self.claims(route, subject).map_or(Admission::Wait, |claims| self.limiter.admit(&claims, now))
     }
 
     /// The values [`View::admit`] would decide with; charges nothing.
     pub fn peek(&self, route: &Route, subject: &Subject<'_>, now: Now) -> Vec<Peek> {
-        self.limiter.peek(&self.claims(route, subject), now)
+        self.claims(route, subject).map_or_else(Vec::new, |claims| self.limiter.peek(&claims, now))
     }
 
     /// Chooses an endpoint that is not in `tried`. `choice` is a random number of the caller.
@@ -74,9 +76,9 @@ impl View {
         self.board.pick(service, &self.region_order, tried, now, choice)
     }
 
-    fn claims(&self, route: &Route, subject: &Subject<'_>) -> SmallVec<[Claim; 4]> {
-        let bindings = self.bindings.of_route(route);
-        bindings.iter().map(|binding| claim(binding, &self.limiter, route, subject)).collect()
+    fn claims(&self, route: &Route, subject: &Subject<'_>) -> Option<SmallVec<[Claim; 4]>> {
+        let bindings = self.bindings.of_route(route)?;
+        Some(bindings.iter().map(|binding| claim(binding, &self.limiter, route, subject)).collect())
     }
 }
 
@@ -131,12 +133,12 @@ routes:
     const REGION: &str = "version: 1\nregion: here\ntitle: Here\ncoordinates: { latitude: 1, longitude: 1 }\n\
                           addresses: [127.10.1.1]\n";
 
-    fn view() -> View {
+    fn view(gateway: &str) -> View {
         let file = |path: &str, text: &str| SourceFile { path: path.into(), text: text.into() };
         let regions = Arc::new(RegionMap::parse(&[file("here.yaml", REGION)]).expect("no faults"));
         let mut intent = Intent::new(Arc::clone(&regions));
         let attachments = BTreeMap::from([("keys.json".into(), JWKS.into())]);
-        let bundle = Bundle { document: file("gateway.yaml", GATEWAY), attachments };
+        let bundle = Bundle { document: file("gateway.yaml", gateway), attachments };
         intent.apply(&Command::Apply { bundle, author: "t".into(), at: WallTime::default(), expected: None });
         assert_eq!(intent.revision, Revision(1), "the document has no faults");
         let region = RegionId::new("here").expect("a name");
@@ -156,14 +158,36 @@ routes:
     const JWKS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","alg":"EdDSA",
         "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
+    fn route(view: &View, path: &str) -> Arc<Route> {
+        match view.route(&RequestHead { host: "h", path, method: "GET" }) {
+            Found::Route(route) => route,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_route_of_another_view_never_passes_without_its_limits() {
+        let before = view(GATEWAY);
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let check = |from: &str, to: &str, claims: Option<usize>| {
+            let after = view(&GATEWAY.replacen(from, to, 1));
+            let (route, subject) = (route(&before, "/a"), Subject { user: Some("ann"), client });
+            assert_eq!(after.claims(&route, &subject).map(|claims| claims.len()), claims, "{from} to {to}");
+            assert_eq!(after.admit(&route, &subject, Now::default()), Admission::Wait, "{from} to {to}");
+        };
+        check("  b: { match", "  renamed: { match", Some(5));
+        check("  a: { match", "  renamed: { match", None);
+        check("[global, service, route, user, client]", "[]", None);
+        check("auth: users, limits: [global, service, route, user, client]", "limits: [global]", None);
+        check("user: { key: user", "user: { key: client", Some(5));
+    }
+
     #[test]
     fn a_limit_counts_apart_what_its_key_tells_apart() {
-        let view = view();
-        let claims = |route: &str, user, client: &str| {
-            let Found::Route(route) = view.route(&RequestHead { host: "h", path: route, method: "GET" }) else {
-                panic!("the route exists")
-            };
-            view.claims(&route, &Subject { user: Some(user), client: client.parse().expect("an address") })
+        let view = view(GATEWAY);
+        let claims = |path: &str, user, client: &str| {
+            let subject = Subject { user: Some(user), client: client.parse().expect("an address") };
+            view.claims(&route(&view, path), &subject).expect("the route is the view's")
         };
         let base = claims("/a", "ann", "192.0.2.1");
         // Whether each of global, service, route, user, client is the same counter as in the base request.
