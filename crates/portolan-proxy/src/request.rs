@@ -15,7 +15,7 @@ use portolan_model::Now;
 use portolan_node::Subject;
 use portolan_routing::{Found, RequestHead};
 use smallvec::SmallVec;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     account::Account,
@@ -64,7 +64,9 @@ pub(crate) async fn serve(worker: &Rc<Worker>, peer: &Peer, request: Request<Cli
     let mut account = Account::open(worker, &peer.exchange, peer.protocol, now.mono);
     let mut ids = Ids::new(request.headers(), worker.shared.tracer.as_ref(), || worker.random());
     account.identify(peer.client, request.method(), &mut ids);
-    let mut turn = Turn { worker, prepared: &prepared, peer, ids: &ids, now, charges: Charges::new(), account };
+    let head_only = request.method() == Method::HEAD;
+    let charges = Charges::new();
+    let mut turn = Turn { worker, prepared: &prepared, peer, ids: &ids, now, head_only, charges, account };
     let outcome = turn.steps(refused, request).await;
     turn.respond(outcome)
 }
@@ -76,6 +78,8 @@ struct Turn<'a> {
     peer: &'a Peer,
     ids: &'a Ids,
     now: Now,
+    /// The answer has the fields of a GET and no body.
+    head_only: bool,
     charges: Charges,
     account: Account,
 }
@@ -156,23 +160,23 @@ impl Turn<'_> {
             return Err(Refusal::LimitsInactive);
         }
         let subject = Subject { user: identity.map(|identity| &*identity.user), client: self.peer.client };
-        let mut waited = false;
+        let mut until = None;
         loop {
             let written = self.worker.shared.marks_written.notified();
             tokio::pin!(written);
             // Registered before asking, so that a mark written in between is not missed.
             written.as_mut().enable();
-            // The newest view: what an older one waits for may only come with its successor.
-            match self.worker.prepared().view.admit(route, &subject, self.worker.now()) {
+            // The view that matched, to the end: another one may bind the route to other limits, or not know it.
+            match self.prepared.view.admit(route, &subject, self.worker.now()) {
                 Admission::Allow(charges) => {
                     self.charges = charges;
                     return Ok(());
                 }
                 Admission::Deny(denial) => return Err(Refusal::Limited(Box::new(denial))),
-                Admission::Wait if waited => return Err(Refusal::LimitsBusy),
                 Admission::Wait => {
-                    let _ = timeout(MARK_WAIT, written).await;
-                    waited = true;
+                    // Woken by every write, so possibly by one that this request does not wait for.
+                    let until = *until.get_or_insert_with(|| Instant::now() + MARK_WAIT);
+                    timeout_at(until, written).await.map_err(|_| Refusal::LimitsBusy)?;
                 }
             }
         }
@@ -203,6 +207,7 @@ impl Turn<'_> {
         let forwarded = Forwarded {
             client: &self.peer.forwarded_for,
             scheme: self.peer.scheme,
+            via: self.peer.protocol.via(),
             host: host.as_ref(),
             user: identity.map(|identity| &*identity.user),
             request_id: &self.ids.request_id,
@@ -214,7 +219,7 @@ impl Turn<'_> {
     }
 
     fn respond(self, outcome: Result<forward::Reply, Refusal>) -> Response<ReplyBody> {
-        let Self { worker, prepared, peer, ids, charges, mut account, .. } = self;
+        let Self { worker, prepared, peer, ids, head_only, charges, mut account, .. } = self;
         let mut close = worker.is_leaving() || prepared.view.draining;
         let mut response = match outcome {
             Ok(forward::Reply { mut head, body, lease }) => {
@@ -225,7 +230,11 @@ impl Turn<'_> {
             Err(refusal) => {
                 close |= refusal.ends_connection();
                 account.answered(refusal.status(), Some(refusal.step()));
-                let (parts, body) = refusal.response(&ids.request_id).into_parts();
+                let (mut parts, mut body) = refusal.response(&ids.request_id).into_parts();
+                if head_only {
+                    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+                    body.clear();
+                }
                 Response::from_parts(parts, ReplyBody::own(body, account))
             }
         };
