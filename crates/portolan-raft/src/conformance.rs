@@ -14,15 +14,16 @@ use tokio::sync::watch;
 use crate::{
     machine::{Machine, Publish, State},
     memory_disk::MemoryDisk,
+    saved_snapshot::SavedSnapshot,
     store::Store,
-    types::{Entry, StorageError, TypeConfig, Vote},
+    types::{Entry, SnapshotMeta, StorageError, TypeConfig, Vote},
 };
 
 struct Fresh;
 
 impl StoreBuilder<TypeConfig, Store, Machine> for Fresh {
     async fn build(&self) -> Result<((), Store, Machine), StorageError> {
-        let store = Store::open(MemoryDisk::new()).expect("an empty disk opens");
+        let store = Store::open(MemoryDisk::new(), &Arc::default()).expect("an empty disk opens");
         let regions = Arc::new(RegionMap::default());
         let publish = Publish {
             state: watch::Sender::new(State::empty(Arc::clone(&regions))),
@@ -63,6 +64,11 @@ fn id(term: u64, index: u64) -> LogId<u64> {
     LogId::new(CommittedLeaderId::new(term, 1), index)
 }
 
+fn snapshot(last: LogId<u64>) -> SavedSnapshot {
+    let meta = SnapshotMeta { last_log_id: Some(last), ..SnapshotMeta::default() };
+    SavedSnapshot { meta, state: Arc::from([]) }
+}
+
 /// What must be on disk.
 #[derive(Debug, Default, PartialEq)]
 struct Model {
@@ -97,6 +103,7 @@ async fn take(step: &Step, model: &mut Model, store: &mut Store, disk: &MemoryDi
         Step::Purge(count) => {
             let removed: Vec<_> = model.entries.drain(..(*count as usize).min(model.entries.len())).collect();
             if let Some(last) = removed.last() {
+                store.save_snapshot(snapshot(*last)).await.expect("saves");
                 store.purge(*last).await.expect("purges");
                 model.purged = Some(*last);
             }
@@ -108,7 +115,7 @@ async fn take(step: &Step, model: &mut Model, store: &mut Store, disk: &MemoryDi
         Step::Crash => {
             let member = store.member();
             disk.crash();
-            *store = Store::open(disk.clone()).expect("opens");
+            *store = Store::open(disk.clone(), &Arc::default()).expect("opens");
             assert_eq!((store.damage(), store.member()), (&[][..], member));
         }
     }
@@ -131,7 +138,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(async {
             let disk = MemoryDisk::new();
-            let mut store = Store::open(disk.clone()).expect("opens");
+            let mut store = Store::open(disk.clone(), &Arc::default()).expect("opens");
             let mut model = Model::default();
             for step in &steps {
                 take(step, &mut model, &mut store, &disk).await;

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use portolan_model::MemberId;
+use portolan_model::{MemberId, RegionId};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -35,6 +35,10 @@ pub const COMMITTED: &str = "committed";
 pub const PURGED: &str = "purged";
 /// The last log id: a log that ends elsewhere has lost its tail.
 pub const LAST: &str = "last";
+/// Ids of the cluster's regions: what the entries mean depends on them.
+pub const REGIONS: &str = "regions";
+/// Whether limits have ever been in force under this member id.
+pub const LIMITS_STARTED: &str = "limits started";
 
 /// redb caches pages besides; all entries are kept in memory by `Store` anyway.
 const CACHE_BYTES: usize = 1 << 20;
@@ -53,7 +57,8 @@ pub struct Batch {
 impl Batch {
     /// Adds a named record.
     pub fn set<T: Serialize>(&mut self, name: &'static str, value: &T) {
-        let record = record::seal(name.as_bytes(), value).expect("ids and votes are far below the codec's limit");
+        let record = record::seal(name.as_bytes(), value)
+            .expect("ids, votes and names of regions are far below the codec's limit");
         self.state.push((name, record));
     }
 
@@ -76,6 +81,9 @@ pub struct Content {
     pub log: BTreeMap<u64, Arc<[u8]>>,
     /// The last entry's id, or that of the last purged one.
     pub last: Option<LogId>,
+    /// `None` until the first start under a list of regions.
+    pub regions: Option<Vec<RegionId>>,
+    pub limits_started: bool,
 }
 
 /// What a log file turned out to be.
@@ -135,6 +143,8 @@ fn read_tables(database: &Database) -> Result<Option<Content>, String> {
         committed: named(&state, COMMITTED)?.flatten(),
         purged: named(&state, PURGED)?,
         last: named(&state, LAST)?.flatten(),
+        regions: named(&state, REGIONS)?,
+        limits_started: named(&state, LIMITS_STARTED)?.unwrap_or(false),
         log,
     };
     check(&content)?;

@@ -44,12 +44,18 @@ fn unavailable(reason: impl ToString) -> Response {
 impl Inner {
     async fn answer(self: &Arc<Self>, from: &NodeName, request: Request) -> Response {
         match request {
-            Request::Identify => {
-                Response::Identity { id: self.store.member(), member: self.me(), pristine: self.store.is_pristine() }
-            }
+            Request::Identify => Response::Identity {
+                id: self.store.member(),
+                member: self.me(),
+                pristine: self.store.is_pristine(),
+                regions: self.config.regions.ids().to_vec(),
+            },
             Request::FetchSnapshot { offset, id } => self.serve_state(offset, id),
             Request::Propose(_) => unavailable("a proposal is answered elsewhere"),
-            Request::Join { id, member } if member.name == *from => self.admit(id, member).await,
+            Request::Join { id, member, regions } if member.name == *from => match self.other_regions(&regions) {
+                Some(reason) => unavailable(reason),
+                None => self.admit(id, member).await,
+            },
             Request::Join { member, .. } => unavailable(format!("`{from}` may not join as `{}`", member.name)),
             Request::ToMember(to, request) => self.answer_member(from, to, request).await,
         }

@@ -20,6 +20,8 @@ mod record;
 mod saved_snapshot;
 
 mod database;
+mod facts;
+mod purging;
 mod store;
 
 mod log;

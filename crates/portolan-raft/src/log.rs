@@ -1,15 +1,16 @@
 //! openraft's view of the log. Every append, vote and truncation is durable before it is reported; reads come from
 //! memory. Decides nothing about Raft.
 
-use std::{fmt::Debug, ops::RangeBounds};
+use std::{fmt::Debug, ops::RangeBounds, time::Duration};
 
 use openraft::{
-    AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
+    AnyError, AsyncRuntime, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
 
 use crate::{
-    database::{self, Batch, COMMITTED, LAST, PURGED, VOTE},
+    database::{self, Batch, COMMITTED, LAST, VOTE},
+    runtime::Runtime,
     store::Store,
     types::{Entry, LogId, StorageError, TypeConfig, Vote},
 };
@@ -17,7 +18,21 @@ use crate::{
 /// Entries in one append to a follower, in bytes: below the largest message with room for one more entry.
 const APPEND_BYTES: usize = 1 << 20;
 
+/// Pause between two looks for the snapshot that a log waits for.
+const SNAPSHOT_PACE: Duration = Duration::from_millis(10);
+
 impl Store {
+    /// Waits until entries may follow on disk. Short: while a snapshot waits for space, `Raft::handle` refuses entries.
+    async fn close_gap(&self) -> Result<(), StorageError> {
+        loop {
+            self.flush_purge()?;
+            if !self.log().has_gap() {
+                return Ok(());
+            }
+            Runtime::sleep(SNAPSHOT_PACE).await;
+        }
+    }
+
     fn entries(&self, range: impl RangeBounds<u64>, most_bytes: usize) -> Result<Vec<Entry>, StorageError> {
         let mut taken = 0;
         let log = self.log();
@@ -95,6 +110,7 @@ impl RaftLogStorage<TypeConfig> for Store {
             last = Some(entry.log_id);
         }
         if let Some(last) = last {
+            self.close_gap().await?;
             batch.set(LAST, &Some(last));
             let put = batch.put.clone();
             self.commit(batch, move |log| {
@@ -124,14 +140,7 @@ impl RaftLogStorage<TypeConfig> for Store {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let last = self.log().last.max(Some(log_id));
-        let batch =
-            Batch { remove: Some((0, log_id.index)), ..Batch::default() }.with(PURGED, &log_id).with(LAST, &last);
-        self.commit(batch, move |log| {
-            log.entries = log.entries.split_off(&(log_id.index + 1));
-            log.purged = Some(log_id);
-            log.last = last;
-        })
-        .await
+        self.log().hold_purge(log_id);
+        self.flush_purge()
     }
 }

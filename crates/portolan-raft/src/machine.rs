@@ -6,7 +6,7 @@ use std::{io::Cursor, sync::Arc};
 use openraft::{
     AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError, storage::RaftStateMachine,
 };
-use portolan_config::{Applied, Intent, RegionMap};
+use portolan_config::{Applied, Intent, IntentError, RegionMap};
 use tokio::sync::watch;
 
 use crate::{
@@ -36,6 +36,13 @@ impl State {
     pub fn empty(regions: Arc<RegionMap>) -> Self {
         Self { applied: None, membership: StoredMembership::default(), intent: Arc::new(Intent::new(regions)) }
     }
+
+    /// As a snapshot has it.
+    pub fn read(saved: &SavedSnapshot, regions: &Arc<RegionMap>) -> Result<Self, IntentError> {
+        let intent = Intent::from_bytes(&saved.state, Arc::clone(regions)).map(Arc::new)?;
+        let SnapshotMeta { last_log_id: applied, last_membership: membership, .. } = saved.meta.clone();
+        Ok(Self { applied, membership, intent })
+    }
 }
 
 /// Where readings go after every change.
@@ -45,17 +52,25 @@ pub struct Publish {
     pub intent: watch::Sender<Arc<Intent>>,
 }
 
+impl Publish {
+    /// Tells everybody who follows.
+    pub fn reading(&self, state: &State) {
+        self.state.send_replace(state.clone());
+        self.intent.send_if_modified(|intent| {
+            let changed = !Arc::ptr_eq(intent, &state.intent);
+            *intent = Arc::clone(&state.intent);
+            changed
+        });
+    }
+}
+
 impl Machine {
     /// Starts from the saved snapshot, or from nothing. A snapshot that this node's code does not read is refused with
     /// the reason.
-    pub fn new(store: Store, regions: Arc<RegionMap>, publish: Publish) -> Result<Self, String> {
+    pub fn new(store: Store, regions: Arc<RegionMap>, publish: Publish) -> Result<Self, IntentError> {
         let state = match store.snapshot() {
             None => State::empty(Arc::clone(&regions)),
-            Some(saved) => State {
-                applied: saved.meta.last_log_id,
-                membership: saved.meta.last_membership.clone(),
-                intent: read_intent(&saved.state, &regions)?,
-            },
+            Some(saved) => State::read(&saved, &regions)?,
         };
         let machine = Self { store, regions, state, publish };
         machine.publish();
@@ -63,12 +78,7 @@ impl Machine {
     }
 
     fn publish(&self) {
-        self.publish.state.send_replace(self.state.clone());
-        self.publish.intent.send_if_modified(|intent| {
-            let changed = !Arc::ptr_eq(intent, &self.state.intent);
-            *intent = Arc::clone(&self.state.intent);
-            changed
-        });
+        self.publish.reading(&self.state);
     }
 
     fn apply_one(&mut self, entry: Entry) -> Option<Applied> {
@@ -82,10 +92,6 @@ impl Machine {
             }
         }
     }
-}
-
-fn read_intent(bytes: &[u8], regions: &Arc<RegionMap>) -> Result<Arc<Intent>, String> {
-    Intent::from_bytes(bytes, Arc::clone(regions)).map(Arc::new).map_err(|error| error.to_string())
 }
 
 /// A reading as a snapshot.
@@ -145,10 +151,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let saved = SavedSnapshot { meta: meta.clone(), state: snapshot.into_inner().into() };
-        let intent = read_intent(&saved.state, &self.regions)
-            .map_err(|reason| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::error(reason)))?;
+        let state = State::read(&saved, &self.regions)
+            .map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&error)))?;
         self.store.save_snapshot(saved).await?;
-        self.state = State { applied: meta.last_log_id, membership: meta.last_membership.clone(), intent };
+        self.state = state;
         self.publish();
         Ok(())
     }

@@ -12,10 +12,11 @@ use std::{
 
 use openraft::{AsyncRuntime, ChangeMembers, ServerState};
 use portolan_config::{Applied, Command};
-use portolan_model::{MemberId, NodeName};
+use portolan_model::{MemberId, NodeName, RegionId};
 use tokio::time::Instant;
 
 use crate::{
+    facts,
     message::{Request, Response},
     raft::Inner,
     runtime::Runtime,
@@ -30,6 +31,8 @@ const ASK: Duration = Duration::from_secs(1);
 const ANNOUNCE: Duration = Duration::from_secs(2);
 /// Deadline of a change of membership, which includes bringing the node up to date.
 const ADMISSION: Duration = Duration::from_secs(8);
+/// Pause between two looks for a change of membership that nobody ends.
+const FINISHING_PACE: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Works until this node is a voter and the intent names it.
@@ -59,7 +62,11 @@ impl Inner {
         let mut members = BTreeMap::from([(self.store.member().0, self.me())]);
         for peer in self.peers() {
             match self.transport.call(&peer, Request::Identify, ASK).await {
-                Ok(Response::Identity { id, member, pristine: true }) if member.name == peer => {
+                Ok(Response::Identity { id, member, pristine: true, regions }) if member.name == peer => {
+                    if let Some(reason) = self.other_regions(&regions) {
+                        tracing::error!(%peer, reason, "the cluster cannot be founded");
+                        return true;
+                    }
                     members.insert(id.0, member);
                 }
                 Ok(Response::Identity { pristine: false, .. }) => return false,
@@ -77,6 +84,16 @@ impl Inner {
         true
     }
 
+    /// Why a node that knows `theirs` cannot be in a cluster with this one: both would read other states out of the
+    /// same entries.
+    pub fn other_regions(&self, theirs: &[RegionId]) -> Option<String> {
+        let ours = self.config.regions.ids();
+        (theirs != ours).then(|| {
+            let (theirs, ours) = (facts::listed(theirs), facts::listed(ours));
+            format!("its region files name {theirs}, those of `{}` name {ours}", self.config.me)
+        })
+    }
+
     async fn ask_for_place(&self) {
         let mut asked = BTreeSet::new();
         let mut next = self.peers();
@@ -85,10 +102,12 @@ impl Inner {
             if peer == self.config.me || !asked.insert(peer.clone()) {
                 continue;
             }
-            let request = Request::Join { id: self.store.member(), member: self.me() };
+            let regions = self.config.regions.ids().to_vec();
+            let request = Request::Join { id: self.store.member(), member: self.me(), regions };
             match self.transport.call(&peer, request, ASK).await {
                 Ok(Response::Joined) => return,
                 Ok(Response::NotLeader { leader: Some(leader) }) => next.push(leader),
+                Ok(Response::Unavailable { reason }) => tracing::info!(%peer, reason, "no place was given yet"),
                 Ok(other) => tracing::debug!(%peer, ?other, "no place was given"),
                 Err(error) => tracing::debug!(%peer, %error, "no place was given"),
             }
@@ -151,12 +170,43 @@ impl Inner {
         });
         busy("the node is being admitted")
     }
+
+    /// Finishes changes of membership that somebody began and did not end: openraft makes them in two steps, and a
+    /// deadline, a crash or another election between those leaves a lost member its vote.
+    pub async fn leave_joint_memberships(self: Arc<Self>) {
+        loop {
+            Runtime::sleep(FINISHING_PACE).await;
+            let Some(core) = self.core() else { continue };
+            // Whoever makes the change holds the lock and ends it.
+            let Ok(_one_at_a_time) = self.admission.try_lock() else { continue };
+            let Some(voters) = unfinished_change(core) else { continue };
+            tracing::info!(?voters, "finishing a change of membership");
+            let change = core.change_membership(ChangeMembers::ReplaceAllVoters(voters), false);
+            match Runtime::timeout(ADMISSION, change).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "a change of membership is not finished yet"),
+                Err(_) => tracing::warn!("a change of membership is not finished in time"),
+            }
+        }
+    }
 }
 
+/// Whether `id` votes and will go on to: in every configuration of a membership that is changing.
 fn is_voter(core: &Core, id: MemberId) -> bool {
     let metrics = core.metrics();
     let metrics = metrics.borrow();
-    metrics.membership_config.membership().voter_ids().any(|voter| voter == id.0)
+    let configurations = metrics.membership_config.membership().get_joint_config();
+    !configurations.is_empty() && configurations.iter().all(|voters| voters.contains(&id.0))
+}
+
+/// As the leader of a membership that is changing: what it changes to.
+fn unfinished_change(core: &Core) -> Option<BTreeSet<u64>> {
+    let metrics = core.metrics();
+    let metrics = metrics.borrow();
+    match metrics.membership_config.membership().get_joint_config().as_slice() {
+        [_, .., last] if metrics.state.is_leader() => Some(last.clone()),
+        _ => None,
+    }
 }
 
 /// Brings `id` up to date, lets it vote in place of every other id of the same node, and forgets those.
@@ -169,7 +219,9 @@ async fn change_membership(core: &Core, id: MemberId, member: Member) -> Result<
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
         let same_node = |other: &u64| membership.get_node(other).is_some_and(|member| member.name == name);
-        let voters: BTreeSet<u64> = membership.voter_ids().filter(|voter| !same_node(voter)).collect();
+        // Of a change that was never ended the aim counts.
+        let present = membership.get_joint_config().last().cloned().unwrap_or_default();
+        let voters: BTreeSet<u64> = present.into_iter().filter(|voter| !same_node(voter)).collect();
         let earlier: BTreeSet<u64> =
             membership.learner_ids().filter(|learner| same_node(learner) && *learner != id.0).collect();
         (voters, earlier)

@@ -8,7 +8,7 @@ use openraft::raft::{
     VoteResponse,
 };
 use portolan_config::{Applied, Command};
-use portolan_model::{MemberId, NodeName};
+use portolan_model::{MemberId, NodeName, RegionId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -28,6 +28,8 @@ pub enum Request {
         id: MemberId,
         /// What it is.
         member: Member,
+        /// The cluster's regions as its region files name them.
+        regions: Vec<RegionId>,
     },
     /// Who are you, and have you ever been part of a cluster? Asked before the first membership is made.
     Identify,
@@ -86,6 +88,8 @@ pub enum Response {
         member: Member,
         /// It has no log and no snapshot, and none was lost.
         pristine: bool,
+        /// The cluster's regions as its region files name them.
+        regions: Vec<RegionId>,
     },
     /// To [`Request::FetchSnapshot`].
     SnapshotPiece {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use openraft::SnapshotPolicy;
-use portolan_config::{Intent, RegionMap};
+use portolan_config::{Intent, IntentError, RegionMap};
 use portolan_model::{MemberId, NodeName, RegionId, WallTime};
 use thiserror::Error;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
@@ -89,6 +89,9 @@ pub enum StartError {
     /// A snapshot that does not read cannot be set aside.
     #[error("an unreadable snapshot cannot be set aside")]
     SetAside(#[source] std::io::Error),
+    /// The snapshot is whole, and this version or these region files do not take what it says. It is left as it is.
+    #[error("the saved state is not accepted by this version with these region files; nothing was changed")]
+    Refused(#[source] Box<IntentError>),
 }
 
 /// A handle; clones share the node.
@@ -144,10 +147,7 @@ impl Raft {
             served: Mutex::default(),
             tasks: Mutex::default(),
         });
-        if let Err(reason) = inner.start_core().await? {
-            inner.store.reject_snapshot(reason).map_err(StartError::SetAside)?;
-            let _ = inner.start_core().await?;
-        }
+        inner.start_or_recover().await?;
         let raft = Self { inner };
         if raft.inner.core().is_none() {
             let inner = Arc::clone(&raft.inner);
@@ -157,6 +157,8 @@ impl Raft {
         raft.inner.spawn(async move { inner.seek_membership().await });
         let inner = Arc::clone(&raft.inner);
         raft.inner.spawn(async move { inner.keep_log_short().await });
+        let inner = Arc::clone(&raft.inner);
+        raft.inner.spawn(async move { inner.leave_joint_memberships().await });
         Ok(raft)
     }
 
@@ -292,17 +294,35 @@ impl Inner {
         Some(stalest)
     }
 
-    /// Starts openraft; not when a snapshot has to be fetched first. The inner error says why the snapshot on disk
-    /// cannot be read.
-    pub async fn start_core(self: &Arc<Self>) -> Result<Result<(), String>, StartError> {
+    /// Starts openraft, unless a snapshot has to be fetched first. A snapshot that does not decode is set aside.
+    async fn start_or_recover(self: &Arc<Self>) -> Result<(), StartError> {
         if self.store.lacks_snapshot() {
-            return Ok(Ok(()));
+            self.publish_older_state();
+            return Ok(());
         }
+        match self.start_core().await {
+            Err(StartError::Refused(error)) if matches!(*error, IntentError::Codec(_)) => {
+                self.store.reject_snapshot(error.to_string()).map_err(StartError::SetAside)?;
+                if self.store.lacks_snapshot() { Ok(()) } else { self.start_core().await }
+            }
+            started => started,
+        }
+    }
+
+    /// While a lost snapshot is fetched, an older one on disk is served: it was in force once.
+    fn publish_older_state(&self) {
+        let Some(saved) = self.store.snapshot() else { return };
+        match State::read(&saved, &self.config.regions) {
+            Ok(state) => self.publish.reading(&state),
+            Err(error) => tracing::error!(%error, "the older snapshot cannot be read either"),
+        }
+    }
+
+    /// Starts openraft.
+    pub async fn start_core(self: &Arc<Self>) -> Result<(), StartError> {
         let regions = Arc::clone(&self.config.regions);
-        let machine = match Machine::new(self.store.clone(), regions, self.publish.clone()) {
-            Ok(machine) => machine,
-            Err(reason) => return Ok(Err(reason)),
-        };
+        let machine = Machine::new(self.store.clone(), regions, self.publish.clone())
+            .map_err(|error| StartError::Refused(Box::new(error)))?;
         let config = openraft_config(&self.config.timing)?;
         let network = Network { transport: Arc::clone(&self.transport), liveness: Arc::clone(&self.liveness) };
         let id = self.store.member().0;
@@ -314,7 +334,7 @@ impl Inner {
             let inner = Arc::clone(self);
             self.spawn(async move { inner.follow_leadership().await });
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Keeps [`Raft::leadership`] up to date, and ends the founder's privilege once there is a leader.

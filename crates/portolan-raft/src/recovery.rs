@@ -42,13 +42,16 @@ impl Inner {
                 if snapshot.meta.last_log_id < self.store.log().purged {
                     continue;
                 }
+                if let Err(error) = machine::State::read(&snapshot, &self.config.regions) {
+                    tracing::error!(%peer, %error, "a fetched snapshot cannot be read");
+                    continue;
+                }
                 if let Err(error) = self.store.save_snapshot(snapshot).await {
                     tracing::error!(%error, "a fetched snapshot cannot be saved");
                     continue;
                 }
                 match self.start_core().await {
-                    Ok(Ok(())) => return,
-                    Ok(Err(reason)) => tracing::error!(%peer, reason, "a fetched snapshot cannot be read"),
+                    Ok(()) => return,
                     Err(error) => tracing::error!(%error, "Raft does not start"),
                 }
             }

@@ -17,6 +17,7 @@ use std::{
 };
 
 use openraft::{AsyncRuntime, StorageIOError};
+use portolan_config::RegionMap;
 use portolan_model::MemberId;
 use rand_08::RngCore;
 use thiserror::Error;
@@ -24,6 +25,8 @@ use thiserror::Error;
 use crate::{
     database::{self, Batch, Content, Found, Writer},
     disk::{Directory, Disk, DiskFile},
+    facts,
+    purging::Held,
     runtime::Runtime,
     saved_snapshot::SavedSnapshot,
     types::{LogId, StorageError, Vote},
@@ -53,7 +56,7 @@ struct Shared {
     snapshot: Mutex<Option<SavedSnapshot>>,
 }
 
-/// The log as it is on disk.
+/// The log as it is on disk, but for a purge that is held back.
 #[derive(Debug)]
 pub(crate) struct LogState {
     writer: Writer,
@@ -62,6 +65,9 @@ pub(crate) struct LogState {
     pub purged: Option<LogId>,
     pub last: Option<LogId>,
     pub entries: BTreeMap<u64, Arc<[u8]>>,
+    /// A purge that is not on disk yet.
+    pub held: Option<Held>,
+    pub limits_started: bool,
 }
 
 impl LogState {
@@ -93,6 +99,20 @@ pub enum StoreError {
     /// The first record cannot be written.
     #[error("the log cannot be written")]
     Database(#[source] Box<redb::Error>),
+    /// A record cannot be written.
+    #[error("the log cannot be written")]
+    Log(#[source] Box<openraft::StorageError<u64>>),
+    /// The data is of a cluster with other regions. Nothing was changed.
+    #[error(
+        "the data is of a cluster with the regions {saved}, and the region files name {known}; the regions of a cluster \
+         cannot be changed: restore the region files, or found a new cluster in empty data directories"
+    )]
+    OtherRegions {
+        /// The regions under which the data was written.
+        saved: String,
+        /// The regions of the region files.
+        known: String,
+    },
 }
 
 impl From<io::Error> for StoreError {
@@ -103,26 +123,43 @@ impl From<io::Error> for StoreError {
 
 impl Store {
     /// Opens the data in a directory, which is made when there is none.
-    pub fn open_directory(path: &Path) -> Result<Self, StoreError> {
-        Self::open(Directory::open(path)?)
+    pub fn open_directory(path: &Path, regions: &Arc<RegionMap>) -> Result<Self, StoreError> {
+        Self::open(Directory::open(path)?, regions)
     }
 
     /// Opens the data on `disk`. A damaged file is set aside and reported by [`Store::damage`]; without a log the node
-    /// gets a member id that it never had.
-    pub fn open(disk: impl Disk) -> Result<Self, StoreError> {
+    /// gets a member id that it never had. Data of a cluster with other `regions` is refused and left as it is.
+    pub fn open(disk: impl Disk, regions: &Arc<RegionMap>) -> Result<Self, StoreError> {
+        let log = database::load(&disk.read(DiskFile::Log)?.unwrap_or_default());
+        let snapshot = disk.read(DiskFile::Snapshot)?.map(|bytes| SavedSnapshot::from_bytes(&bytes));
+        let whole = if let Found::Whole(content) = &log { Some(content) } else { None };
+        facts::check_regions(whole, snapshot.as_ref().and_then(Option::as_ref), regions)?;
+
         let mut damage = Vec::new();
-        let snapshot = open_snapshot(&disk, &mut damage)?;
-        let bytes = disk.read(DiskFile::Log)?.unwrap_or_default();
-        let content = match database::load(&bytes) {
+        let lost = snapshot.is_some();
+        if let Some(None) = snapshot {
+            set_aside(&disk, DiskFile::Snapshot, "its checksum does not match".to_owned(), &mut damage)?;
+        }
+        let content = match log {
             Found::Whole(content) => content,
-            Found::New => found(&disk, snapshot.is_some() || !damage.is_empty())?,
+            Found::New => found(&disk, lost, regions)?,
             Found::Damaged(reason) => {
                 set_aside(&disk, DiskFile::Log, reason, &mut damage)?;
-                found(&disk, true)?
+                found(&disk, true, regions)?
             }
         };
-        let Content { member, lost, vote, committed, purged, log: entries, last } = content;
-        let log = LogState { writer: Writer::default(), vote, committed, purged, last, entries };
+        let Content { member, lost, vote, committed, purged, log: entries, last, regions: of, limits_started } =
+            content;
+        let mut log =
+            LogState { writer: Writer::default(), vote, committed, purged, last, entries, held: None, limits_started };
+        if of.is_none() {
+            let batch = Batch::default().with(database::REGIONS, &regions.ids());
+            match log.writer.commit(&disk, &batch) {
+                // A later start will find space.
+                Err(error) if !database::is_full(&error) => return Err(StoreError::Database(Box::new(error))),
+                Ok(()) | Err(_) => {}
+            }
+        }
         let shared = Shared {
             disk: Box::new(disk),
             member,
@@ -130,7 +167,7 @@ impl Store {
             damage,
             waiting: AtomicUsize::new(0),
             log: Mutex::new(log),
-            snapshot: Mutex::new(snapshot),
+            snapshot: Mutex::new(snapshot.flatten()),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -187,15 +224,20 @@ impl Store {
         self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes `batch`, waiting for space as long as it takes, and then changes the state in memory likewise.
+    /// Writes `batch`, waiting for space as long as it takes, and changes the state in memory likewise.
     pub(crate) async fn commit(&self, batch: Batch, change: impl FnOnce(&mut LogState)) -> Result<(), StorageError> {
         let mut wait = Waiting::none(&self.shared.waiting);
-        while !self.attempt(&batch)? {
+        loop {
+            {
+                let mut log = self.log();
+                if self.attempt_on(&mut log, &batch)? {
+                    change(&mut log);
+                    return Ok(());
+                }
+            }
             wait.begin("log");
             Runtime::sleep(RETRY).await;
         }
-        change(&mut self.log());
-        Ok(())
     }
 
     /// Writes `batch` once; a disk without space is not an error, and the next commit makes up for it.
@@ -204,34 +246,46 @@ impl Store {
         batch: &Batch,
         change: impl FnOnce(&mut LogState),
     ) -> Result<(), StorageError> {
-        self.attempt(batch)?;
-        change(&mut self.log());
+        let mut log = self.log();
+        self.attempt_on(&mut log, batch)?;
+        change(&mut log);
         Ok(())
     }
 
     /// Whether there was space. Takes a few milliseconds; the owner of the runtime gives Raft a thread of its own.
-    fn attempt(&self, batch: &Batch) -> Result<bool, StorageError> {
-        match self.log().writer.commit(&*self.shared.disk, batch) {
+    pub(crate) fn attempt_on(&self, log: &mut LogState, batch: &Batch) -> Result<bool, StorageError> {
+        match log.writer.commit(&*self.shared.disk, batch) {
             Ok(()) => Ok(true),
             Err(error) if database::is_full(&error) => Ok(false),
             Err(error) => Err(StorageIOError::write_logs(&error).into()),
         }
     }
 
-    /// Saves `snapshot` in place of the last one, waiting for space as long as it takes.
+    /// Saves `snapshot` in place of the last one, waiting for space as long as it takes, and then purges what waited for
+    /// it. A snapshot that is not later than the last one is dropped: openraft builds one while it installs another, and
+    /// whatever is purged must stay covered.
     pub(crate) async fn save_snapshot(&self, snapshot: SavedSnapshot) -> Result<(), StorageError> {
         let bytes = snapshot.to_bytes();
         let mut wait = Waiting::none(&self.shared.waiting);
-        loop {
-            match self.shared.disk.write_snapshot(&bytes) {
-                Ok(()) => break,
-                Err(error) if is_full(&error) => wait.begin("snapshot"),
-                Err(error) => return Err(StorageIOError::write_snapshot(None, &error).into()),
-            }
+        while !self.attempt_snapshot(&snapshot, &bytes)? {
+            wait.begin("snapshot");
             Runtime::sleep(RETRY).await;
         }
-        *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
-        Ok(())
+        self.flush_purge()
+    }
+
+    /// Whether there was space.
+    fn attempt_snapshot(&self, snapshot: &SavedSnapshot, bytes: &[u8]) -> Result<bool, StorageError> {
+        let mut saved = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        if saved.as_ref().is_some_and(|saved| saved.meta.last_log_id >= snapshot.meta.last_log_id) {
+            return Ok(true);
+        }
+        match self.shared.disk.write_snapshot(bytes) {
+            Ok(()) => *saved = Some(snapshot.clone()),
+            Err(error) if is_full(&error) => return Ok(false),
+            Err(error) => return Err(StorageIOError::write_snapshot(None, &error).into()),
+        }
+        Ok(true)
     }
 
     /// Sets the snapshot aside, which proved unreadable after its checksum had matched.
@@ -275,21 +329,25 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// Begins a log under a member id that was never used. `lost`: there was one before.
-fn found(disk: &dyn Disk, lost: bool) -> Result<Content, StoreError> {
+fn found(disk: &dyn Disk, lost: bool, regions: &RegionMap) -> Result<Content, StoreError> {
     let member = MemberId(Runtime::thread_rng().next_u64().max(1));
-    let batch = Batch::default().with(database::MEMBER, &member).with(database::LOST, &lost);
+    let batch = Batch::default()
+        .with(database::MEMBER, &member)
+        .with(database::LOST, &lost)
+        .with(database::REGIONS, &regions.ids());
     let written = Writer::default().commit(disk, &batch);
     written.map_err(|error| StoreError::Database(Box::new(error)))?;
-    Ok(Content { member, lost, vote: None, committed: None, purged: None, log: BTreeMap::new(), last: None })
-}
-
-fn open_snapshot(disk: &dyn Disk, damage: &mut Vec<Damage>) -> io::Result<Option<SavedSnapshot>> {
-    let Some(bytes) = disk.read(DiskFile::Snapshot)? else { return Ok(None) };
-    let snapshot = SavedSnapshot::from_bytes(&bytes);
-    if snapshot.is_none() {
-        set_aside(disk, DiskFile::Snapshot, "its checksum does not match".to_owned(), damage)?;
-    }
-    Ok(snapshot)
+    Ok(Content {
+        member,
+        lost,
+        vote: None,
+        committed: None,
+        purged: None,
+        log: BTreeMap::new(),
+        last: None,
+        regions: Some(regions.ids().to_vec()),
+        limits_started: false,
+    })
 }
 
 fn set_aside(disk: &dyn Disk, file: DiskFile, reason: String, damage: &mut Vec<Damage>) -> io::Result<()> {

@@ -37,7 +37,8 @@ impl RaftThread {
         clock: Clock,
     ) -> Result<Self, Error> {
         let path = files.data.join(RAFT);
-        let store = Store::open_directory(&path).map_err(|source| Error::Store { path: path.clone(), source })?;
+        let store = Store::open_directory(&path, &files.regions)
+            .map_err(|source| Error::Store { path: path.clone(), source })?;
         for damage in store.damage() {
             let (file, kept_as, reason) = (damage.file, &damage.kept_as, &damage.reason);
             warn!(?file, kept_as, reason, "a damaged file of Raft was set aside");

@@ -129,7 +129,7 @@ impl World {
             timing: Timing::for_rtt(WORST_RTT),
             clock: Arc::new(WallTime::default),
         };
-        let store = Store::open(node.disk.clone()).expect("the store opens");
+        let store = Store::open(node.disk.clone(), &self.regions).expect("the store opens");
         let raft = Raft::start(config, store, self.network.transport(name)).await.expect("Raft starts");
         self.network.attach(name, raft.clone());
         let guard = guard(raft.clone(), name.clone(), self.network.clone(), Arc::clone(&self.reports));
