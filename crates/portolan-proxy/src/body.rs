@@ -180,12 +180,16 @@ enum ReplySource {
 impl ReplyBody {
     /// A body made by the gateway.
     pub fn own(bytes: Bytes, account: Account) -> Self {
-        Self { source: ReplySource::Own(Some(bytes)), account }
+        Self::new(ReplySource::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), account)
     }
 
     /// A body that arrives over `lease`, which goes back to its pool when the body has ended.
     pub fn upstream(body: Incoming, lease: Lease, account: Account) -> Self {
-        let mut reply = Self { source: ReplySource::Upstream(body, Some(lease)), account };
+        Self::new(ReplySource::Upstream(body, Some(lease)), account)
+    }
+
+    fn new(source: ReplySource, account: Account) -> Self {
+        let mut reply = Self { source, account };
         if reply.is_end_stream() {
             reply.finish();
         }

@@ -50,6 +50,8 @@ pub struct Forwarded<'a> {
     pub client: &'a HeaderValue,
     /// `http` or `https`.
     pub scheme: &'static str,
+    /// Version of the client's protocol and this gateway.
+    pub via: &'static str,
     /// Host as the client sent it.
     pub host: Option<&'a HeaderValue>,
     /// Authenticated user.
@@ -82,6 +84,8 @@ pub fn to_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, trailers_
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+    // RFC 9110 §7.6.3 asks a gateway to say that it was on the way.
+    headers.append(header::VIA, HeaderValue::from_static(forwarded.via));
     headers.insert(X_FORWARDED_FOR, forwarded.client.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme));
     if let Some(host) = forwarded.host {
@@ -185,6 +189,7 @@ mod tests {
         let forwarded = Forwarded {
             client: &value("192.0.2.1"),
             scheme: "https",
+            via: "2 portolan",
             host: Some(&value("a.test")),
             user: Some("ann"),
             request_id: &value("id"),
@@ -192,7 +197,9 @@ mod tests {
             continues_trace: false,
         };
         to_upstream(&mut headers, &forwarded, false);
-        for always in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_USER_ID, X_REQUEST_ID, TRACEPARENT] {
+        for always in
+            [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_USER_ID, X_REQUEST_ID, TRACEPARENT, header::VIA]
+        {
             let mut values = headers.get_all(&always).iter();
             assert!(values.next().is_some() && values.next().is_none(), "{always} stands once");
             headers.remove(&always);

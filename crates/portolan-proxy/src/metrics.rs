@@ -40,6 +40,15 @@ pub enum Protocol {
 impl Protocol {
     const ALL: [Self; 3] = [Self::Http1, Self::Http2, Self::Http3];
 
+    /// What `Via` says of it (RFC 9110 §7.6.3).
+    pub const fn via(self) -> &'static str {
+        match self {
+            Self::Http1 => "1.1 portolan",
+            Self::Http2 => "2 portolan",
+            Self::Http3 => "3 portolan",
+        }
+    }
+
     /// Its name in logs and labels.
     pub const fn as_str(self) -> &'static str {
         match self {

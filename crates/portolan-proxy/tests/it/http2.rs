@@ -108,3 +108,15 @@ async fn problems_come_over_http_2_too() {
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     assert!(text(response).await.contains("/problems/no-route"));
 }
+
+#[tokio::test]
+async fn a_problem_for_a_head_request_has_no_body() {
+    let (address, _) = upstream::echo().await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let (mut client, _) = connect(&gateway).await;
+    let request = Request::head("https://other.example.test/").body(BodyExt::boxed(Full::default()));
+    let response = client.send_request(request.expect("is a request")).await.expect("answers");
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_ne!(response.headers()["content-length"], "0");
+    assert_eq!(text(response).await, "");
+}

@@ -36,6 +36,7 @@ async fn a_request_reaches_its_upstream_cleaned_and_marked() {
         "200",
         &[
             "POST /orders/1?q=%2F\naccept: a\ncontent-length: 5\nhost: API.example.test:80\ntraceparent: 00-",
+            "\nvia: 1.1 portolan\n",
             "\nx-forwarded-for: 127.0.0.1\nx-forwarded-host: API.example.test:80\nx-forwarded-proto: http\n\
          x-request-id: r-1\n\nhello",
             "x-request-id: r-1\r\n",
