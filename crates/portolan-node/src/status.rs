@@ -79,6 +79,8 @@ pub struct PeerNodeStatus {
     pub member: bool,
     /// Time since it was heard; `None` for never.
     pub heard: Option<Duration>,
+    /// Whether nothing has been heard of it for longer than a second, be it since the start of this node.
+    pub silent: bool,
     /// Its clock less ours when its last heartbeat came, so less the way it took, in milliseconds.
     pub clock_offset_ms: Option<i64>,
     /// What it published last; `None` for nothing.

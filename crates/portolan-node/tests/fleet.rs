@@ -280,6 +280,26 @@ fn peers_that_fall_silent_and_speak_again_are_told_about() {
 }
 
 #[test]
+fn every_configured_peer_is_in_the_status_and_a_silent_one_is_called_so() {
+    let mut fleet = Fleet::new(1);
+    fleet.kill("ap");
+    fleet.start("ap", Recovery::FirstStart);
+    fleet.cut_off.insert(node("ap"));
+    let silent = |fleet: &Fleet, viewer: &str| {
+        let status = fleet.nodes[&node(viewer)].status(fleet.now());
+        status.peers.values().map(|peer| (peer.region.to_string(), peer.silent)).collect::<Vec<_>>()
+    };
+    fleet.run(SECOND);
+    assert_eq!(silent(&fleet, "ap"), [("eu".into(), false), ("us".into(), false)], "too early to say");
+    fleet.run(SECOND);
+    assert_eq!(silent(&fleet, "ap"), [("eu".into(), true), ("us".into(), true)]);
+    assert_eq!(silent(&fleet, "eu"), [("ap".into(), true), ("us".into(), false)]);
+    fleet.cut_off.clear();
+    fleet.run(SECOND);
+    assert_eq!(silent(&fleet, "eu"), [("ap".into(), false), ("us".into(), false)]);
+}
+
+#[test]
 fn the_word_of_a_node_restarted_with_its_clock_set_back_counts() {
     let mut fleet = Fleet::settled(1);
     fleet.kill("eu");

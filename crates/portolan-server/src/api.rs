@@ -160,7 +160,8 @@ pub struct DrainAnswer {
 pub struct NodeAnswer {
     /// Its region.
     pub region: RegionId,
-    /// `leader` or `follower`; `None` for a node that is no voter.
+    /// `leader`, `follower`, or `silent` for a node that has not been heard for a second; `None` for one that is no
+    /// voter.
     pub role: Option<String>,
     /// The revision it runs, as it last said.
     pub revision: Option<Revision>,

@@ -49,6 +49,18 @@ pub fn status(answers: &[StatusAnswer], silent: &[String]) -> String {
             ages.collect::<Vec<_>>().join(", "),
         ]);
     }
+    for (name, node) in witness.nodes.iter().filter(|(name, _)| answers.iter().all(|answer| answer.node != **name)) {
+        let unknown = || "-".to_owned();
+        nodes.row([
+            name.to_string(),
+            node.region.to_string(),
+            node.role.clone().unwrap_or_else(unknown),
+            node.revision.map_or_else(unknown, |revision| revision.to_string()),
+            node.ready.filter(|_| node.role.as_deref() != Some("silent")).map_or_else(unknown, yes_no),
+            unknown(),
+            unknown(),
+        ]);
+    }
     let _ = write!(text, "{regions}\n{nodes}");
     for line in silent {
         let _ = writeln!(text, "no answer from {line}");

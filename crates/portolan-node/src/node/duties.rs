@@ -148,11 +148,16 @@ impl Node {
         (region, state)
     }
 
+    /// Whether a peer has not been heard for longer than heartbeats take to come.
+    pub(super) fn is_silent(&self, node: &NodeName, now: Timestamp) -> bool {
+        let heard = self.presence.heard(node).unwrap_or_else(|| self.presence.started());
+        now.since(heard) > STALE_AFTER
+    }
+
     fn find_stale_peers(&mut self, now: Timestamp) {
         let peers: Vec<NodeName> = self.config.peers.keys().cloned().collect();
         for node in peers {
-            let heard = self.presence.heard(&node).unwrap_or_else(|| self.presence.started());
-            if now.since(heard) > STALE_AFTER && self.stale.insert(node.clone()) {
+            if self.is_silent(&node, now) && self.stale.insert(node.clone()) {
                 self.emit(Event::PeerStale { node });
             }
         }

@@ -84,6 +84,7 @@ impl Node {
             region: region.clone(),
             member,
             heard: self.presence.heard(node).map(|heard| now.since(heard)),
+            silent: self.is_silent(node, now),
             clock_offset_ms: self.heartbeats.get(node).map(|last| last.clock_offset_ms),
             facts,
         }

@@ -94,7 +94,7 @@ fn nodes(node: &NodeStatus, raft: &Status, mesh: &MeshStats) -> BTreeMap<NodeNam
         let facts = peer.facts.as_ref();
         let answer = NodeAnswer {
             region: peer.region.clone(),
-            role: role(name),
+            role: if peer.silent { Some(SILENT.to_owned()) } else { role(name) },
             revision: facts.map(|facts| facts.revision),
             ready: facts.map(|facts| facts.ready),
             heard_ms: peer.heard.map(millis),
@@ -134,6 +134,9 @@ fn endpoint_answer(endpoint: &EndpointStatus) -> EndpointAnswer {
         in_flight: endpoint.in_flight,
     }
 }
+
+/// The role of a node that is not heard: whether it leads or follows is not known.
+const SILENT: &str = "silent";
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
