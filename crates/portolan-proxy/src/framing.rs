@@ -520,4 +520,56 @@ mod tests {
             assert_eq!(follow_in_pieces(body.as_bytes(), 3), Err(Fault::Chunk), "{body:?}");
         }
     }
+
+    const FRAGMENTS: [&str; 16] = [
+        "GET / HTTP/1.1\r\n",
+        "POST /a HTTP/1.0\r\n",
+        "host: a\r\n",
+        "content-length: 3\r\n",
+        "transfer-encoding: chunked\r\n",
+        "Transfer-Encoding:gzip\r\n",
+        "\r\n",
+        "\n",
+        "\r",
+        " ",
+        "\t",
+        ":",
+        "x",
+        "\0",
+        "3\r\nabc\r\n",
+        "0\r\n\r\n",
+    ];
+
+    fn message() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::prelude::Strategy as _;
+        proptest::collection::vec(proptest::sample::select(&FRAGMENTS[..]), 0..12).prop_map(|parts| parts.concat())
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn how_a_head_is_cut_changes_nothing(text in message()) {
+            let bytes = text.as_bytes();
+            let whole = read_head(bytes, LIMITS);
+            for end in 0..bytes.len() {
+                let part = read_head(&bytes[..end], LIMITS);
+                match whole {
+                    Ok(Head::Complete { len, .. }) if end >= len => proptest::prop_assert_eq!(part, whole),
+                    Ok(_) => proptest::prop_assert_eq!(part, Ok(Head::Partial)),
+                    Err(fault) => proptest::prop_assert!(part == Ok(Head::Partial) || part == Err(fault)),
+                }
+            }
+            if let Ok(Head::Complete { len, .. }) = whole {
+                proptest::prop_assert!(may_end(&bytes[..len], len - 1), "the end of a whole head is never overlooked");
+            }
+        }
+
+        #[test]
+        fn how_a_chunked_body_is_cut_changes_nothing(text in message()) {
+            let whole = Chunks::new().follow(text.as_bytes());
+            for piece in 1..=text.len() {
+                let ended = |result: &Result<(usize, bool), Fault>| result.map(|(taken, ended)| ended.then_some(taken));
+                proptest::prop_assert_eq!(ended(&follow_in_pieces(text.as_bytes(), piece)), ended(&whole));
+            }
+        }
+    }
 }

@@ -206,4 +206,19 @@ mod tests {
             check("/", &[bad], Err(TargetFault::MalformedHost));
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_normal_path_is_normal_for_every_reader(path in "/[a./%2eEfF5cC;\\\\~]{0,24}") {
+            if let Ok(normal) = normalise(&path) {
+                let again = normalise(&normal).expect("a normal path is sound");
+                proptest::prop_assert_eq!(&again, &normal);
+                let segments = || normal[1..].split('/');
+                proptest::prop_assert!(segments().all(|s| !matches!(s, "." | "..")), "{}", normal);
+                proptest::prop_assert!(normal.starts_with('/') && !normal.contains("//"), "{}", normal);
+                let lower = normal.to_ascii_lowercase();
+                proptest::prop_assert!(["%2f", "%5c", "%00", "\\"].iter().all(|bad| !lower.contains(bad)), "{}", normal);
+            }
+        }
+    }
 }
