@@ -202,17 +202,35 @@ impl World<'_> {
         let now = self.clock.read(place.skew);
         let Some(process) = place.process.as_mut() else { return };
         let incarnation = *process.raft.joined().borrow();
+        let store = process.raft.store();
         let recovery = match (process.found.take(), incarnation) {
             (None, _) => return,
             (Some(Found::Marks(marks)), _) => Recovery::Marks(marks),
-            (Some(Found::Nothing), Some(1)) => Recovery::FirstStart,
-            (Some(_), Some(_)) | (Some(Found::Damaged { .. }), None) => Recovery::Lost,
-            (Some(Found::Nothing), None) => {
+            (Some(Found::Nothing), Some(incarnation)) if store.is_first_start(incarnation) => {
+                let (store, errands, life) = (store.clone(), self.errands.clone(), Life { host, number: place.lives });
+                tokio::spawn(async move {
+                    // An error has stopped Raft, and nobody listens once the run is over.
+                    if store.mark_limits_started().await.is_ok() {
+                        let _ = errands.send(Errand::FirstStart { life });
+                    }
+                });
+                return;
+            }
+            (Some(Found::Nothing), None) if !store.limits_started() => {
                 process.found = Some(Found::Nothing);
                 return;
             }
+            (Some(Found::Nothing | Found::Damaged { .. }), _) => Recovery::Lost,
         };
         process.node.start_limits(recovery, now);
+    }
+
+    /// Starts the limits of a region that never existed, which is noted.
+    pub fn start_limits_first(&mut self, life: Life) {
+        let now = self.clock.read(self.hosts[life.host].skew);
+        let Some(process) = self.process(life) else { return };
+        process.node.start_limits(Recovery::FirstStart, now);
+        self.pump(life.host);
     }
 
     /// Carries out everything the node asks for, and plans its next waking.

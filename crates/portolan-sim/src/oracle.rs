@@ -6,18 +6,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portolan_config::{OnPartition, Route};
 use portolan_limits::Charge;
-use portolan_model::{MemberId, Name, NodeName, Revision, Timestamp};
+use portolan_model::{Hash128, MemberId, Name, NodeName, Revision, Timestamp};
+use tokio::time::Duration;
 
 use crate::outcome::{Invariant, LimitFigures, Violation};
 
 /// Violations kept; a broken run repeats itself.
 const MAX_VIOLATIONS: usize = 50;
 
+/// How long a leader may be in office before the oracle has seen it.
+const SEEN_WITHIN: Duration = Duration::from_millis(500);
+
 /// Everything seen so far.
 pub struct Oracle {
     regions: u64,
     slots: BTreeMap<SlotKey, Spent>,
-    leaders: BTreeMap<u64, MemberId>,
+    /// By term, with the moment each was seen first.
+    leaders: BTreeMap<u64, Vec<(MemberId, Timestamp)>>,
+    documents: BTreeMap<Revision, Hash128>,
     revisions: BTreeMap<NodeName, Revision>,
     acknowledged: BTreeSet<Revision>,
     violations: Vec<Violation>,
@@ -40,6 +46,7 @@ impl Oracle {
             regions: regions as u64,
             slots: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            documents: BTreeMap::new(),
             revisions: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             violations: Vec::new(),
@@ -73,21 +80,26 @@ impl Oracle {
         }
     }
 
-    /// Notes who leads a term. Returns whether this leader was not seen before.
+    /// Notes who leads a term. Returns whether this leader was not seen before in this term.
     pub fn lead(&mut self, term: u64, leader: MemberId, at: Timestamp) -> bool {
-        match self.leaders.insert(term, leader) {
-            Some(other) if other != leader => {
-                let detail = format!("term {term} has the leaders {other} and {leader}");
-                self.violate(at, Invariant::OneLeaderPerTerm, detail);
-                false
-            }
-            other => other.is_none(),
+        let leaders = self.leaders.entry(term).or_default();
+        if leaders.iter().any(|(known, _)| *known == leader) {
+            return false;
         }
+        // Both are read ten times in this span, so a smaller id that shows up later was elected after a greater one.
+        let superseding = leaders.iter().find(|(known, since)| *known > leader && at.since(*since) > SEEN_WITHIN);
+        let superseding = superseding.map(|(known, _)| *known);
+        leaders.push((leader, at));
+        if let Some(other) = superseding {
+            let detail = format!("term {term} had the leader {other} when {leader} was elected");
+            self.violate(at, Invariant::OneLeaderPerTerm, detail);
+        }
+        true
     }
 
     /// Changes of the leader after the first election.
     pub fn leader_changes(&self) -> u64 {
-        let mut leaders: Vec<_> = self.leaders.values().collect();
+        let mut leaders: Vec<_> = self.leaders.values().flatten().map(|(leader, _)| leader).collect();
         leaders.dedup();
         leaders.len().saturating_sub(1) as u64
     }
@@ -103,6 +115,15 @@ impl Oracle {
         if revision < before {
             let detail = format!("`{node}` fell from revision {before} to {revision}");
             self.violate(at, Invariant::RevisionNeverFalls, detail);
+        }
+    }
+
+    /// Notes the document of a revision as one node has it.
+    pub fn hold_document(&mut self, node: &NodeName, revision: Revision, digest: Hash128, at: Timestamp) {
+        let first = *self.documents.entry(revision).or_insert(digest);
+        if first != digest {
+            let detail = format!("revision {revision} of `{node}` is another document than elsewhere");
+            self.violate(at, Invariant::OneDocumentPerRevision, detail);
         }
     }
 
@@ -156,7 +177,6 @@ pub fn subject(kind: portolan_config::LimitKeyKind, route: &Route, user: Option<
 #[cfg(test)]
 mod tests {
     use portolan_limits::LimitId;
-    use tokio::time::Duration;
 
     use super::*;
 
@@ -207,14 +227,21 @@ mod tests {
     #[test]
     fn a_second_leader_a_fallen_and_a_forgotten_revision_are_found() {
         let node = NodeName::new("a-1").expect("a name");
-        assert_eq!(
-            broken(|o| _ = (o.lead(1, MemberId(5), AT), o.lead(2, MemberId(6), AT), o.lead(1, MemberId(5), AT))),
-            []
-        );
-        assert_eq!(
-            broken(|o| _ = (o.lead(1, MemberId(5), AT), o.lead(1, MemberId(6), AT))),
-            [Invariant::OneLeaderPerTerm]
-        );
+        let check = |elections: &[(u64, u64, u64)], expected: &[Invariant]| {
+            let elect = |oracle: &mut Oracle, (term, leader, seconds)| {
+                oracle.lead(term, MemberId(leader), AT + Duration::from_secs(seconds));
+            };
+            let found = broken(|oracle| elections.iter().for_each(|election| elect(oracle, *election)));
+            assert_eq!(found, expected, "{elections:?}");
+        };
+        check(&[(1, 5, 0), (2, 6, 1), (1, 5, 2), (2, 6, 3)], &[]);
+        check(&[(1, 5, 0), (1, 6, 5), (1, 5, 5)], &[]);
+        check(&[(1, 6, 0), (1, 5, 0)], &[]);
+        check(&[(1, 6, 0), (1, 5, 5)], &[Invariant::OneLeaderPerTerm]);
+        let documents = |oracle: &mut Oracle| {
+            [1, 1, 2].into_iter().for_each(|digest| oracle.hold_document(&node, Revision(1), Hash128(digest), AT));
+        };
+        assert_eq!(broken(documents), [Invariant::OneDocumentPerRevision]);
         let fall =
             |oracle: &mut Oracle| [2, 3, 2].into_iter().for_each(|r| oracle.run_revision(&node, Revision(r), AT));
         assert_eq!(broken(fall), [Invariant::RevisionNeverFalls]);

@@ -50,8 +50,11 @@ impl Verdict {
 pub enum Invariant {
     /// No slot of a limit admits more than its policy allows, counted from the verdicts.
     LimitBound,
-    /// A term has at most one leader.
+    /// A term has at most one leader, or leaders that supersede each other: openraft orders votes by term and member id,
+    /// so a candidate with a greater id may take a term over, as if the term were a higher one.
     OneLeaderPerTerm,
+    /// A revision is the same document on every node.
+    OneDocumentPerRevision,
     /// A revision that was acknowledged stays in the history of every node.
     AcknowledgedRevisionKept,
     /// The revision in force on a node never falls, unless its disk was lost.
@@ -68,6 +71,7 @@ impl Invariant {
         match self {
             Self::LimitBound => "no limit is exceeded",
             Self::OneLeaderPerTerm => "a term has at most one leader",
+            Self::OneDocumentPerRevision => "a revision is one document",
             Self::AcknowledgedRevisionKept => "an acknowledged revision is kept",
             Self::RevisionNeverFalls => "the revision of a node never falls",
             Self::DnsAnswer => "a known name is answered with a region that serves",

@@ -56,7 +56,11 @@ impl World<'_> {
             let region = place.region.clone();
             if let Some(process) = &place.process {
                 self.watch.down_since.remove(&region);
-                self.oracle.run_revision(&place.name, process.node.view().revision, self.since_zero());
+                let (view, at) = (process.node.view(), self.since_zero());
+                self.oracle.run_revision(&place.name, view.revision, at);
+                if let Some(entry) = view.intent.history().last() {
+                    self.oracle.hold_document(&place.name, entry.revision, entry.digest, at);
+                }
             } else {
                 self.watch.down_since.entry(region).or_insert(now);
             }
@@ -132,6 +136,9 @@ impl World<'_> {
         for host in &self.hosts {
             let Some(process) = &host.process else { continue };
             let view = process.node.view();
+            for entry in view.intent.history() {
+                self.oracle.hold_document(&host.name, entry.revision, entry.digest, at);
+            }
             let history: BTreeSet<Revision> = view.intent.history().iter().map(|entry| entry.revision).collect();
             self.oracle.check_history(&host.name, &history, at);
         }

@@ -43,6 +43,11 @@ pub enum Errand {
         /// Where the answer goes.
         reply: oneshot::Sender<Response>,
     },
+    /// A first start of the limits is noted on disk.
+    FirstStart {
+        /// The process.
+        life: Life,
+    },
     /// Raft has answered the call that `caller` made.
     Answer {
         /// The answering node.

@@ -182,6 +182,7 @@ impl<'a> World<'a> {
                 self.trace.event(self.since_zero(), what);
             }
             Errand::Applied { life } => self.take_intent(life),
+            Errand::FirstStart { life } => self.start_limits_first(life),
             Errand::Ordered { order, outcome } => self.order_done(order, outcome),
         }
     }

@@ -1,6 +1,10 @@
 //! Loads the shipped scenarios.
 
-use std::{fs, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use portolan_config::{RegionMap, Scenario, SourceFile};
 use portolan_sim::{Outcome, Report, Sources, Verdict, run};
