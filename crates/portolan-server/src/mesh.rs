@@ -8,6 +8,7 @@
 //! So each direction heals on its own, and no rule is needed for which of two connections to keep.
 
 mod accept;
+mod gate;
 mod link;
 mod stats;
 mod tls;
@@ -20,14 +21,17 @@ use portolan_model::{Name, NodeName, RegionId};
 use quinn::Endpoint;
 use rustls::RootCertStore;
 use thiserror::Error;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinSet,
+};
 
 pub use self::stats::{MeshStats, PeerStats, Refusal};
 use self::{link::Link, stats::Counters};
 use crate::{certificates::ReloadingPair, clock::Clock, identity::NodeIdentity};
 
 /// Envelopes received and not yet taken by the node's loop. At the bound datagrams are dropped and counted, streams
-/// wait (QUIC flow control then slows the peer).
+/// wait. Each peer has a budget of bytes besides (`link`), so one of them cannot fill it with large envelopes.
 const INBOX: usize = 4096;
 
 /// What a mesh is made of.
@@ -62,6 +66,17 @@ pub struct Inbound {
     pub from: NodeIdentity,
     /// The envelope.
     pub envelope: Bytes,
+    /// What it costs of its sender's budget, until it is dropped.
+    _paid: OwnedSemaphorePermit,
+}
+
+/// How much an envelope is worth when the path is congested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// A sign of life: others take this node for dead without it.
+    Vital,
+    /// Whatever is repeated or repaired later.
+    Ordinary,
 }
 
 /// Answers requests of peers. An answer of `None` resets the stream.
@@ -156,9 +171,9 @@ impl Mesh {
     }
 
     /// Sends an envelope as a datagram when it fits, else on a stream. Never waits; losses are counted.
-    pub fn send_datagram(&self, to: &NodeName, envelope: Bytes) {
+    pub fn send_datagram(&self, to: &NodeName, envelope: Bytes, urgency: Urgency) {
         if let Some(link) = self.shared.links.get(to) {
-            link.send_datagram(envelope, &self.shared.counters);
+            link.send_datagram(envelope, urgency, &self.shared.counters);
         }
     }
 

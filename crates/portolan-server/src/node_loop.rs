@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     clock::Clock,
     marks_file::MarksWriter,
-    mesh::{Inbound, Mesh},
+    mesh::{Inbound, Mesh, Urgency},
     probes::Prober,
 };
 
@@ -168,7 +168,7 @@ impl NodeLoop {
         while let Some(transmit) = self.node.poll_transmit() {
             match codec::encode(&transmit.message) {
                 Ok(envelope) if transmit.class == Class::Datagram => {
-                    self.mesh.send_datagram(&transmit.to, envelope.into());
+                    self.mesh.send_datagram(&transmit.to, envelope.into(), urgency(&transmit.message));
                 }
                 Ok(envelope) => self.mesh.send_stream(&transmit.to, envelope.into()),
                 Err(error) => warn!(to = %transmit.to, %error, "a message of this node does not encode"),
@@ -197,6 +197,14 @@ impl NodeLoop {
                 info!(?event, "node");
             }
         }
+    }
+}
+
+/// Signs of life, of which both cores have their own.
+fn urgency(message: &Message) -> Urgency {
+    match message {
+        Message::Heartbeat(_) | Message::Limits(portolan_limits::Message::Heartbeat(_)) => Urgency::Vital,
+        Message::Gossip(_) | Message::Limits(_) => Urgency::Ordinary,
     }
 }
 

@@ -1,9 +1,14 @@
 //! Takes connections that peers dial, and what they send on them.
 //!
 //! Decides who is let in: a node of this cluster, in the region where the node file puts it. Everything else is
-//! closed and counted. Never holds more than a few connections per peer: a newer one pushes out the oldest.
+//! closed and counted. Never holds more than a few connections per peer: a newer one pushes out the oldest. Never holds
+//! more than a budget of bytes of one peer, and never lets a flood from forged addresses keep peers out (see `gate`).
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use portolan_model::{Name, codec::MAX_LEN};
@@ -16,17 +21,32 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Answer, Inbound, Refusal, Shared, has_known_version, link::Link, stats::bump};
-use crate::identity::{Identity, NodeIdentity};
-
-/// Handshakes under way at once; more are refused, which bounds what strangers can make this node compute.
-const MAX_HANDSHAKES: usize = 64;
+use super::{
+    Answer, Inbound, Refusal, Shared,
+    gate::{Entry, Gate},
+    has_known_version,
+    link::Link,
+    stats::bump,
+};
+use crate::{
+    identity::{Identity, NodeIdentity},
+    throttle::Throttle,
+};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
 /// Connections kept per peer: the live one and those it has not yet noticed to be dead.
 const MAX_PER_PEER: usize = 4;
+
+/// Longest envelope on a one-way stream, in bytes: gossip about a full cluster fits. Requests may have `MAX_LEN`.
+const MAX_ONE_WAY: usize = 256 << 10;
+
+/// What an envelope costs of a budget besides its bytes: the task and the buffers that hold it.
+const OVERHEAD: u32 = 4 << 10;
+
+/// Lines about refused peers: strangers choose how many there are.
+static REFUSED: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// How long a stream may take to arrive in full.
 const READ_STREAM: Duration = Duration::from_secs(10);
@@ -57,7 +77,7 @@ const CERTIFICATE_ALERTS: [u64; 9] = [
 
 /// Accepts until the endpoint closes.
 pub(super) async fn run(shared: Arc<Shared>, inbox: mpsc::Sender<Inbound>, answer: Answer) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let gate = Gate::new(shared.links.values().map(|link| link.address.ip()));
     let mut connections: JoinSet<()> = JoinSet::new();
     let mut established: JoinSet<Option<(Arc<Link>, Connection)>> = JoinSet::new();
     let mut kept: Vec<(Arc<Link>, VecDeque<Connection>)> =
@@ -75,9 +95,14 @@ pub(super) async fn run(shared: Arc<Shared>, inbox: mpsc::Sender<Inbound>, answe
             }
             incoming = shared.endpoint.accept() => {
                 let Some(incoming) = incoming else { return };
-                match Arc::clone(&handshakes).try_acquire_owned() {
-                    Ok(permit) => drop(established.spawn(handshake(incoming, permit, Arc::clone(&shared)))),
-                    Err(_) => {
+                let validated = incoming.remote_address_validated();
+                match gate.enter(incoming.remote_address().ip(), validated) {
+                    Entry::Handshake(permit) => {
+                        established.spawn(handshake(incoming, permit, Arc::clone(&shared)));
+                    }
+                    // Fails for an address that has shown a token, which is never asked for another.
+                    Entry::ShowAddress => drop(incoming.retry()),
+                    Entry::Full => {
                         shared.counters.refuse(Refusal::Overload);
                         incoming.refuse();
                     }
@@ -114,7 +139,11 @@ async fn handshake(
             let refusal = refusal_of(&error);
             shared.counters.refuse(refusal);
             match refusal {
-                Refusal::Certificate | Refusal::Version => warn!(%address, %error, ?refusal, "mesh peer refused"),
+                Refusal::Certificate | Refusal::Version => {
+                    if let Some(held_back) = REFUSED.admit(Instant::now()) {
+                        warn!(%address, %error, ?refusal, held_back, "mesh peer refused");
+                    }
+                }
                 _ => debug!(%address, %error, "mesh handshake failed"),
             }
             return None;
@@ -125,7 +154,9 @@ async fn handshake(
     match link.filter(|link| Some(&link.peer) == identity.as_ref()) {
         Some(link) => Some((Arc::clone(link), connection)),
         None => {
-            warn!(%address, ?identity, "mesh peer refused: the node file does not name it");
+            if let Some(held_back) = REFUSED.admit(Instant::now()) {
+                warn!(%address, ?identity, held_back, "mesh peer refused: the node file does not name it");
+            }
             shared.counters.refuse(Refusal::UnknownPeer);
             connection.close(UNKNOWN_PEER.into(), b"not known here");
             None
@@ -178,12 +209,14 @@ impl Receiver {
                     Ok(envelope) => receiver.take_datagram(envelope),
                     Err(_) => return,
                 },
-                stream = connection.accept_uni() => match stream {
-                    Ok(stream) => drop(streams.spawn(Arc::clone(&receiver).take_stream(stream))),
+                stream = afford(&receiver.link.inbox_budget, connection.accept_uni()) => match stream {
+                    Ok((stream, paid)) => drop(streams.spawn(Arc::clone(&receiver).take_stream(stream, paid))),
                     Err(_) => return,
                 },
-                stream = connection.accept_bi() => match stream {
-                    Ok((send, receive)) => drop(streams.spawn(Arc::clone(&receiver).take_request(send, receive))),
+                stream = afford(&receiver.link.request_budget, connection.accept_bi()) => match stream {
+                    Ok(((send, receive), paid)) => {
+                        streams.spawn(Arc::clone(&receiver).take_request(send, receive, paid));
+                    }
                     Err(_) => return,
                 },
                 Some(_) = streams.join_next() => {}
@@ -192,20 +225,33 @@ impl Receiver {
     }
 
     fn take_datagram(&self, envelope: Bytes) {
-        if self.admits(&envelope) && self.inbox.try_send(self.inbound(envelope)).is_err() {
+        if !self.admits(&envelope) {
+            return;
+        }
+        let cost = OVERHEAD + cost_of(envelope.len());
+        let taken = Arc::clone(&self.link.inbox_budget)
+            .try_acquire_many_owned(cost)
+            .is_ok_and(|paid| self.inbox.try_send(self.inbound(envelope, paid)).is_ok());
+        if !taken {
             self.shared.counters.refuse(Refusal::Overload);
         }
     }
 
-    async fn take_stream(self: Arc<Self>, mut stream: RecvStream) {
-        if let Some(envelope) = self.read(&mut stream).await {
+    async fn take_stream(self: Arc<Self>, mut stream: RecvStream, mut paid: OwnedSemaphorePermit) {
+        if let Some(envelope) = self.read(&mut stream, MAX_ONE_WAY, &mut paid).await {
             // Fails only when the node's loop has ended.
-            let _ = self.inbox.send(self.inbound(envelope.into())).await;
+            let _ = self.inbox.send(self.inbound(envelope.into(), paid)).await;
         }
     }
 
-    async fn take_request(self: Arc<Self>, mut send: SendStream, mut receive: RecvStream) {
-        let Some(request) = self.read(&mut receive).await else {
+    /// What the request cost is given back with the answer, so a peer cannot pile up work either.
+    async fn take_request(
+        self: Arc<Self>,
+        mut send: SendStream,
+        mut receive: RecvStream,
+        mut paid: OwnedSemaphorePermit,
+    ) {
+        let Some(request) = self.read(&mut receive, MAX_LEN, &mut paid).await else {
             // Dropped without a reset the stream would end well and read as an empty answer.
             let _ = send.reset(0u32.into());
             return;
@@ -221,9 +267,9 @@ impl Receiver {
         }
     }
 
-    async fn read(&self, stream: &mut RecvStream) -> Option<Vec<u8>> {
-        match timeout(READ_STREAM, stream.read_to_end(MAX_LEN)).await {
-            Ok(Ok(envelope)) => self.admits(&envelope).then_some(envelope),
+    async fn read(&self, stream: &mut RecvStream, max: usize, paid: &mut OwnedSemaphorePermit) -> Option<Vec<u8>> {
+        match timeout(READ_STREAM, read_paid(stream, max, paid)).await {
+            Ok(Some(envelope)) => self.admits(&envelope).then_some(envelope),
             _ => {
                 self.shared.counters.refuse(Refusal::Stream);
                 None
@@ -241,7 +287,37 @@ impl Receiver {
         true
     }
 
-    fn inbound(&self, envelope: Bytes) -> Inbound {
-        Inbound { from: self.link.peer.clone(), envelope }
+    fn inbound(&self, envelope: Bytes, paid: OwnedSemaphorePermit) -> Inbound {
+        Inbound { from: self.link.peer.clone(), envelope, _paid: paid }
     }
+}
+
+/// Takes the next stream once the budget has room for one; until then it waits, and with it the peer.
+async fn afford<T>(
+    budget: &Arc<Semaphore>,
+    stream: impl Future<Output = Result<T, ConnectionError>>,
+) -> Result<(T, OwnedSemaphorePermit), ConnectionError> {
+    let paid = Arc::clone(budget).acquire_many_owned(OVERHEAD).await.expect("a budget is never closed");
+    Ok((stream.await?, paid))
+}
+
+/// Reads to the end, paying for bytes before more are read. `None` when the stream breaks or is longer than `max`.
+async fn read_paid(stream: &mut RecvStream, max: usize, paid: &mut OwnedSemaphorePermit) -> Option<Vec<u8>> {
+    /// Bytes taken at once.
+    const CHUNK: usize = 64 << 10;
+    let mut envelope = Vec::new();
+    while let Some(chunk) = stream.read_chunk(CHUNK, true).await.ok()? {
+        if envelope.len() + chunk.bytes.len() > max {
+            return None;
+        }
+        let budget = Arc::clone(paid.semaphore());
+        let more = budget.acquire_many_owned(cost_of(chunk.bytes.len())).await.expect("a budget is never closed");
+        paid.merge(more);
+        envelope.extend_from_slice(&chunk.bytes);
+    }
+    Some(envelope)
+}
+
+fn cost_of(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }

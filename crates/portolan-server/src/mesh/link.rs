@@ -17,17 +17,18 @@ use bytes::Bytes;
 use portolan_model::{Timestamp, codec::MAX_LEN};
 use quinn::{Connection, ConnectionError, Endpoint};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tracing::{debug, info};
 
 use super::{
-    PeerStats, Refusal, RequestError, Shared,
+    PeerStats, Refusal, RequestError, Shared, Urgency,
     accept::identity_of,
     has_known_version,
     stats::{Counters, bump},
+    tls::DATAGRAM_BUFFER,
 };
 use crate::identity::NodeIdentity;
 
@@ -46,6 +47,18 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 /// Envelopes that wait for a stream of their own; at the bound new ones are dropped and counted.
 const STREAM_QUEUE: usize = 256;
 
+/// Bytes of one peer's envelopes between its connections and the node's loop; at the bound datagrams are dropped and
+/// streams wait.
+const INBOX_BYTES: usize = 8 << 20;
+
+/// Bytes of one peer's requests that are read or answered at once; at the bound streams wait. Room for several of the
+/// longest, since an apply that waits for a majority must not hold up heartbeats.
+const REQUEST_BYTES: usize = 8 * MAX_LEN;
+
+/// Part of the datagram buffer that only signs of life may fill: a burst of repair would else push them out, and the
+/// peer would take this node for dead for being busy.
+const VITAL_RESERVE: usize = DATAGRAM_BUFFER / 4;
+
 /// How long one envelope may wait for stream credit.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -58,7 +71,11 @@ const WRONG_PEER: u32 = 2;
 /// The sending half of the relation to one peer.
 pub(super) struct Link {
     pub(super) peer: NodeIdentity,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
+    /// Bytes of this peer's envelopes that may wait for the node's loop.
+    pub(super) inbox_budget: Arc<Semaphore>,
+    /// Bytes of this peer's requests that may be in work.
+    pub(super) request_budget: Arc<Semaphore>,
     connection: watch::Sender<Option<Connection>>,
     streams: mpsc::Sender<Bytes>,
     queue: std::sync::Mutex<Option<mpsc::Receiver<Bytes>>>,
@@ -79,6 +96,8 @@ impl Link {
         Self {
             peer,
             address,
+            inbox_budget: Arc::new(Semaphore::new(INBOX_BYTES)),
+            request_budget: Arc::new(Semaphore::new(REQUEST_BYTES)),
             connection: watch::Sender::new(None),
             streams,
             queue: std::sync::Mutex::new(Some(queue)),
@@ -97,13 +116,18 @@ impl Link {
         self.knocked.notify_one();
     }
 
-    pub(super) fn send_datagram(&self, envelope: Bytes, counters: &Counters) {
+    pub(super) fn send_datagram(&self, envelope: Bytes, urgency: Urgency, counters: &Counters) {
         let Some(connection) = self.connection() else { return bump(&counters.dropped_unconnected) };
         if connection.max_datagram_size().is_none_or(|max| envelope.len() > max) {
             return self.send_stream(envelope, counters);
         }
-        if connection.datagram_send_buffer_space() < envelope.len() {
+        let reserve = if urgency == Urgency::Vital { 0 } else { VITAL_RESERVE };
+        if connection.datagram_send_buffer_space() < envelope.len() + reserve {
             bump(&counters.dropped_full);
+            if urgency == Urgency::Ordinary {
+                return;
+            }
+            // quinn drops the oldest for it: an older sign of life is worth less than a newer one.
         }
         match connection.send_datagram(envelope) {
             Ok(()) => bump(&counters.sent_datagrams),

@@ -112,7 +112,7 @@ async fn deliver(from: &Mesh, to: &mut Running, name: &str, text: &str) -> Inbou
                         return inbound;
                     }
                 }
-                _ = ticks.tick() => from.send_datagram(&node(name), envelope(text)),
+                _ = ticks.tick() => from.send_datagram(&node(name), envelope(text), Urgency::Ordinary),
             }
         }
     };
@@ -144,7 +144,7 @@ async fn envelopes_and_requests_carry_the_name_in_the_certificate() {
 
     // Larger than any datagram: goes on a stream.
     let large = "x".repeat(100_000);
-    a.mesh.send_datagram(&node("b"), envelope(&large));
+    a.mesh.send_datagram(&node("b"), envelope(&large), Urgency::Ordinary);
     let arrival = async {
         loop {
             let inbound = b.inbound.recv().await.expect("the mesh runs");
@@ -166,7 +166,7 @@ async fn an_envelope_of_another_version_is_refused_and_counted() {
     let (a, mut b) = pair_of_nodes(&ca);
     deliver(&a.mesh, &mut b, "b", "warm").await;
     let refused = b.mesh.stats().refused["version"];
-    a.mesh.send_datagram(&node("b"), Bytes::from_static(&[codec::VERSION + 1, 0]));
+    a.mesh.send_datagram(&node("b"), Bytes::from_static(&[codec::VERSION + 1, 0]), Urgency::Ordinary);
     a.mesh.send_stream(&node("b"), Bytes::from_static(&[]));
     until("both are counted", || b.mesh.stats().refused["version"] == refused + 2).await;
     let answer = a.mesh.request(&node("b"), &[codec::VERSION + 1], PATIENCE).await;
@@ -281,4 +281,65 @@ async fn a_taken_port_is_an_error_that_names_it() {
     let error = Mesh::start(config, Arc::new(|_, _| Box::pin(async { None })), &mut JoinSet::new());
     let text = error.err().expect("the port is taken").to_string();
     assert_eq!(text, format!("cannot listen for the mesh on UDP {address}"));
+}
+
+/// First packets of as many connections, each of which would take a place of its own.
+async fn first_packets(ca: &Authority, count: usize) -> Vec<Vec<u8>> {
+    let hole = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("loopback can be bound");
+    let address = hole.local_addr().expect("bound");
+    let config = MeshConfig {
+        cluster: Name::new("edge").expect("a name"),
+        bind: address,
+        peers: BTreeMap::new(),
+        pair: ca.pair(&uri("x")),
+        roots: ca.roots(),
+        clock: Clock::start(),
+    };
+    let client = tls::client_config(&config).expect("a configuration");
+    let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("an endpoint");
+    let mut packets = Vec::new();
+    let mut packet = vec![0; 2048];
+    for _ in 0..count {
+        let _connecting = endpoint.connect_with(client.clone(), address, "a").expect("dials");
+        let len = hole.recv(&mut packet).await.expect("loopback delivers");
+        packets.push(packet[..len].to_vec());
+    }
+    packets
+}
+
+#[tokio::test]
+async fn a_flood_of_first_packets_from_forged_addresses_keeps_no_peer_out() {
+    let ca = Authority::new();
+    let (a, b) = (free_address(), free_address());
+    let first = start(&ca, ca.pair(&uri("a")), a, "b", b);
+    // Nobody answers for the sender of these, as if its address were forged.
+    let forger = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("loopback can be bound");
+    for packet in first_packets(&ca, 200).await {
+        forger.send_to(&packet, a).await.expect("loopback takes it");
+    }
+    let mut second = start(&ca, ca.pair(&uri("b")), b, "a", a);
+    let started = Instant::now();
+    deliver(&first.mesh, &mut second, "b", "through").await;
+    until("the other direction stands too", || second.mesh.stats().peers[&node("a")].connected).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "took {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_peer_whose_envelopes_nobody_takes_is_held_to_its_budget() {
+    let ca = Authority::new();
+    let (a, mut b) = pair_of_nodes(&ca);
+    deliver(&a.mesh, &mut b, "b", "warm").await;
+    let large = envelope(&"x".repeat(200_000));
+    // Nobody reads `b`'s inbox; the streams wait at `a`, whose queue then overflows.
+    until("the sender is slowed", || {
+        (0..4).for_each(|_| a.mesh.send_stream(&node("b"), large.clone()));
+        a.mesh.stats().dropped_full > 0
+    })
+    .await;
+    let mut kept = Vec::new();
+    while let Ok(inbound) = b.inbound.try_recv() {
+        kept.push(inbound);
+    }
+    let bytes: usize = kept.iter().map(|inbound| inbound.envelope.len()).sum();
+    assert!(bytes > 0 && bytes <= 8 << 20, "{bytes} bytes were taken");
 }

@@ -24,6 +24,15 @@ const IDLE_TIMEOUT_MS: u32 = 2500;
 /// Streams of each kind that a peer may have open at once; more wait at the peer.
 const MAX_STREAMS: u32 = 128;
 
+/// Bytes that a peer may have sent on a connection's streams and that were not read yet: two of the longest envelopes.
+const RECEIVE_WINDOW: u32 = 8 << 20;
+
+/// First packets that wait to be looked at; the loop takes each at once, so this is about a scheduling delay.
+const MAX_INCOMING: usize = 256;
+
+/// Bytes that follow a first packet and wait with it: what a client may send before it hears an answer.
+const INCOMING_BUFFER: u64 = 16 << 10;
+
 /// Bytes of datagrams that wait for the congestion window; beyond it quinn drops the oldest.
 pub(super) const DATAGRAM_BUFFER: usize = 256 << 10;
 
@@ -38,7 +47,12 @@ pub(super) fn server_config(config: &MeshConfig) -> Result<ServerConfig, Error> 
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| Error::General(error.to_string()))?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-    server.transport_config(transport()).migration(false);
+    server
+        .transport_config(transport())
+        .migration(false)
+        .max_incoming(MAX_INCOMING)
+        .incoming_buffer_size(INCOMING_BUFFER)
+        .incoming_buffer_size_total(MAX_INCOMING as u64 * INCOMING_BUFFER);
     Ok(server)
 }
 
@@ -68,6 +82,7 @@ fn transport() -> Arc<TransportConfig> {
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .receive_window(RECEIVE_WINDOW.into())
         .max_concurrent_uni_streams(MAX_STREAMS.into())
         .max_concurrent_bidi_streams(MAX_STREAMS.into())
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
