@@ -42,6 +42,8 @@ mod recovery;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod store_tests;
 
 pub use disk::{Directory, Disk, DiskFile};
 pub use handover::StepAsideError;

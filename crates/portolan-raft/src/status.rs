@@ -54,6 +54,8 @@ pub struct Status {
     pub leader_is_live: bool,
     /// Voters of the membership in force, in order of their names.
     pub voters: Vec<NodeName>,
+    /// The membership is changing: two sets of voters must agree.
+    pub changing: bool,
     /// Index of the last applied entry.
     pub last_applied: Option<u64>,
     /// Index of the last entry in the log.

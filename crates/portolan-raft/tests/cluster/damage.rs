@@ -84,3 +84,26 @@ fn a_damaged_snapshot_is_fetched_anew_and_the_member_stays() {
         assert_eq!(world.live_leader(), Some(leader));
     });
 }
+
+#[test]
+fn a_node_whose_snapshot_is_too_old_serves_it_until_it_has_fetched_another() {
+    simulate(9, || async {
+        let mut world = World::founded(9, 0).await;
+        let leader = world.leader().await;
+        let broken = world.followers(&leader)[0].clone();
+        apply(&world, 1, 600).await;
+        let mut older = Vec::new();
+        assert!(world.disk(&broken).damage(DiskFile::Snapshot, |bytes| older.clone_from(bytes)));
+        apply(&world, 1000, 1100).await;
+        world.until(secs(3), "all agree", |world| world.converged(1700)).await;
+        world.crash(&broken).await;
+        assert!(world.disk(&broken).damage(DiskFile::Snapshot, |bytes| *bytes = older));
+        world.network.cut_off(&broken);
+        world.start(&broken).await;
+        assert_eq!(world.raft(&broken).status().role, Role::Starting);
+        let revision = world.revision(&broken);
+        assert!((400..=600).contains(&revision), "{revision}");
+        world.network.heal();
+        world.until(secs(10), "the node has caught up", |world| world.converged(1700)).await;
+    });
+}

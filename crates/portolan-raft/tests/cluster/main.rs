@@ -4,6 +4,8 @@ mod damage;
 mod disk_full;
 mod founding;
 mod leading;
+mod membership;
 mod network;
 mod partition;
+mod regions;
 mod world;

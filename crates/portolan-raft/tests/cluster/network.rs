@@ -13,6 +13,9 @@ use tokio::time::Instant;
 
 const TRACE: HashKey = HashKey::new(*b"portolan tracing");
 
+/// Packets beyond this take their time on a narrow path.
+const LARGE: usize = 16 << 10;
+
 #[derive(Clone)]
 pub struct Network {
     shared: Arc<Mutex<Shared>>,
@@ -22,6 +25,10 @@ struct Shared {
     random: SmallRng,
     loss_percent: u32,
     cut_off: BTreeSet<NodeName>,
+    /// Bytes in a second between two nodes.
+    bandwidth: Option<u32>,
+    /// When the last large packet from one node to another will have left.
+    busy: BTreeMap<(NodeName, NodeName), Instant>,
     nodes: BTreeMap<NodeName, Raft>,
     started: Instant,
     trace: u128,
@@ -34,6 +41,8 @@ impl Network {
             random: SmallRng::seed_from_u64(seed),
             loss_percent,
             cut_off: BTreeSet::new(),
+            bandwidth: None,
+            busy: BTreeMap::new(),
             nodes: BTreeMap::new(),
             started: Instant::now(),
             trace: 0,
@@ -56,6 +65,11 @@ impl Network {
 
     pub fn cut_off(&self, name: &NodeName) {
         self.shared().cut_off.insert(name.clone());
+    }
+
+    /// From now on large packets wait for each other; small ones get between them, as on streams of one connection.
+    pub fn narrow(&self, bytes_per_second: u32) {
+        self.shared().bandwidth = Some(bytes_per_second);
     }
 
     pub fn heal(&self) {
@@ -95,6 +109,14 @@ impl Shared {
         self.cut_off.contains(a) || self.cut_off.contains(b)
     }
 
+    fn queue(&mut self, from: &NodeName, to: &NodeName, len: usize) -> Duration {
+        let Some(bandwidth) = self.bandwidth.filter(|_| len > LARGE) else { return Duration::ZERO };
+        let now = Instant::now();
+        let free = self.busy.entry((from.clone(), to.clone())).or_insert(now);
+        *free = now.max(*free) + Duration::from_secs_f64(len as f64 / f64::from(bandwidth));
+        free.duration_since(now)
+    }
+
     fn roll(&mut self, from: &NodeName, to: &NodeName, bytes: &[u8]) -> (Duration, bool) {
         let delay = Duration::from_millis(self.random.gen_range(20..=60));
         let lost = self.random.gen_range(0..100) < self.loss_percent || self.parted(from, to);
@@ -104,7 +126,7 @@ impl Shared {
         let parts: [&[u8]; 6] = [&before, &at, from.as_str().as_bytes(), to.as_str().as_bytes(), bytes, &fate];
         self.trace = TRACE.hash(&parts).0;
         self.packets += 1;
-        (delay, lost)
+        (delay + self.queue(from, to, bytes.len()), lost)
     }
 }
 

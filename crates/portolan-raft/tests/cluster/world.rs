@@ -49,7 +49,7 @@ pub fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-fn regions() -> Arc<RegionMap> {
+pub fn regions() -> Arc<RegionMap> {
     let file = |path: &str, text: &str| SourceFile { path: path.to_owned(), text: text.to_owned() };
     let files = [
         file("regions/ap-southeast.yaml", include_str!("../../../../regions/ap-southeast.yaml")),
@@ -120,16 +120,22 @@ impl World {
     }
 
     pub async fn start(&mut self, name: &NodeName) {
+        let regions = Arc::clone(&self.regions);
+        self.start_with(name, regions).await;
+    }
+
+    /// Starts a node whose region files name other regions than those of the world.
+    pub async fn start_with(&mut self, name: &NodeName, regions: Arc<RegionMap>) {
         let node = &self.nodes[name];
         let config = RaftConfig {
             me: name.clone(),
             region: node.region.clone(),
             bootstrap: self.bootstrap.clone(),
-            regions: Arc::clone(&self.regions),
+            regions: Arc::clone(&regions),
             timing: Timing::for_rtt(WORST_RTT),
             clock: Arc::new(WallTime::default),
         };
-        let store = Store::open(node.disk.clone(), &self.regions).expect("the store opens");
+        let store = Store::open(node.disk.clone(), &regions).expect("the store opens");
         let raft = Raft::start(config, store, self.network.transport(name)).await.expect("Raft starts");
         self.network.attach(name, raft.clone());
         let guard = guard(raft.clone(), name.clone(), self.network.clone(), Arc::clone(&self.reports));
