@@ -4,8 +4,10 @@
 //! Never panics on what strangers send, and never lets one of them hold more than a bounded number of connections.
 
 mod reply;
+mod respond;
 mod subnet;
 mod tcp;
+mod udp;
 
 use std::{
     net::SocketAddr,
@@ -13,13 +15,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use hickory_proto::op::{Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_server::{
     net::runtime::Time,
-    server::{Request, RequestHandler, ResponseHandler, ResponseInfo, Server},
+    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponseBuilder,
 };
 use portolan_geodns::{Answer, Query};
@@ -28,15 +29,12 @@ use tokio::{
     net::{TcpListener, UdpSocket},
     task::JoinSet,
 };
-use tracing::{debug, error};
+use tracing::debug;
 
 use crate::error::Error;
 
 /// Size of the UDP socket's receive buffer: about 50 000 queries wait in it before the kernel drops.
 const UDP_BUFFER: usize = 4 << 20;
-
-/// Pause before the UDP socket is served again after its loop ended, which only a broken socket makes it do.
-const RESTART: Duration = Duration::from_secs(1);
 
 /// Answers one question from the tables in force.
 pub type Resolve = Arc<dyn Fn(&Query<'_>) -> Answer + Send + Sync>;
@@ -96,7 +94,7 @@ impl DnsSockets {
     pub fn serve(self, resolve: Resolve, counters: Arc<DnsCounters>, tasks: &mut JoinSet<()>) {
         let handler = Handler { resolve, counters };
         tasks.spawn(tcp::serve(self.tcp, handler.clone()));
-        tasks.spawn(serve_udp(self.udp, handler));
+        tasks.spawn(udp::serve(self.udp, handler));
     }
 }
 
@@ -125,25 +123,6 @@ impl RequestHandler for Handler {
                 ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
             }
         }
-    }
-}
-
-/// hickory-server ends its loop on a broken socket; a fresh one on the same port takes over, so that a passing fault
-/// of the network stack does not silence DNS for good.
-async fn serve_udp(mut socket: UdpSocket, handler: Handler) {
-    let Ok(address) = socket.local_addr() else { return };
-    loop {
-        let mut server = Server::new(handler.clone());
-        server.register_socket(socket);
-        let ended = server.block_until_done().await;
-        error!(?ended, %address, "DNS over UDP ended, it is served anew");
-        socket = loop {
-            tokio::time::sleep(RESTART).await;
-            match udp_socket(address) {
-                Ok(socket) => break socket,
-                Err(error) => error!(%error, %address, "cannot listen for DNS over UDP"),
-            }
-        };
     }
 }
 

@@ -30,6 +30,7 @@ mod verifier;
 mod clock;
 mod error;
 mod files;
+mod places;
 mod throttle;
 
 pub use certificates::{CertificateError, ReloadingPair};

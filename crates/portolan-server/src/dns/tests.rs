@@ -193,6 +193,23 @@ async fn garbage_is_dropped_or_refused_and_the_server_lives_on() {
     check(&server, Packet::a("api.example.test"), 0, 1).await;
 }
 
+#[tokio::test]
+async fn responses_are_never_answered_and_malformed_queries_are_counted() {
+    let server = start();
+    let whole = Packet::a("api.example.test").bytes();
+    let as_response = |mut packet: Vec<u8>| {
+        packet[2] |= 0x80;
+        packet
+    };
+    let broken = whole[..whole.len() - 3].to_vec();
+    for response in [as_response(whole.clone()), as_response(broken.clone()), as_response(whole[..12].to_vec())] {
+        assert_eq!(ask_quickly(&server, &response).await, None);
+    }
+    let refused = ask(&server, &broken).await.expect("an answer");
+    assert_eq!(refused[3] & 0xf, FORMERR);
+    assert_eq!(server.counters.snapshot().find(|(label, _)| *label == "formerr"), Some(("formerr", 1)));
+}
+
 async fn ask_quickly(server: &Running, packet: &[u8]) -> Option<Vec<u8>> {
     let socket = UdpSocket::bind(("127.0.0.1", 0)).await.expect("loopback can be bound");
     socket.send_to(packet, server.address).await.expect("loopback takes it");
