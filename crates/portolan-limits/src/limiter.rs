@@ -101,9 +101,12 @@ impl Limiter {
     /// The first request of a key: makes its entry, or shares the overflow counter.
     fn claim_new<'a>(&'a self, rights: &'a Rights, key: Key, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
         let shared = &*self.shared;
-        let slot = rights.terms.slot(wall);
+        // Asked where no other thread can make or unmake the entry: one that was held up on its way here must not make
+        // it for a slot that others have seen the end of, whose count may be gone.
+        let latest = || wall.max(shared.latest());
         let tenant = Tenant { key, limit: rights.id, window_ms: rights.terms.window_ms };
         let start = || {
+            let slot = rights.terms.slot(latest());
             // A key that was charged to the overflow counter in this slot, or by a thread with a later clock in the
             // next one, may not start afresh.
             let overflow = rights.live.overflow.own();
@@ -115,7 +118,7 @@ impl Limiter {
                 _ => (slot, begun),
             }
         };
-        let known = |counter| spend(shared, rights, counter, || true, wall);
+        let known = |counter| spend(shared, rights, counter, || true, latest());
         shared.table.enter(
             tenant,
             wall,
@@ -175,5 +178,39 @@ impl Limiter {
             resets_in: rights.terms.end(slot).since(wall),
             refusal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_config::OnPartition;
+    use portolan_model::{HashKey, Name};
+
+    use super::*;
+    use crate::{Definition, Recovery, definition::Terms, horizon::Barrier, peers::Mode, rights::Live};
+
+    #[test]
+    fn a_thread_held_up_since_an_earlier_slot_makes_no_entry_for_it() {
+        let at = |slot: u64| WallTime::from_unix_millis(slot * 1000);
+        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
+        let shared = Arc::new(Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default()));
+        shared.raise_horizon(at(100));
+        let definition = Definition {
+            id: LimitId(1),
+            generation: 1,
+            name: Name::new("per-user").expect("a name"),
+            rate: "3/s".parse().expect("a rate"),
+            on_partition: OnPartition::Static,
+            expose_slot: false,
+        };
+        let rights = Rights::new(&definition, Terms::new(definition.rate, 0, 1), Arc::new(Live::new(Mode::Healthy)));
+        let limiter = Limiter::new(Box::new([rights]), Arc::clone(&shared));
+        let claim = Claim { limit: LimitId(1), key: limiter.key(LimitId(1), &[]) };
+        // The slot was spent and its entry swept while the thread stood still between reading the clock and its claim.
+        let spent = (0..4).filter(|_| limiter.claim(&claim, at(5)).is_ok()).count();
+        shared.raise_clock(at(9));
+        shared.table.sweep(0, usize::MAX, at(9), |_| false);
+        let late = limiter.claim(&claim, at(5)).ok().map(|held| held.charge().slot);
+        assert_eq!((spent, late), (3, Some(9)));
     }
 }
