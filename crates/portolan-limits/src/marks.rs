@@ -165,6 +165,7 @@ impl MarkLog {
         self.segment = 1 - self.segment;
         self.generation += 1;
         self.next_page = 0;
+        self.fold();
         let all: Vec<Mark> = self.marks.values().copied().collect();
         self.copy_pages = all.len().div_ceil(MARKS_PER_PAGE).clamp(1, SEGMENT_PAGES);
         let marks = |page: usize| all.chunks(MARKS_PER_PAGE).nth(page).unwrap_or(&[]);
@@ -181,6 +182,25 @@ impl MarkLog {
         for mark in marks.iter().filter(|mark| mark.ends > self.found.floor) {
             let held = self.marks.entry((mark.limit, mark.key, mark.slot)).or_insert(*mark);
             held.spent = held.spent.max(mark.spent);
+        }
+    }
+
+    /// While there are more marks than a copy may hold, puts one mark for every key in place of those of the limit and
+    /// slot that has most: keys then count as having spent more than they did, never less.
+    fn fold(&mut self) {
+        while self.marks.len() > MAX_MARKS {
+            let mut sizes = BTreeMap::<(LimitId, u64), usize>::new();
+            self.marks.values().for_each(|mark| *sizes.entry((mark.limit, mark.slot)).or_default() += 1);
+            let most = sizes.into_iter().max_by_key(|&(_, size)| size);
+            let Some(((limit, slot), 2..)) = most else { return };
+            let folded: Vec<Mark> = self
+                .marks
+                .extract_if(.., |_, mark| (mark.limit, mark.slot) == (limit, slot))
+                .map(|(_, mark)| mark)
+                .collect();
+            if let Some(highest) = folded.into_iter().max_by_key(|mark| mark.spent) {
+                self.marks.insert((limit, Key::EVERY, slot), Mark { key: Key::EVERY, ..highest });
+            }
         }
     }
 
@@ -366,6 +386,25 @@ mod tests {
             disk.put(log.append(&write(2, vec![])));
         }
         assert!(matches!(disk.recover().1, Found::Marks(found) if found.marks.len() == MAX_MARKS));
+    }
+
+    #[test]
+    fn marks_beyond_what_a_copy_holds_are_taken_together_and_never_dropped() {
+        let mut disk = Disk::default();
+        let (mut log, _) = disk.recover();
+        let many = 2 * MAX_MARKS as u64;
+        let all: Vec<Mark> =
+            (0..many).map(|key| Mark { limit: LimitId(1 + (key % 3) as u32), ..mark(key, key, 1000) }).collect();
+        for marks in all.chunks(MARKS_PER_PAGE) {
+            disk.put(log.append(&write(1, marks.to_vec())));
+        }
+        let Found::Marks(found) = disk.recover().1 else { panic!("marks are there") };
+        let durable = |mark: &Mark| {
+            let covers = |held: &&Mark| held.limit == mark.limit && [mark.key, Key::EVERY].contains(&held.key);
+            found.marks.iter().filter(covers).map(|held| held.spent).max()
+        };
+        // The newest are whole, which a cut at the end would have lost first.
+        assert!(all.iter().rev().step_by(97).all(|mark| durable(mark) >= Some(mark.spent)));
     }
 
     #[test]
