@@ -87,6 +87,22 @@ impl Counter {
         self.durable.store(0, SeqCst);
     }
 
+    /// Forgets counts of slots before the one before `current`, so that none is left when slot numbers wrap and it would
+    /// read as one of a slot to come. For counters that are never given to another key; only the state machine calls it.
+    pub fn retire(&self, current: u64) {
+        let is_over = |word: Word| matches!(word.age(current), Age::Past(slots) if slots > 1);
+        let word = self.own();
+        if is_over(word) {
+            // An error says that it is in use again.
+            let _ = self.own.compare_exchange(word.bits(), 0, SeqCst, SeqCst);
+        }
+        for published in [&self.others, &self.durable] {
+            if is_over(Word::from_bits(published.load(SeqCst))) {
+                published.store(0, SeqCst);
+            }
+        }
+    }
+
     /// Starts the count of another key, keeping the reuse number; ends the change of the key.
     pub fn start(&self, slot: u64, spent: u64) {
         let reuse = self.own().reuse();

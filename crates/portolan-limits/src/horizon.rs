@@ -17,6 +17,9 @@ pub(crate) const HORIZON_RENEWAL: Duration = Duration::from_millis(500);
 /// Largest clock difference between sound regions; larger remote stamps are not adopted.
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 
+/// Largest step back of the clock over a restart that slots bridge: they are ahead of time until it has caught up.
+const MAX_RESUMED: Duration = Duration::from_secs(6 * 3600);
+
 /// What the process before leaves to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Barrier {
@@ -45,6 +48,13 @@ impl Barrier {
     /// Slots that begin before this give no rights, to any later process either.
     pub fn closed(&self) -> WallTime {
         self.closed
+    }
+
+    /// Civil time to begin with at `wall`. A clock that was set back, or had been ahead, by hours goes on from the floor,
+    /// as it would have under way; else every slot would be over until it comes there again. One that was years ahead
+    /// is not followed.
+    pub fn resume(&self, wall: WallTime) -> WallTime {
+        if self.floor.since(wall) <= MAX_RESUMED { wall.max(self.floor) } else { wall }
     }
 
     /// Whether the slot may have been spent before the restart.

@@ -218,6 +218,7 @@ impl Limits {
             }
         }
         self.ledger.retain(|limit, _| limiter.rights(limit).is_some());
+        self.marked.retain(|&(limit, ..), _| limiter.rights(limit).is_some());
     }
 
     /// Does what is due: call at [`poll_timeout`](Self::poll_timeout), and at once when a worker's
@@ -340,10 +341,15 @@ impl Limits {
             self.next_digest = now.mono + if healthy { DIGEST_INTERVAL } else { HEALING_DIGEST_INTERVAL };
             self.send_digests();
         }
-        let limiter = &self.limiter;
+        let (limiter, wall) = (&self.limiter, self.wall());
+        for rights in limiter.all_rights() {
+            let current = rights.terms.slot(wall);
+            rights.live.overflow.retire(current);
+            rights.live.every.retire(current);
+        }
         let buckets = self.shared.table.buckets().div_ceil(SWEEP_TICKS);
         let ended = |limit| limiter.rights(limit).is_none();
-        self.swept_up_to = self.shared.table.sweep(self.swept_up_to, buckets, self.wall(), ended);
+        self.swept_up_to = self.shared.table.sweep(self.swept_up_to, buckets, wall, ended);
     }
 
     fn peer_changed(&mut self, Change { region, state, silent }: Change) {

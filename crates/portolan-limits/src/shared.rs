@@ -31,7 +31,7 @@ impl Shared {
             barrier,
             overflowed: AtomicU64::new(0),
             horizon: AtomicU64::new(0),
-            clock: AtomicU64::new(now.wall.as_unix_millis()),
+            clock: AtomicU64::new(barrier.resume(now.wall).as_unix_millis()),
             attention: AtomicBool::new(false),
         }
     }

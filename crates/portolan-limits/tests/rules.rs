@@ -198,6 +198,20 @@ fn rule_4_a_short_window_is_served_again_two_seconds_after_a_restart() {
 }
 
 #[test]
+fn rule_4_marks_of_another_limit_under_the_same_number_mean_nothing() {
+    let mut fleet = fleet("2000/20s");
+    next_slot(&mut fleet, 20_000);
+    spend_all(&mut fleet, 0);
+    fleet.run(50);
+    fleet.crash(0);
+    // A cluster founded anew counts its limits from 1 again. Modulo the wrap of slot numbers the old slot is to come.
+    fleet.define(vec![definition(1, "20/h", STATIC)]);
+    fleet.restart(0);
+    fleet.run(3000);
+    assert_eq!(spend_all(&mut fleet, 0), 9, "one needed no mark");
+}
+
+#[test]
 fn a_burst_for_one_key_waits_for_few_writes() {
     let mut fleet = fleet("2000/60s");
     next_slot(&mut fleet, 60_000);
@@ -244,6 +258,25 @@ fn rule_5_a_clock_that_steps_back_under_way_neither_reopens_a_slot_nor_stops_the
 }
 
 #[test]
+fn rule_5_slots_go_on_after_a_restart_with_the_clock_set_back_by_hours() {
+    let check = |rate: &str, window_ms: u64| {
+        let mut fleet = fleet(rate);
+        next_slot(&mut fleet, window_ms);
+        spend_all(&mut fleet, 0);
+        fleet.crash(0);
+        fleet.regions[0].clock_ms = -2 * 3_600_000;
+        fleet.restart(0);
+        fleet.run(20);
+        assert_eq!(spend_all(&mut fleet, 0), 0, "{rate}");
+        // Nine tenths of the pace, and the slots that the horizon covered.
+        fleet.run(window_ms * 10 / 9 + 3000);
+        assert_eq!((spend_all(&mut fleet, 0), fleet.busiest(1)), (10, 10), "{rate}");
+    };
+    check("20/s", 1000);
+    check("20/60s", 60_000);
+}
+
+#[test]
 fn rule_10_a_slot_begins_empty_and_a_unit_given_back_late_does_not_reach_it() {
     let mut fleet = Fleet::new(1, vec![definition(1, "10/s", STATIC), definition(2, "1/h", STATIC)], 5);
     fleet.settle();
@@ -276,6 +309,22 @@ fn rule_10_a_key_that_shared_the_overflow_counter_does_not_start_afresh_when_it_
     next_slot(&mut fleet, 60_000);
     assert_eq!(spend_all(&mut fleet, 0), 10);
     assert_eq!(fleet.limits(0).stats().overflowed, overflowed, "the key has its own counter");
+}
+
+#[test]
+fn rule_10_an_overflow_counter_used_once_is_no_slot_to_come_when_slot_numbers_wrap() {
+    let mut fleet = Fleet::new(1, vec![definition(1, "10/s", STATIC)], 5);
+    fleet.settle();
+    for key in 0..2000 {
+        fleet.request(0, &[(1, key)]);
+    }
+    assert!(fleet.limits(0).stats().overflowed > 0);
+    // Until every dead entry of the table is swept.
+    fleet.run(20_000);
+    fleet.now_ms += ((1 << 23) + 100) * 1000;
+    fleet.run(3000);
+    next_slot(&mut fleet, 1000);
+    assert_eq!(spend_all(&mut fleet, 0), 10);
 }
 
 #[test]

@@ -48,7 +48,10 @@ impl Limits {
     /// Puts the marks of the process before in place, before the limit can be charged.
     pub(super) fn restore_marks(&mut self, rights: &Rights) {
         let wall = self.wall();
-        for mark in self.recovered.remove(&rights.id).unwrap_or_default() {
+        let found = self.recovered.remove(&rights.id).unwrap_or_default();
+        // Of a cluster that was founded anew over old marks the number may have been another limit's: its slots mean
+        // nothing under this window.
+        for mark in found.into_iter().filter(|mark| rights.terms.end(mark.slot) == mark.ends) {
             self.marked.insert((mark.limit, mark.key, mark.slot), (mark.spent, mark.ends));
             let raise = |counter: &Counter| {
                 counter.raise_own(mark.slot, mark.spent);
