@@ -1,10 +1,6 @@
 //! Runs Raft on a thread of its own: its heartbeats must not wait behind anything else the node does.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread,
-};
+use std::{path::PathBuf, sync::Arc, thread};
 
 use portolan_config::NodeFile;
 use portolan_raft::{Raft, RaftConfig, Store};
@@ -24,11 +20,6 @@ pub(crate) struct RaftThread {
 }
 
 impl RaftThread {
-    /// Whether Raft has run in this data directory before.
-    pub(crate) fn has_past(data: &Path) -> bool {
-        data.join(RAFT).exists()
-    }
-
     /// Opens the store and starts. Returns with the last good intent from disk.
     pub(crate) async fn start(
         node: &NodeFile,

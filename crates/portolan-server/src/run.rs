@@ -31,7 +31,7 @@ use crate::{
     probes::Prober,
     raft_link::{self, MeshTransport, RaftSlot},
     raft_thread::RaftThread,
-    recovery::{Past, recover},
+    recovery::recover,
     telemetry::Telemetry,
 };
 
@@ -76,9 +76,9 @@ impl Running {
         let slot = RaftSlot::default();
         let mesh_config = mesh_config(node, &files, clock);
         let (mesh, inbound) = Mesh::start(mesh_config, raft_link::answer(Arc::clone(&slot)), &mut tasks)?;
-        let marks = MarksFiles::open(&files.data)?;
-        let past = Past { marks: marks.found.clone(), raft: RaftThread::has_past(&files.data) };
         let thread = RaftThread::start(node, &files, MeshTransport::new(mesh.clone()), clock).await?;
+        // After the data directory was locked: another process may be writing its marks.
+        let marks = MarksFiles::open(&files.data)?;
         let raft = thread.raft.clone();
         // Empty until here: it is set once.
         let _ = slot.set(raft.clone());
@@ -91,7 +91,7 @@ impl Running {
 
         let (queries, questions) = NodeQueries::new();
         let (recovery, recovered) = oneshot::channel();
-        tasks.spawn(recover(past, raft.joined(), recovery));
+        tasks.spawn(recover(marks.found.clone(), raft.joined(), raft.store().clone(), recovery));
         let (prober, outcomes) = Prober::new();
         let (marks, durable) = marks.start()?;
         let dns_counters = Arc::new(DnsCounters::default());
