@@ -11,8 +11,8 @@ use std::{
 use portolan_tests::{Admin, Admissions, Document, Fleet, Host, Report, Target, dns, until};
 use serde_json::Value;
 
-/// Clients around the world, from the shipped networks: New York, Berlin, Jakarta, Tokyo, Cape Town.
-const CLIENTS: [&str; 5] = ["192.0.2.1", "198.51.100.1", "203.0.113.1", "203.0.113.200", "198.51.100.200"];
+/// Clients around the world, from the shipped networks: New York, Berlin, Tokyo, Cape Town, Jakarta.
+const CLIENTS: [&str; 5] = ["192.0.2.1", "198.51.100.1", "203.0.113.1", "198.18.2.1", "198.18.3.1"];
 
 /// A stream of requests to `/PATH/x` in every region, `rate` per second over all of them.
 pub fn everywhere(fleet: &Fleet, path: &str, rate: u32) -> Vec<Target> {

@@ -70,7 +70,7 @@ pub fn suggestions(plan: &Plan, program: &str) -> Vec<Suggestion> {
         ),
         suggest(
             "DNS for a client in Berlin",
-            format!("dig @{} -p {} api.example.test A +subnet=198.51.100.7", first.address, first.dns().port()),
+            format!("dig @{} -p {} api.example.test A +subnet=198.51.100.0/24", first.address, first.dns().port()),
         ),
         suggest("bring an edited configuration into force", format!("{program} apply {}", quoted(&plan.document))),
         suggest(
