@@ -8,4 +8,5 @@ mod membership;
 mod network;
 mod partition;
 mod regions;
+mod slow;
 mod world;
