@@ -1,6 +1,10 @@
 //! Connections of the admin API: TLS with an optional client certificate, HTTP/1.1 and HTTP/2, bounded in number and time.
+//!
+//! Three kinds of places, so that nobody without a certificate keeps operators or a balancer's checks out: handshakes
+//! end within seconds, callers without a certificate have few places each and a short life, operators have their own.
+//! At a bound the newest connection is closed at once; left in the kernel's queue it would keep others out there.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Extension, Router};
 use hyper_util::{
@@ -12,7 +16,6 @@ use portolan_model::Name;
 use rustls::{RootCertStore, ServerConfig, crypto::aws_lc_rs};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
@@ -24,11 +27,21 @@ use crate::{
     certificates::ReloadingPair,
     error::Error,
     identity::Identity,
+    places::{Place, Places},
     verifier::{Admits, ClusterVerifier},
 };
 
-/// Connections at once; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 256;
+/// Handshakes under way.
+const HANDSHAKES: usize = 128;
+
+/// Connections without a certificate: health checks and scrapers.
+const ANONYMOUS: usize = 128;
+
+/// Connections of operators.
+const OPERATORS: usize = 64;
+
+/// Handshakes of one address, and connections without a certificate of one address.
+const PER_ADDRESS: usize = 16;
 
 /// How long TLS may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -36,36 +49,77 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a request's head may take, and an idle connection stays open.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// Longest life of a connection: operators and scrapers dial again.
-const LIFETIME: Duration = Duration::from_secs(600);
+/// Longest life of an operator's connection.
+const OPERATOR_LIFE: Duration = Duration::from_secs(600);
+
+/// Longest life of a connection without a certificate: a scraper dials again.
+const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
+
+/// How long what is being answered may take when a connection's life is over.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Pause after `accept` failed, which is mostly a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, tls: TlsAcceptor, cluster: Name, state: Arc<AdminState>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let router = router(state);
+    let door = Arc::new(Door {
+        tls,
+        cluster,
+        router: router(state),
+        handshakes: Places::new(HANDSHAKES, PER_ADDRESS),
+        anonymous: Places::new(ANONYMOUS, PER_ADDRESS),
+        operators: Places::new(OPERATORS, OPERATORS),
+    });
     let mut connections = JoinSet::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let (tls, cluster, router) = (tls.clone(), cluster.clone(), router.clone());
-                connections.spawn(async move {
-                    let conversation = converse(stream, address, tls, cluster, router);
-                    if timeout(LIFETIME, conversation).await.is_err() {
-                        debug!(%address, "admin connection ended after its longest life");
-                    }
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                debug!(%error, "the admin API cannot accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+        tokio::select! {
+            biased;
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
+                    let Some(place) = door.handshakes.take(address.ip()) else { continue };
+                    let door = Arc::clone(&door);
+                    connections.spawn(async move { door.receive(stream, address, place).await });
+                }
+                Err(error) => {
+                    debug!(%error, "the admin API cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
         }
+    }
+}
+
+/// What every connection needs.
+struct Door {
+    tls: TlsAcceptor,
+    cluster: Name,
+    router: Router,
+    handshakes: Places,
+    anonymous: Places,
+    operators: Places,
+}
+
+impl Door {
+    async fn receive(&self, stream: TcpStream, address: SocketAddr, handshake: Place) {
+        let stream = match timeout(HANDSHAKE, self.tls.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return debug!(%address, %error, "admin handshake failed"),
+            Err(_) => return debug!(%address, "admin handshake took too long"),
+        };
+        let caller = Caller { operator: operator(&stream, &self.cluster), address };
+        let (places, life) = match caller.operator {
+            Some(_) => (&self.operators, OPERATOR_LIFE),
+            None => (&self.anonymous, ANONYMOUS_LIFE),
+        };
+        let Some(_place) = places.take(address.ip()) else {
+            return debug!(%address, ?caller.operator, "too many admin connections");
+        };
+        drop(handshake);
+        // Outermost, so that it replaces anything a client might hope to smuggle in.
+        let router = self.router.clone().layer(Extension(caller));
+        converse(stream, address, router, life).await;
     }
 }
 
@@ -83,19 +137,21 @@ pub fn acceptor(cluster: Name, pair: Arc<ReloadingPair>, roots: Arc<RootCertStor
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-async fn converse(stream: TcpStream, address: SocketAddr, tls: TlsAcceptor, cluster: Name, router: Router) {
-    let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%address, %error, "admin handshake failed"),
-        Err(_) => return debug!(%address, "admin handshake took too long"),
-    };
-    let caller = Caller { operator: operator(&stream, &cluster), address };
-    // Outermost, so that it replaces anything a client might hope to smuggle in.
-    let service = TowerToHyperService::new(router.layer(Extension(caller)));
+/// Serves one connection; at the end of its life it takes no more requests, and what is under way has a little longer.
+async fn converse(stream: TlsStream<TcpStream>, address: SocketAddr, router: Router, life: Duration) {
+    let service = TowerToHyperService::new(router);
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
     server.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD).max_concurrent_streams(32);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    let ended = match timeout(life, connection.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
         debug!(%address, %error, "admin connection failed");
     }
 }
