@@ -258,7 +258,8 @@ pub struct ExplainAnswer {
 pub struct VerdictAnswer {
     /// `forward`, or `refuse`.
     pub outcome: String,
-    /// The step that decides: `route`, `auth`, `limits`, `upstream`.
+    /// The step that decides, by its name in problems and logs: `framing`, `route`, `authenticate`, `authorise`,
+    /// `limits`, `upstream`.
     pub step: String,
     /// The status of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,14 +1,18 @@
-//! What would become of a request, by the same functions that decide real ones. Sends nothing and charges nothing.
+//! What would become of a request, by the same functions that decide real ones. Sends nothing and charges nothing, and
+//! leaves out the limit per client address, which is about rates of requests rather than about one.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
 use portolan_config::{LimitKeyKind, Route};
 use portolan_geodns::RegionState;
 use portolan_limits::{DenyReason, Peek};
 use portolan_model::{Name, Now, RegionId};
 use portolan_node::{Subject, View};
-use portolan_proxy::{Denied, Verifier};
+use portolan_proxy::{
+    Denied, Step, Verifier,
+    target::{self, TargetFault},
+};
 use portolan_routing::{Found, Health, PickReason, RequestHead};
 
 use super::status::{millis, mode_word};
@@ -28,32 +32,48 @@ pub(super) fn explain(
     client: IpAddr,
     now: Now,
 ) -> ExplainAnswer {
-    let host = request.host.to_ascii_lowercase();
-    let head = RequestHead { host: &host, path: &request.path, method: &request.method };
-    let candidates = view.routes.explain(&head).into_iter().map(|candidate| CandidateAnswer {
-        route: candidate.route,
-        lost_because: candidate.lost_because.map(|reason| reason.to_string()),
-    });
     let mut answer = ExplainAnswer {
         node: me.name.clone(),
         region: me.region.clone(),
         revision: view.revision,
-        verdict: refuse("route", 404, "no route takes this host and path"),
+        verdict: refuse(Step::Route, 404, "no route takes this host and path"),
         route: None,
-        candidates: candidates.collect(),
+        candidates: Vec::new(),
         auth: None,
         limits: Vec::new(),
         upstream: None,
     };
+    let (host, path) = match target_of(request) {
+        Ok(target) => target,
+        Err(fault) => {
+            answer.verdict = refuse(Step::Framing, 400, fault.detail());
+            return answer;
+        }
+    };
+    let head = RequestHead { host: &host, path: &path, method: &request.method };
+    let candidates = view.routes.explain(&head).into_iter().map(|candidate| CandidateAnswer {
+        route: candidate.route,
+        lost_because: candidate.lost_because.map(|reason| reason.to_string()),
+    });
+    answer.candidates = candidates.collect();
     match view.route(&head) {
         Found::Route(route) => explain_route(&mut answer, view, &route, request, client, now),
         Found::NotFound => {}
         Found::MethodNotAllowed { allow } => {
             let why = format!("the path takes {} only", allow.join(", "));
-            answer.verdict = refuse("route", 405, &why);
+            answer.verdict = refuse(Step::Route, 405, &why);
         }
     }
     answer
+}
+
+/// Host and path as the data path reads and normalises them.
+fn target_of(request: &ExplainRequest) -> Result<(String, String), TargetFault> {
+    let uri = Uri::try_from(&request.path).map_err(|_| TargetFault::NotAPath)?;
+    let host = HeaderValue::try_from(&request.host).map_err(|_| TargetFault::MalformedHost)?;
+    let headers = HeaderMap::from_iter([(header::HOST, host)]);
+    let host = target::host(&uri, &headers, Version::HTTP_11)?.into_owned();
+    Ok((host, target::normalise(uri.path())?.into_owned()))
 }
 
 fn explain_route(
@@ -73,8 +93,12 @@ fn explain_route(
     let user = auth.user.clone();
     answer.auth = Some(auth);
     if let Some(denied) = denied {
-        let status = if denied == Denied::InsufficientScope { 403 } else { 401 };
-        answer.verdict = refuse("auth", status, &denied.to_string());
+        let (step, status) = match denied {
+            Denied::InsufficientScope => (Step::Authorise, 403),
+            Denied::Malformed => (Step::Authenticate, 400),
+            _ => (Step::Authenticate, 401),
+        };
+        answer.verdict = refuse(step, status, &denied.to_string());
         return;
     }
     let peeks = view.peek(route, &Subject { user: user.as_deref(), client }, now);
@@ -83,13 +107,15 @@ fn explain_route(
     answer.verdict = match refusal {
         Some((peek, reason)) => {
             let status = if reason == DenyReason::Exhausted { 429 } else { 503 };
-            refuse("limits", status, &format!("limit `{}` is {}", peek.name, deny_word(reason)))
+            refuse(Step::Limits, status, &format!("limit `{}` is {}", peek.name, deny_word(reason)))
         }
         None if !view.limiter.active() => {
-            refuse("limits", 503, "this node has just started, its limits do not admit yet")
+            refuse(Step::Limits, 503, "this node has just started, its limits do not admit yet")
         }
-        None if found => VerdictAnswer { outcome: "forward".into(), step: "upstream".into(), status: None, why },
-        None => refuse("upstream", 503, "the service has no endpoint"),
+        None if found => {
+            VerdictAnswer { outcome: "forward".into(), step: Step::Upstream.as_str().into(), status: None, why }
+        }
+        None => refuse(Step::Upstream, 503, "the service has no endpoint"),
     };
 }
 
@@ -162,8 +188,8 @@ fn upstream(view: &View, service: &Name, now: Now) -> UpstreamAnswer {
     UpstreamAnswer { service: service.clone(), order: order.collect(), endpoint }
 }
 
-fn refuse(step: &str, status: u16, why: &str) -> VerdictAnswer {
-    VerdictAnswer { outcome: "refuse".into(), step: step.into(), status: Some(status), why: why.to_owned() }
+fn refuse(step: Step, status: u16, why: &str) -> VerdictAnswer {
+    VerdictAnswer { outcome: "refuse".into(), step: step.as_str().into(), status: Some(status), why: why.to_owned() }
 }
 
 fn deny_word(reason: DenyReason) -> &'static str {

@@ -4,6 +4,7 @@ mod harness;
 
 use harness::{Fleet, NODES};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 const DOCUMENT: &str = r"
 version: 1
@@ -62,6 +63,7 @@ async fn three_nodes_found_a_cluster_and_carry_changes() {
     assert_eq!((&history["entries"][0]["author"], &history["entries"][0]["what"]), (&json!("ada"), &json!("apply")));
 
     explained(&fleet).await;
+    crowded(&fleet).await;
     drained(&fleet).await;
     converged(&fleet).await;
     observed(&fleet).await;
@@ -76,12 +78,32 @@ async fn explained(fleet: &Fleet) {
     assert_eq!(answer["verdict"]["outcome"], "forward", "{answer}");
     let again = fleet.post("a", "/v1/explain", &request).await.expect("an answer").1;
     assert_eq!(again["limits"][0]["used"], 0, "explain charges nothing");
+    let same = json!({ "host": "API.example.test.:8443", "path": "/other/..//%6frders/1?q=1" });
+    let answer = fleet.post("a", "/v1/explain", &same).await.expect("an answer").1;
+    assert_eq!(answer["route"], "orders", "read as the data path reads it: {answer}");
+    let ambiguous = json!({ "host": "api.example.test", "path": "/orders/%2F" });
+    let answer = fleet.post("a", "/v1/explain", &ambiguous).await.expect("an answer").1;
+    let verdict = (&answer["verdict"]["status"], &answer["verdict"]["step"]);
+    assert_eq!(verdict, (&json!(400), &json!("framing")));
     let elsewhere = json!({ "host": "other.test", "path": "/" });
     let answer = fleet.post("a", "/v1/explain", &elsewhere).await.expect("an answer").1;
     assert_eq!(
         (&answer["verdict"]["status"], answer["candidates"][0]["lost_because"].is_string()),
         (&json!(404), true)
     );
+}
+
+/// Connections of another address that say nothing, and more than the port takes.
+async fn crowded(fleet: &Fleet) {
+    let address = fleet.admin("a");
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 5], 0).into()).expect("loopback can be bound");
+        idle.push(socket.connect(address).await.expect("the kernel accepts"));
+    }
+    assert_eq!(fleet.anonymous("a", "/healthz").await.map(|answer| answer.0), Some(200));
+    assert!(fleet.get("a", "/v1/status").await.is_some(), "operators have places of their own");
 }
 
 async fn drained(fleet: &Fleet) {
