@@ -30,6 +30,7 @@ mod verifier;
 mod clock;
 mod error;
 mod files;
+mod nofile;
 mod places;
 mod throttle;
 

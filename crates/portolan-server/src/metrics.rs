@@ -30,14 +30,20 @@ pub struct Metrics {
     proxy: Registry,
     dns: Arc<DnsCounters>,
     probes_skipped: Arc<AtomicU64>,
+    spans_lost: Arc<AtomicU64>,
 }
 
 impl Metrics {
-    /// Metrics over the counters of the data path and of DNS; the rest is passed in at each scrape.
-    pub fn new(proxy: portolan_proxy::Metrics, dns: Arc<DnsCounters>, probes_skipped: Arc<AtomicU64>) -> Self {
+    /// Metrics over the counters of the data path, of DNS, of probes and of spans; the rest is passed in at each scrape.
+    pub fn new(
+        proxy: portolan_proxy::Metrics,
+        dns: Arc<DnsCounters>,
+        probes_skipped: Arc<AtomicU64>,
+        spans_lost: Arc<AtomicU64>,
+    ) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(proxy));
-        Self { proxy: registry, dns, probes_skipped }
+        Self { proxy: registry, dns, probes_skipped, spans_lost }
     }
 
     /// The page, in OpenMetrics text format.
@@ -51,6 +57,8 @@ impl Metrics {
         readings.counters("portolan_dns_answers", "DNS answers by response code", answers);
         let skipped = self.probes_skipped.load(Relaxed);
         readings.counter("portolan_probes_skipped", "Probes not made, since too many were under way", skipped);
+        let lost = self.spans_lost.load(Relaxed);
+        readings.counter("portolan_spans_lost", "Spans that the collector did not take", lost);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(readings));
         let mut page = String::new();

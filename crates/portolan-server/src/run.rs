@@ -3,7 +3,14 @@
 //! Order matters in one way: Raft gives the last good intent from disk before the data path opens its port, so a node
 //! serves at once with no peer reachable.
 
-use std::{collections::BTreeMap, future::Future, io::Write, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io::Write,
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use portolan_config::{AccessLog, NodeFile};
@@ -28,6 +35,7 @@ use crate::{
     mesh::{Mesh, MeshConfig, PeerAddress},
     metrics::Metrics,
     node_loop::{NodeLoop, NodeQueries},
+    nofile,
     probes::Prober,
     raft_link::{self, MeshTransport, RaftSlot},
     raft_thread::RaftThread,
@@ -69,6 +77,7 @@ struct Running {
 impl Running {
     async fn start(node: &NodeFile, base_dir: &Path) -> Result<Self, Error> {
         let clock = Clock::start();
+        nofile::raise();
         let files = NodeFiles::read(node, base_dir)?;
         let mut tasks = JoinSet::new();
         let sockets = Sockets { dns: DnsSockets::bind(node.listen.dns)?, admin: admin::bind(node.listen.admin).await? };
@@ -86,7 +95,8 @@ impl Running {
         let mut intent = raft.intent();
         let core = Node::new(node_config(node, &files), intent.borrow_and_update().clone(), clock.now());
         let view = Arc::new(ArcSwap::new(core.view()));
-        let telemetry = node.otlp.as_deref().map(|endpoint| Telemetry::start(endpoint, &files.me)).transpose()?;
+        let spans_lost = Arc::default();
+        let telemetry = start_telemetry(node, &files, &spans_lost)?;
         let proxy = Arc::new(start_proxy(node, base_dir, &files, &view, clock, telemetry.as_ref())?);
 
         let (queries, questions) = NodeQueries::new();
@@ -103,7 +113,7 @@ impl Running {
             raft: raft.clone(),
             node: queries,
             mesh: mesh.clone(),
-            metrics: Metrics::new(proxy.metrics().clone(), Arc::clone(&dns_counters), prober.skipped()),
+            metrics: Metrics::new(proxy.metrics().clone(), Arc::clone(&dns_counters), prober.skipped(), spans_lost),
         };
         tasks.spawn(announce(Arc::clone(&view), ready_line(node, &proxy, &mesh, &sockets)));
         sockets.serve(node, files, admin, dns_counters, &mut tasks)?;
@@ -208,6 +218,11 @@ fn node_config(node: &NodeFile, files: &NodeFiles) -> NodeConfig {
         hash_key: files.hash_key,
         seed: rand::random(),
     }
+}
+
+fn start_telemetry(node: &NodeFile, files: &NodeFiles, lost: &Arc<AtomicU64>) -> Result<Option<Telemetry>, Error> {
+    let start = |endpoint| Telemetry::start(endpoint, &files.me, Arc::clone(lost));
+    node.otlp.as_deref().map(start).transpose()
 }
 
 fn start_proxy(

@@ -1,11 +1,24 @@
 //! Exports spans of requests to an OTLP collector, when the node file names one. Decides nothing: what a span holds is
-//! the data path's, and a collector that is away costs only the spans.
+//! the data path's, and a collector that is away costs only the spans, a line in the log and a count.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
+    },
+    time::Duration,
+};
 
 use opentelemetry::{KeyValue, global::BoxedTracer, trace::TracerProvider as _};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
-use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{SdkTracerProvider, SpanData, SpanExporter as Export},
+};
 use portolan_proxy::SpanTracer;
 
 use crate::{error::Error, identity::NodeIdentity};
@@ -17,8 +30,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Telemetry(SdkTracerProvider);
 
 impl Telemetry {
-    /// Connects lazily to `endpoint` (gRPC). Must be called on the runtime that is to carry the export.
-    pub fn start(endpoint: &str, me: &NodeIdentity) -> Result<Self, Error> {
+    /// Connects lazily to `endpoint` (gRPC). Spans that the collector did not take are counted in `lost`. Must be called on the runtime that is to carry the export.
+    pub fn start(endpoint: &str, me: &NodeIdentity, lost: Arc<AtomicU64>) -> Result<Self, Error> {
         let exporter = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(endpoint)
@@ -30,6 +43,7 @@ impl Telemetry {
             .with_attribute(KeyValue::new("service.instance.id", me.name.to_string()))
             .with_attribute(KeyValue::new("cloud.region", me.region.to_string()))
             .build();
+        let exporter = Watched { exporter, endpoint: endpoint.to_owned(), lost, away: AtomicBool::new(false) };
         let provider = SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build();
         Ok(Self(provider))
     }
@@ -44,6 +58,47 @@ impl Telemetry {
         if let Err(error) = self.0.shutdown_with_timeout(TIMEOUT) {
             tracing::debug!(%error, "spans were left unsent");
         }
+    }
+}
+
+/// An exporter whose failures are seen: one line when the collector goes away, one when it is back.
+#[derive(Debug)]
+struct Watched {
+    exporter: SpanExporter,
+    endpoint: String,
+    lost: Arc<AtomicU64>,
+    away: AtomicBool,
+}
+
+impl Export for Watched {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len() as u64;
+        let outcome = self.exporter.export(batch).await;
+        let was_away = self.away.swap(outcome.is_err(), AcqRel);
+        let endpoint = &self.endpoint;
+        match &outcome {
+            Ok(()) if was_away => tracing::info!(endpoint, "the collector takes spans again"),
+            Ok(()) => {}
+            Err(error) => {
+                self.lost.fetch_add(spans, Relaxed);
+                if !was_away {
+                    tracing::warn!(endpoint, %error, "the collector does not take spans, they are lost");
+                }
+            }
+        }
+        outcome
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
     }
 }
 
@@ -86,17 +141,32 @@ mod tests {
         let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
     }
 
+    fn me() -> NodeIdentity {
+        NodeIdentity {
+            region: RegionId::new("eu-west").expect("a name"),
+            name: NodeName::new("eu-west-1").expect("a name"),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn spans_that_no_collector_takes_are_counted() {
+        let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
+        let lost = Arc::new(AtomicU64::new(0));
+        let telemetry = Telemetry::start(&format!("http://{nobody}"), &me(), Arc::clone(&lost)).expect("starts");
+        for _ in 0..3 {
+            telemetry.0.tracer("portolan").start("request").end();
+        }
+        tokio::task::spawn_blocking(move || telemetry.stop()).await.expect("stops");
+        assert_eq!(lost.load(Relaxed), 3);
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn spans_reach_the_collector_with_node_and_region() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
         let (exports, mut exported) = mpsc::unbounded_channel();
         let collector = tokio::spawn(collect(listener, exports));
-        let me = NodeIdentity {
-            region: RegionId::new("eu-west").expect("a name"),
-            name: NodeName::new("eu-west-1").expect("a name"),
-        };
-        let telemetry = Telemetry::start(&endpoint, &me).expect("starts");
+        let telemetry = Telemetry::start(&endpoint, &me(), Arc::default()).expect("starts");
         telemetry.0.tracer("portolan").start("request").end();
         tokio::task::spawn_blocking(move || telemetry.stop()).await.expect("stops");
         let (path, body) = exported.recv().await.expect("an export");
