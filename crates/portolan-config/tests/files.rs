@@ -68,6 +68,27 @@ bootstrap: [eu-west-1, us-east-1]
     assert_eq!(parse(&format!("{text}access_log: off\n")).access_log, AccessLog::Off);
 }
 
+#[test]
+fn a_node_file_with_two_nodes_of_one_region_is_refused() {
+    let check = |peers: &str, expected: &[&str]| {
+        let text = format!(
+            "version: 1\nnode: eu-west-1\nregion: eu-west\ncluster: local\ndata: data\nregions: regions\n\
+             listen: {{ https: 127.10.2.1:8443, dns: 127.10.2.1:8053, admin: 127.10.2.1:8900, mesh: 127.10.2.1:8700 }}\n\
+             server_certificates: [{{ certificate: server.pem, key: server.key }}]\n\
+             identity: {{ ca: ca.pem, certificate: node.pem, key: node.key }}\nbootstrap: [eu-west-1]\npeers:\n{peers}"
+        );
+        let faults = NodeFile::parse(&source("node.yaml", &text)).map(|_| ()).unwrap_err();
+        assert_eq!(faults.0.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>(), expected);
+    };
+    let peer = |name: &str, region: &str| format!("  {name}: {{ region: {region}, address: 192.0.2.1:8700 }}\n");
+    check(&peer("eu-west-2", "eu-west"), &["`eu-west` is the region of `eu-west-1` already"]);
+    check(
+        &[peer("us-east-1", "us-east"), peer("us-east-2", "us-east")].concat(),
+        &["`us-east` is the region of `us-east-1` already"],
+    );
+    check(&peer("eu-west-1", "eu-west"), &["`eu-west-1` is this node itself"]);
+}
+
 const SCENARIO: &str = r#"
 version: 1
 title: One region is cut off for 20 seconds
