@@ -77,7 +77,7 @@ fn a_node_file_with_two_nodes_of_one_region_is_refused() {
              server_certificates: [{{ certificate: server.pem, key: server.key }}]\n\
              identity: {{ ca: ca.pem, certificate: node.pem, key: node.key }}\nbootstrap: [eu-west-1]\npeers:\n{peers}"
         );
-        let faults = NodeFile::parse(&source("node.yaml", &text)).map(|_| ()).unwrap_err();
+        let faults = NodeFile::parse(&source("node.yaml", &text)).map(|_| ()).expect_err("two nodes of a region");
         assert_eq!(faults.0.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>(), expected);
     };
     let peer = |name: &str, region: &str| format!("  {name}: {{ region: {region}, address: 192.0.2.1:8700 }}\n");
