@@ -107,6 +107,7 @@ pub fn start(
         access_log,
         tracer: config.tracer,
         marks_written: Notify::new(),
+        marks_wanted: Notify::new(),
         connections: AtomicUsize::new(0),
     });
     let (stop, stopping) = watch::channel(false);
@@ -151,6 +152,12 @@ impl Proxy {
     /// Tells requests that wait for a durable mark to ask again.
     pub fn notify_marks(&self) {
         self.shared.marks_written.notify_waiters();
+    }
+
+    /// Resolves when a request has used up so much of what is durable that a mark should be written: the node is then
+    /// to be driven at once. A wish uttered while nobody waits is kept.
+    pub async fn marks_wanted(&self) {
+        self.shared.marks_wanted.notified().await;
     }
 
     /// Client connections open now.

@@ -167,7 +167,11 @@ impl Turn<'_> {
             // Registered before asking, so that a mark written in between is not missed.
             written.as_mut().enable();
             // The view that matched, to the end: another one may bind the route to other limits, or not know it.
-            match self.prepared.view.admit(route, &subject, self.worker.now()) {
+            let admission = self.prepared.view.admit(route, &subject, self.worker.now());
+            if self.prepared.view.limiter.take_attention() {
+                self.worker.shared.marks_wanted.notify_one();
+            }
+            match admission {
                 Admission::Allow(charges) => {
                     self.charges = charges;
                     return Ok(());

@@ -66,6 +66,7 @@ pub(crate) struct Shared {
     pub access_log: AccessLog,
     pub tracer: Option<SpanTracer>,
     pub marks_written: Notify,
+    pub marks_wanted: Notify,
     pub connections: AtomicUsize,
 }
 

@@ -27,10 +27,6 @@ use crate::{
 /// How often Raft is asked how it is.
 const RAFT_STATUS: Duration = Duration::from_millis(100);
 
-/// How often the data path's wish for a durable mark is looked at. It is uttered when half of what is durable is spent,
-/// so a few milliseconds delay nobody; a wake-up by every worker would cost the request path.
-const ATTENTION: Duration = Duration::from_millis(5);
-
 /// Longest sleep: a timer that the node forgot to set costs no more than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -95,7 +91,6 @@ impl NodeLoop {
     /// Turns until dropped.
     pub async fn run(mut self) {
         let mut raft_ticks = ticks(RAFT_STATUS);
-        let mut attention_ticks = ticks(ATTENTION);
         let mut recovered = false;
         self.node.set_member(self.raft.member(), self.clock.now());
         let mut batch = Vec::with_capacity(BATCH);
@@ -125,12 +120,7 @@ impl NodeLoop {
                     let _ = answer.send(self.node.status(self.clock.now()));
                 }
                 _ = raft_ticks.tick() => self.node.handle_raft_status(raft_status(&self.raft), self.clock.now()),
-                _ = attention_ticks.tick() => {
-                    if !self.view.load().limiter.take_attention() {
-                        continue;
-                    }
-                    self.node.handle_timeout(self.clock.now());
-                }
+                () = self.proxy.marks_wanted() => self.node.handle_timeout(self.clock.now()),
                 () = timer => self.node.handle_timeout(self.clock.now()),
                 taken = self.inbound.recv_many(&mut batch, BATCH) => match taken {
                     0 => return,
