@@ -29,6 +29,7 @@ pub(crate) const NODE: Shape = Shape {
         "workers",
         "access_log",
         "otlp",
+        "limits_key",
     ],
 };
 
@@ -72,6 +73,7 @@ pub(crate) fn decode(root: &Node, report: &mut Report<'_>) -> Option<NodeFile> {
     let workers = fields.optional("workers", 1, report, |node, report| whole(node, 1..=MAX_WORKERS, report));
     let access_log = fields.optional("access_log", AccessLog::default(), report, access_log);
     let otlp = fields.get("otlp").and_then(|node| collector(node, report));
+    let limits_key = fields.get("limits_key").and_then(|node| string(node, report));
     Some(NodeFile {
         node: node?,
         region: region?,
@@ -86,6 +88,7 @@ pub(crate) fn decode(root: &Node, report: &mut Report<'_>) -> Option<NodeFile> {
         workers: usize::try_from(workers).ok()?,
         access_log,
         otlp,
+        limits_key,
     })
 }
 

@@ -35,6 +35,9 @@ pub struct NodeFile {
     pub access_log: AccessLog,
     /// OTLP/gRPC collector that spans are sent to; `None` sends none.
     pub otlp: Option<String>,
+    /// File with a secret that all nodes of the cluster share: it keeps clients from choosing keys of limits that
+    /// collide. `None` takes the CA, which clients may know.
+    pub limits_key: Option<String>,
 }
 
 impl NodeFile {

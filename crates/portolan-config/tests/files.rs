@@ -66,6 +66,7 @@ bootstrap: [eu-west-1, us-east-1]
     let node = parse(&format!("{text}workers: 2\naccess_log: {{ file: a.json }}\notlp: http://127.0.0.1:4317\n"));
     assert_eq!((node.workers, node.access_log), (2, AccessLog::File("a.json".to_owned())));
     assert_eq!(parse(&format!("{text}access_log: off\n")).access_log, AccessLog::Off);
+    assert_eq!(parse(&format!("{text}limits_key: limits.key\n")).limits_key.as_deref(), Some("limits.key"));
 }
 
 #[test]

@@ -29,6 +29,9 @@ const MAX_REGION_FILES: usize = 1000;
 /// Largest region file, in bytes; a long list of networks fits.
 const MAX_REGION_FILE: u64 = 64 << 20;
 
+/// Shortest secret, in bytes: too long to guess even when it is text.
+const MIN_SECRET: usize = 32;
+
 /// What a node reads before it starts.
 pub(crate) struct NodeFiles {
     pub(crate) me: NodeIdentity,
@@ -57,7 +60,7 @@ impl NodeFiles {
         check_identity(&pair, &certificate, node, &me)?;
         let ca = base.join(&node.identity.ca);
         let roots = read_roots(&ca)?;
-        let hash_key = hash_key(&ca)?;
+        let hash_key = hash_key(&ca, node.limits_key.as_ref().map(|path| base.join(path)).as_deref())?;
         let server = ServerCertificates::load(node, base)?;
         Ok(Self { me, data, regions, pair, roots, hash_key, server })
     }
@@ -182,10 +185,51 @@ fn check_identity(pair: &ReloadingPair, path: &Path, node: &NodeFile, me: &NodeI
     })
 }
 
-/// The key under which limits hash what they count by. All nodes must agree on it and strangers should not know it;
-/// the CA file is what all nodes of a cluster share and nobody is sent.
-fn hash_key(ca: &Path) -> Result<HashKey, Error> {
-    let bytes = fs::read(ca).map_err(|source| Error::File { path: ca.to_owned(), source })?;
-    let hash = HashKey::new([0; 16]).hash(&[b"limit keys", &bytes]);
+/// The key under which limits hash what they count by. All nodes must agree on it, and clients should not know it: they
+/// could choose names and addresses that collide. Without a secret it is derived from the CA alone, which clients may
+/// have.
+fn hash_key(ca: &Path, secret: Option<&Path>) -> Result<HashKey, Error> {
+    let read = |path: &Path| fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source });
+    let secret = match secret {
+        Some(path) => {
+            let secret = read(path)?;
+            if secret.len() < MIN_SECRET {
+                let reason = format!("a secret of at least {MIN_SECRET} bytes is wanted, it has {}", secret.len());
+                let source = io::Error::new(io::ErrorKind::InvalidData, reason);
+                return Err(Error::File { path: path.to_owned(), source });
+            }
+            secret
+        }
+        None => {
+            tracing::warn!("no `limits_key` is set: clients who know the CA could choose keys of limits that collide");
+            Vec::new()
+        }
+    };
+    let hash = HashKey::new([0; 16]).hash(&[b"limit keys", &read(ca)?, &secret]);
     Ok(HashKey::new(hash.0.to_le_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_limits_depends_on_the_secret_and_the_authority() {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).expect("a file");
+            path
+        };
+        let (ca, other_ca) = (file("ca", "one"), file("other-ca", "another"));
+        let (secret, other) = (file("secret", &"a".repeat(MIN_SECRET)), file("other", &"b".repeat(MIN_SECRET)));
+        let key = |ca: &Path, secret: Option<&Path>| {
+            let key = hash_key(ca, secret).expect("a key");
+            key.hash(&[b"x"])
+        };
+        let keys = [key(&ca, None), key(&ca, Some(&secret)), key(&ca, Some(&other)), key(&other_ca, Some(&secret))];
+        assert!((1..keys.len()).all(|index| !keys[..index].contains(&keys[index])));
+        assert_eq!(key(&ca, Some(&secret)), keys[1]);
+        assert!(hash_key(&ca, Some(&file("short", "a"))).is_err());
+    }
 }

@@ -39,6 +39,9 @@ pub(super) struct NodeFile {
     access_log: Option<AccessLog>,
     /// OTLP/gRPC collector that spans are sent to. Default none.
     otlp: Option<String>,
+    /// File with a secret that all nodes of the cluster share: it keeps clients from choosing keys of limits that
+    /// collide. Default: the CA, which clients may know.
+    limits_key: Option<String>,
 }
 
 /// Addresses a node listens on.

@@ -175,6 +175,7 @@ impl Fleet {
             workers: 1,
             access_log: AccessLog::Off,
             otlp: None,
+            limits_key: None,
         }
     }
 }
