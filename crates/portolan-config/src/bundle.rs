@@ -1,6 +1,6 @@
 //! What an operator hands over: one document and the files it names. Never opens any of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,4 +66,9 @@ impl Bundle {
 /// will say why.
 pub fn attachments(document: &SourceFile) -> Vec<String> {
     gateway::attachments(document)
+}
+
+/// Returns the regions that `document` names; what is unreadable in it is left out, since parsing will say why.
+pub fn region_names(document: &SourceFile) -> BTreeSet<String> {
+    gateway::region_names(document)
 }

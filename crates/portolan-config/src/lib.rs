@@ -38,7 +38,7 @@ mod history;
 mod schema;
 
 pub use binding::{LimitBinding, LimitId};
-pub use bundle::{Bundle, SourceFile, attachments};
+pub use bundle::{Bundle, SourceFile, attachments, region_names};
 pub use command::{Applied, Command, Refusal};
 pub use diff::diff;
 pub use fault::{Fault, Faults};

@@ -5,7 +5,9 @@ mod common;
 use std::{fmt::Write, time::Duration};
 
 use common::{bundle, file, regions};
-use portolan_config::{HostMatch, LimitKeyKind, Listener, OnPartition, PathMatch, Snapshot, SourceFile, attachments};
+use portolan_config::{
+    HostMatch, LimitKeyKind, Listener, OnPartition, PathMatch, Snapshot, SourceFile, attachments, region_names,
+};
 use portolan_model::Name;
 
 fn parse(text: &str) -> Snapshot {
@@ -54,6 +56,18 @@ fn the_files_that_a_document_names_are_known_before_it_is_checked() {
     assert!(attachments(&document("auth: { a: { jwt: { jwks_file: [x] } }, b: 3 }")).is_empty());
     let two = "auth: { a: { jwt: { jwks_file: b.json } }, c: { jwt: { jwks_file: a.json } }, d: { jwt: { jwks_file: a.json } } }";
     assert_eq!(attachments(&document(two)), ["a.json", "b.json"]);
+}
+
+#[test]
+fn the_regions_that_a_document_names_are_known_before_it_is_checked() {
+    let check = |text: &str, expected: &[&str]| {
+        let document = SourceFile { path: "gateway.yaml".to_owned(), text: text.to_owned() };
+        assert!(region_names(&document).iter().eq(expected), "{text}");
+    };
+    check(&file("../../gateway.yaml").text, &["ap-southeast", "eu-west", "us-east"]);
+    check("services: { a: { endpoints: { b: [], c: 3 } }, d: 4 }", &["b", "c"]);
+    check("dns: { z: { api: { regions: all }, www: { regions: [e, [f]] } }, y: 5 }", &["e"]);
+    check("services: [a", &[]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::{
     decode::{Fields, Shape, named},
     fault::{Report, Span},
     suggest, syntax,
-    tree::{Node, Value, shorten},
+    tree::{Entry, Node, Value, shorten},
 };
 
 #[cfg(test)]
@@ -65,16 +65,53 @@ pub(crate) fn parse(bundle: &Bundle, regions: &RegionMap) -> Result<Snapshot, Fa
 /// The files that a document names.
 pub(crate) fn attachments(document: &SourceFile) -> Vec<String> {
     let Some(root) = syntax::parse(&mut Report::new(document)) else { return Vec::new() };
-    let find = |node: &'_ Node, key: &str| match &node.value {
-        Value::Mapping(entries) => entries.iter().find(|entry| &*entry.key == key).map(|entry| entry.node.clone()),
-        _ => None,
-    };
-    let Some(Value::Mapping(entries)) = find(&root, "auth").map(|auth| auth.value) else { return Vec::new() };
-    let files = entries.iter().filter_map(|entry| match find(&find(&entry.node, "jwt")?, "jwks_file")?.value {
-        Value::Scalar(name) => Some(name.to_string()),
-        _ => None,
+    let files = within(&root, "auth").iter().filter_map(|entry| {
+        match &value_of(value_of(&entry.node, "jwt")?, "jwks_file")?.value {
+            Value::Scalar(name) => Some(name.to_string()),
+            _ => None,
+        }
     });
     files.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The regions that services and DNS records of a document name.
+pub(crate) fn region_names(document: &SourceFile) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let Some(root) = syntax::parse(&mut Report::new(document)) else { return names };
+    for endpoints in within(&root, "services").iter().filter_map(|service| value_of(&service.node, "endpoints")) {
+        if let Value::Mapping(entries) = &endpoints.value {
+            names.extend(entries.iter().map(|entry| entry.key.to_string()));
+        }
+    }
+    let records = within(&root, "dns").iter().flat_map(|zone| match &zone.node.value {
+        Value::Mapping(records) => &**records,
+        _ => &[],
+    });
+    for regions in records.filter_map(|record| value_of(&record.node, "regions")) {
+        if let Value::Sequence(items) = &regions.value {
+            let words = items.iter().filter_map(|item| match &item.value {
+                Value::Scalar(word) => Some(word.to_string()),
+                _ => None,
+            });
+            names.extend(words);
+        }
+    }
+    names
+}
+
+/// The entries of the section `key`; none when there is no such mapping.
+fn within<'a>(root: &'a Node, key: &str) -> &'a [Entry] {
+    match value_of(root, key).map(|section| &section.value) {
+        Some(Value::Mapping(entries)) => entries,
+        _ => &[],
+    }
+}
+
+fn value_of<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
+    match &node.value {
+        Value::Mapping(entries) => entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.node),
+        _ => None,
+    }
 }
 
 fn document(root: &Node, bundle: &Bundle, regions: &RegionMap, report: &mut Report<'_>) -> Option<Snapshot> {
