@@ -15,7 +15,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::{account::Account, head::clean_trailers, http3::Http3Body, upstream::Lease};
+use crate::{
+    account::Account,
+    head::{clean_reply_trailers, clean_trailers},
+    http3::Http3Body,
+    upstream::Lease,
+};
 
 /// A request body as it comes from a client.
 #[derive(Debug)]
@@ -78,6 +83,8 @@ pub struct Upload {
     left: Cell<u64>,
     taken: Cell<u64>,
     state: Cell<UploadState>,
+    /// The last read of it found nothing.
+    starved: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +102,8 @@ impl Upload {
             return None;
         }
         let state = Cell::new(UploadState::Untouched);
-        Some(Rc::new(Self { body: RefCell::new(body), left: Cell::new(max), taken: Cell::new(0), state }))
+        let (left, taken) = (Cell::new(max), Cell::new(0));
+        Some(Rc::new(Self { body: RefCell::new(body), left, taken, state, starved: Cell::new(false) }))
     }
 
     /// Whether an attempt could still send the whole body.
@@ -108,9 +116,14 @@ impl Upload {
         if let UploadState::Failed(error) = self.state.get() { Some(error) } else { None }
     }
 
-    /// Whether the client has not sent all of it yet.
+    /// Whether the exchange waits for the client to send more, rather than for the upstream to take it.
     pub fn is_waiting(&self) -> bool {
-        self.state.get() == UploadState::Reading
+        self.state.get() == UploadState::Reading && self.starved.get()
+    }
+
+    /// Whether an exchange that failed, by a timeout or otherwise, failed for the client's sake.
+    pub fn failed_exchange(&self, timed_out: bool) -> bool {
+        self.failure().is_some() || (timed_out && self.is_waiting())
     }
 
     /// Bytes read.
@@ -123,6 +136,7 @@ impl Upload {
             self.state.set(UploadState::Reading);
         }
         let mut polled = Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx);
+        self.starved.set(polled.is_pending());
         match &mut polled {
             Poll::Pending => {}
             Poll::Ready(None) => self.state.set(UploadState::Ended),
@@ -219,11 +233,11 @@ impl Body for ReplyBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let polled = match &mut this.source {
+        let mut polled = match &mut this.source {
             ReplySource::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             ReplySource::Upstream(body, _) => Pin::new(body).poll_frame(cx).map_err(|_| BodyError::Upstream),
         };
-        match &polled {
+        match &mut polled {
             Poll::Pending => {}
             Poll::Ready(Some(Err(_))) => {
                 if let ReplySource::Upstream(_, Some(lease)) = &this.source {
@@ -231,6 +245,9 @@ impl Body for ReplyBody {
                 }
             }
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean_reply_trailers(trailers);
+                }
                 this.account.count_sent(frame.data_ref().map_or(0, |data| data.len() as u64));
                 if frame.is_trailers() || this.is_end_stream() {
                     this.finish();

@@ -4,12 +4,14 @@
 
 use std::{rc::Rc, time::Duration};
 
-use http::{HeaderMap, Method, Request, Uri, response::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, response::Parts, uri::PathAndQuery};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use portolan_config::Route;
 use portolan_model::Now;
 use portolan_routing::{AttemptFacts, EndpointId, Retry, RetryPolicy, Sent};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::{
     account::Account,
@@ -62,26 +64,24 @@ pub(crate) async fn forward(
     let connect_timeout = connect_timeout.unwrap_or(Duration::from_secs(1));
     let mut tries = Tries::default();
     let mut last = None;
-    let mut now = started.mono;
+    let mut now = worker.now().mono;
+    // One for the whole request, whatever it is spent on.
+    let deadline = Instant::now() + route.timeout.saturating_sub(now.since(started.mono));
     loop {
-        let time_left = route.timeout.saturating_sub(now.since(started.mono));
         let Some(pick) = view.pick(&route.service, &tries.endpoints, now, worker.random()) else {
             return Err(last.unwrap_or(Refusal::NoEndpoint));
         };
         account.attempt(pick.address);
-        let target = Attempt { endpoint: pick.endpoint, address: pick.address, connect_timeout, time_left };
+        let target = Attempt { endpoint: pick.endpoint, address: pick.address, connect_timeout, deadline };
         let failure = match attempt(worker, prepared, &target, outgoing.request()).await {
             Ok((response, lease)) => {
                 let (head, body) = response.into_parts();
-                if head.status.is_informational() {
-                    return Err(Refusal::UpstreamBroken);
-                }
                 return Ok(Reply { head, body, lease });
             }
             Err(failure) => failure,
         };
         now = worker.now().mono;
-        let left = route.timeout.saturating_sub(now.since(started.mono));
+        let left = deadline.saturating_duration_since(Instant::now());
         match tries.decide(&outgoing, pick.endpoint, &failure, left) {
             Retry::Retry => last = Some(refusal(&outgoing, &failure)),
             Retry::GiveUp(_) => return Err(refusal(&outgoing, &failure)),
@@ -96,6 +96,11 @@ impl Outgoing {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.headers_mut() = self.headers.clone();
+        // Of these the HTTP library would leave out a body of unknown length.
+        let seldom_has_body = matches!(self.method, Method::GET | Method::HEAD);
+        if seldom_has_body && self.upload.is_some() && request.body().size_hint().exact().is_none() {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         request
     }
 }
@@ -140,7 +145,7 @@ fn refusal(outgoing: &Outgoing, failure: &AttemptFailure) -> Refusal {
         None => {}
     }
     match failure.end {
-        AttemptEnd::Timeout if upload.is_some_and(|upload| upload.is_waiting()) => Refusal::BodyTimeout,
+        AttemptEnd::Client => Refusal::BodyTimeout,
         AttemptEnd::Timeout => Refusal::UpstreamTimeout,
         AttemptEnd::ConnectFailed => Refusal::ConnectFailed,
         _ => Refusal::UpstreamBroken,

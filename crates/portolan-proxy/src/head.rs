@@ -15,6 +15,8 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// W3C Trace Context, of whoever is upstream of the client.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// The window that a request was charged to.
+pub const PORTOLAN_SLOT: HeaderName = HeaderName::from_static("portolan-slot");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -30,13 +32,44 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
-/// Beginnings of field names by which proxies state identity or origin. `_` counts as `-`, since many servers make the
-/// same variable of both.
+/// Beginnings of field names by which proxies state identity or origin. Whatever is neither letter nor digit counts as
+/// `-`, since many servers make the same variable of all of them.
 const SPOOFABLE_PREFIXES: [&str; 3] = ["x-user-", "x-forwarded-", "x-original-"];
 
 /// Whole names of that kind.
-const SPOOFABLE: [&str; 7] =
-    ["forwarded", "x-real-ip", "x-request-id", "true-client-ip", "x-client-ip", "x-rewrite-url", "x-forwarded"];
+const SPOOFABLE: [&str; 17] = [
+    "forwarded",
+    "x-real-ip",
+    "x-request-id",
+    "true-client-ip",
+    "x-client-ip",
+    "x-rewrite-url",
+    "x-forwarded",
+    "remote-user",
+    "x-remote-user",
+    "x-authenticated-user",
+    "client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+    // CGI makes HTTP_PROXY of it, which libraries take for the setting.
+    "proxy",
+    // They would choose a method that no route was chosen for.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// Names of which a server must see nothing but the plain spelling.
+const DISGUISED: [&str; 8] = [
+    "content-length",
+    "transfer-encoding",
+    "host",
+    "authorization",
+    "connection",
+    "traceparent",
+    "content-type",
+    "upgrade",
+];
 
 /// Longest `X-Request-Id` taken over from a client.
 const MAX_REQUEST_ID: usize = 64;
@@ -102,11 +135,11 @@ pub fn to_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, trailers_
     headers.insert(TRACEPARENT, forwarded.traceparent.clone());
 }
 
-/// Takes off what concerns only the connection to the upstream.
+/// Takes off what concerns only the connection to the upstream, and what this gateway alone may say.
 pub fn to_client(headers: &mut HeaderMap) {
     let mut names = nominated(headers);
-    // An upstream knows no alternative for the origin that clients see.
-    let stays = |name: &&HeaderName| HOP_BY_HOP.contains(name) || **name == header::ALT_SVC;
+    // An upstream knows no alternative for the origin that clients see, and no slot that a request was charged to.
+    let stays = |name: &&HeaderName| HOP_BY_HOP.contains(name) || [header::ALT_SVC, PORTOLAN_SLOT].contains(name);
     names.extend(headers.keys().filter(stays).cloned());
     for name in &names {
         headers.remove(name);
@@ -122,6 +155,26 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
     let names: Names = trailers.keys().filter(dropped).cloned().collect();
     for name in &names {
         trailers.remove(name);
+    }
+}
+
+/// As [`to_client`], for the trailers of a response.
+pub fn clean_reply_trailers(trailers: &mut HeaderMap) {
+    to_client(trailers);
+    trailers.remove(header::CONTENT_LENGTH);
+}
+
+/// Whether the length of an upstream's response is stated once and so that this gateway decodes it: what stands with
+/// `chunked`, or in its place, is read differently by different readers (RFC 9112 §6.3).
+pub fn is_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match codings.next() {
+        None => true,
+        Some(coding) => {
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                && codings.next().is_none()
+                && !headers.contains_key(header::CONTENT_LENGTH)
+        }
     }
 }
 
@@ -160,14 +213,14 @@ fn nominated(headers: &HeaderMap) -> Names {
 }
 
 fn is_spoofable(name: &str) -> bool {
+    let disguise = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    if name.contains(disguise) {
+        let plain = name.replace(disguise, "-");
+        // Nor may a disguise stand for what frames, addresses or authorises the message.
+        return is_spoofable_spelling(&plain) || DISGUISED.contains(&plain.as_str());
+    }
     // Cheap way out: all of them start with one of these letters.
-    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b't')) {
-        return false;
-    }
-    if !name.contains('_') {
-        return is_spoofable_spelling(name);
-    }
-    is_spoofable_spelling(&name.replace('_', "-"))
+    matches!(name.as_bytes().first(), Some(b'x' | b'f' | b't' | b'r' | b'c' | b'p')) && is_spoofable_spelling(name)
 }
 
 fn is_spoofable_spelling(name: &str) -> bool {
@@ -214,6 +267,13 @@ mod tests {
     fn what_a_client_says_about_itself_is_taken_off() {
         check(&[("X-User-Id", "root"), ("x-user-groups", "admin"), ("X_User_Id", "root")], &[]);
         check(&[("X-Forwarded-For", "10.0.0.1"), ("Forwarded", "for=10.0.0.1"), ("X-Real-IP", "10.0.0.1")], &[]);
+        check(&[("Remote-User", "root"), ("x_remote_user", "root"), ("X-Authenticated-User", "root")], &[]);
+        check(
+            &[("x.user.id", "root"), ("Proxy", "http://a"), ("content_length", "5"), ("transfer_encoding", "x")],
+            &[],
+        );
+        check(&[("cf-connecting-ip", "1"), ("x-http-method-override", "DELETE"), ("client.ip", "1")], &[]);
+        check(&[("x_custom", "b"), ("range", "c")], &[("range", "c"), ("x_custom", "b")]);
         check(&[("x-original-url", "/admin"), ("traceparent", "00-x"), ("tracestate", "a=b")], &[]);
         check(
             &[("authorization", "Bearer x"), ("accept", "a"), ("x-custom", "b")],

@@ -72,10 +72,13 @@ pub enum AttemptEnd {
     Reset,
     /// No answer in time.
     Timeout,
+    /// The client's own body broke off, was too large or too slow.
+    Client,
 }
 
 impl AttemptEnd {
-    const ALL: [Self; 5] = [Self::Success, Self::Status5xx, Self::ConnectFailed, Self::Reset, Self::Timeout];
+    const ALL: [Self; 6] =
+        [Self::Success, Self::Status5xx, Self::ConnectFailed, Self::Reset, Self::Timeout, Self::Client];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -84,6 +87,7 @@ impl AttemptEnd {
             Self::ConnectFailed => "connect-failed",
             Self::Reset => "reset",
             Self::Timeout => "timeout",
+            Self::Client => "client",
         }
     }
 }
@@ -117,7 +121,7 @@ const CLASSES: usize = 6;
 pub struct Shard {
     requests: [[AtomicU64; CLASSES]; 3],
     refused: [AtomicU64; Step::ALL.len()],
-    attempts: [AtomicU64; 5],
+    attempts: [AtomicU64; AttemptEnd::ALL.len()],
     events: [AtomicU64; EVENTS],
     durations: [AtomicU64; DURATION_BOUNDS.len() + 1],
     duration_micros: AtomicU64,

@@ -11,11 +11,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use portolan_limits::{Charge, Denial, DenyReason};
 use serde::Serialize;
 
-use crate::{auth::Denied, framing::Fault, target::TargetFault};
+use crate::{auth::Denied, framing::Fault, head::PORTOLAN_SLOT, target::TargetFault};
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const PORTOLAN_SLOT: HeaderName = HeaderName::from_static("portolan-slot");
 
 /// Where the documents about problem types live.
 const TYPE_BASE: &str = "https://portolan.dev/problems/";

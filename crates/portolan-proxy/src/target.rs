@@ -23,7 +23,7 @@ pub enum TargetFault {
     NotAPath,
     /// `%` is not followed by two hexadecimal digits.
     MalformedEscape,
-    /// An escaped slash, backslash or NUL, a bare backslash, or a dot segment with parameters: readers differ on them.
+    /// An escaped slash, backslash or control character, a bare backslash, or a dot segment with parameters: readers differ on them.
     AmbiguousPath,
 }
 
@@ -109,7 +109,7 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, TargetFault> {
             ".." => {
                 kept.pop();
             }
-            _ if segment.starts_with(".;") || segment.starts_with("..;") => return Err(TargetFault::AmbiguousPath),
+            _ if is_disguised(segment) => return Err(TargetFault::AmbiguousPath),
             _ => kept.push(segment),
         }
     }
@@ -124,6 +124,12 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, TargetFault> {
     Ok(Cow::Owned(normal))
 }
 
+/// Whether some readers take a segment for a dot segment with parameters.
+fn is_disguised(segment: &str) -> bool {
+    let rest = segment.strip_prefix("..").or_else(|| segment.strip_prefix('.'));
+    rest.is_some_and(|rest| rest.starts_with(';') || rest.starts_with("%3B"))
+}
+
 fn decode_unreserved(path: &str) -> Result<String, TargetFault> {
     let mut decoded = String::with_capacity(path.len());
     let mut chars = path.chars();
@@ -134,7 +140,7 @@ fn decode_unreserved(path: &str) -> Result<String, TargetFault> {
                 let mut digit = || chars.next().and_then(|d| d.to_digit(16)).ok_or(TargetFault::MalformedEscape);
                 let byte = (digit()? * 16 + digit()?) as u8;
                 match byte {
-                    b'/' | b'\\' | 0 => return Err(TargetFault::AmbiguousPath),
+                    b'/' | b'\\' | 0..=0x1f | 0x7f => return Err(TargetFault::AmbiguousPath),
                     b'-' | b'.' | b'_' | b'~' => decoded.push(char::from(byte)),
                     _ if byte.is_ascii_alphanumeric() => decoded.push(char::from(byte)),
                     _ => decoded.push_str(&format!("%{byte:02X}")),
@@ -174,7 +180,19 @@ mod tests {
     #[test]
     fn an_ambiguous_path_is_refused() {
         let check = |path: &str, expected| assert_eq!(normalise(path), Err(expected), "{path}");
-        for path in ["/a%2Fb", "/a%2fb", "/a%5cb", "/a%00", "/a\\b", "/a/..;/admin", "/a/.;x/b"] {
+        for path in [
+            "/a%2Fb",
+            "/a%2fb",
+            "/a%5cb",
+            "/a%00",
+            "/a\\b",
+            "/a/..;/admin",
+            "/a/.;x/b",
+            "/a/..%3b/admin",
+            "/a%0D%0Ab",
+            "/%01",
+            "/%7f",
+        ] {
             check(path, TargetFault::AmbiguousPath);
         }
         for path in ["/%", "/%4", "/%zz", "/%+1"] {

@@ -56,7 +56,8 @@ impl Ids {
         let Some(tracer) = tracer else {
             let kept = client.filter(|_| parent.is_some()).cloned();
             let continues_trace = kept.is_some();
-            let traceparent = kept.unwrap_or_else(|| render([random(), random()], random(), 0));
+            // An id of zeros is invalid.
+            let traceparent = kept.unwrap_or_else(|| render([random(), random() | 1], random().max(1), 0));
             return Self { request_id, traceparent, continues_trace, span: None };
         };
         let mut context = Context::new();
@@ -109,9 +110,8 @@ fn parse(value: &HeaderValue) -> Option<SpanContext> {
 fn render(trace: [u64; 2], span: u64, flags: u8) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     write_hex(&mut text[3..19], trace[0]);
-    // An id of zeros is invalid.
-    write_hex(&mut text[19..35], trace[1] | 1);
-    write_hex(&mut text[36..52], span.max(1));
+    write_hex(&mut text[19..35], trace[1]);
+    write_hex(&mut text[36..52], span);
     text[54] = b'0' + (flags & 1);
     HeaderValue::from_bytes(&text).expect("hexadecimal digits are a field value")
 }
@@ -131,6 +131,8 @@ fn write_hex(text: &mut [u8], word: u64) {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::{TraceContextExt as _, noop::NoopTracer};
+
     use super::*;
 
     fn traceparent_for(sent: Option<&'static str>) -> (String, bool) {
@@ -140,6 +142,19 @@ mod tests {
         }
         let ids = Ids::new(&headers, None, || 0xabc);
         (ids.traceparent.to_str().expect("is text").to_owned(), ids.continues_trace)
+    }
+
+    #[test]
+    fn an_upstream_gets_the_ids_that_are_exported() {
+        // Stands in for an exporter: its spans take over the context they are started in.
+        let tracer = SpanTracer::new(BoxedTracer::new(Box::new(NoopTracer::new())));
+        let sent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203330-01";
+        let headers = [(TRACEPARENT, HeaderValue::from_static(sent))].into_iter().collect();
+        let ids = Ids::new(&headers, Some(&tracer), || 0);
+        let exported = Context::new().with_span(ids.span.expect("is started"));
+        let exported = exported.span().span_context().clone();
+        let rendered = format!("00-{}-{}-01", exported.trace_id(), exported.span_id());
+        assert_eq!(ids.traceparent, rendered);
     }
 
     #[test]

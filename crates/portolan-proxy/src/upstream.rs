@@ -22,12 +22,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     task::{AbortHandle, spawn_local},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
-    body::AttemptBody,
+    body::{AttemptBody, Upload},
     gather::poll_write_gathered,
+    head,
     metrics::{AttemptEnd, Event},
     worker::{Prepared, Worker},
 };
@@ -42,6 +43,9 @@ type Sender = http1::SendRequest<AttemptBody>;
 
 /// Longest wait for a pooled connection that is still finishing its last exchange; then another is used.
 const READY_WAIT: Duration = Duration::from_millis(5);
+
+/// Busy connections waited for by one attempt; then a new one is opened.
+const MAX_READY_WAITS: usize = 2;
 
 /// Ticks without a byte from an upstream, and none taken from it, after which its connection is closed: five minutes.
 const MAX_SILENT_TICKS: u64 = 3000;
@@ -66,10 +70,10 @@ struct Idle {
 
 impl Pool {
     /// The connection used last that is still open.
-    fn take(&self, endpoint: EndpointId) -> Option<Sender> {
+    fn take(&self, endpoint: EndpointId) -> Option<Idle> {
         let mut pool = self.idle.borrow_mut();
         let idle = pool.get_mut(&endpoint)?;
-        std::iter::from_fn(|| idle.pop()).map(|idle| idle.sender).find(|sender| !sender.is_closed())
+        std::iter::from_fn(|| idle.pop()).find(|idle| !idle.sender.is_closed())
     }
 
     fn put(&self, endpoint: EndpointId, sender: Sender, tick: u64) {
@@ -111,6 +115,7 @@ pub struct Lease {
     endpoint: EndpointId,
     sender: Sender,
     reused: bool,
+    upload: Option<Rc<Upload>>,
     _in_flight: InFlight,
 }
 
@@ -120,8 +125,11 @@ impl Lease {
         self.worker.pool.put(self.endpoint, self.sender, self.worker.tick());
     }
 
-    /// Counts that the response broke off.
+    /// Counts that the response broke off, unless the client's own body ended the exchange.
     pub fn broke(&self) {
+        if self.upload.as_ref().is_some_and(|upload| upload.failure().is_some()) {
+            return;
+        }
         self.worker.pool.forget(self.endpoint);
         self.prepared.view.board.record(self.endpoint, Outcome::Reset, self.worker.now().mono);
     }
@@ -146,10 +154,10 @@ pub(crate) struct Attempt<'a> {
     pub endpoint: EndpointId,
     pub address: &'a EndpointAddress,
     pub connect_timeout: Duration,
-    pub time_left: Duration,
+    pub deadline: Instant,
 }
 
-/// Makes one attempt and records its outcome for the choice of endpoints.
+/// Makes one attempt and records its outcome for the choice of endpoints: what the client caused is no outcome.
 pub(crate) async fn attempt(
     worker: &Rc<Worker>,
     prepared: &Rc<Prepared>,
@@ -161,7 +169,7 @@ pub(crate) async fn attempt(
     let (end, outcome) = match &result {
         Ok((response, _)) if response.status().is_server_error() => (AttemptEnd::Status5xx, Some(Outcome::Status5xx)),
         Ok(_) => (AttemptEnd::Success, Some(Outcome::Success)),
-        Err(failure) if failure.stale => (failure.end, None),
+        Err(failure) if failure.stale || failure.end == AttemptEnd::Client => (failure.end, None),
         Err(failure) => (
             failure.end,
             match failure.end {
@@ -187,10 +195,17 @@ async fn exchange(
     let in_flight = prepared.view.board.begin(attempt.endpoint);
     let (sender, reused) = ready_sender(worker, attempt).await?;
     let (worker, prepared) = (Rc::clone(worker), Rc::clone(prepared));
-    let endpoint = attempt.endpoint;
-    let mut lease = Lease { worker, prepared, endpoint, sender, reused, _in_flight: in_flight };
-    match timeout(attempt.time_left, lease.sender.try_send_request(request)).await {
+    let (endpoint, upload) = (attempt.endpoint, request.body().0.clone());
+    let mut lease = Lease { worker, prepared, endpoint, sender, reused, upload, _in_flight: in_flight };
+    let answer = timeout_at(attempt.deadline, lease.sender.try_send_request(request)).await;
+    match answer {
+        Ok(Ok(response)) if response.status().is_informational() || !head::is_framed(response.headers()) => {
+            Err(AttemptFailure { end: AttemptEnd::Reset, sent: Sent::Sent, stale: false })
+        }
         Ok(Ok(response)) => Ok((response, lease)),
+        _ if lease.upload.as_ref().is_some_and(|upload| upload.failed_exchange(answer.is_err())) => {
+            Err(AttemptFailure { end: AttemptEnd::Client, sent: Sent::Sent, stale: false })
+        }
         Ok(Err(error)) => {
             let sent = if error.message().is_some() { Sent::NotSent } else { Sent::Sent };
             if lease.reused {
@@ -204,16 +219,17 @@ async fn exchange(
 
 /// A pooled connection that takes a request now, or a new one.
 async fn ready_sender(worker: &Rc<Worker>, attempt: &Attempt<'_>) -> Result<(Sender, bool), AttemptFailure> {
-    while let Some(mut sender) = worker.pool.take(attempt.endpoint) {
+    for _ in 0..MAX_READY_WAITS {
+        let Some(mut idle) = worker.pool.take(attempt.endpoint) else { break };
         // It is busy when the upstream answered before it had read the whole request.
-        if sender.is_ready() || timeout(READY_WAIT, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
+        if idle.sender.is_ready() || timeout(READY_WAIT, idle.sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
             worker.shard.count(Event::UpstreamReused);
-            return Ok((sender, true));
+            return Ok((idle.sender, true));
         }
     }
     let failed = |_| AttemptFailure { end: AttemptEnd::ConnectFailed, sent: Sent::NotSent, stale: false };
-    let within = attempt.connect_timeout.min(attempt.time_left);
-    let connected = timeout(within, connect(worker, attempt.address)).await;
+    let until = attempt.deadline.min(Instant::now() + attempt.connect_timeout);
+    let connected = timeout_at(until, connect(worker, attempt.address)).await;
     let sender = connected.map_err(|_| failed(())).and_then(|connected| connected.map_err(|_| failed(())))?;
     worker.shard.count(Event::UpstreamOpened);
     Ok((sender, false))

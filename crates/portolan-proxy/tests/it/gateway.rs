@@ -12,7 +12,8 @@ use portolan_config::{Applied, Bundle, Command, Intent, RegionMap, SourceFile};
 use portolan_limits::Recovery;
 use portolan_model::{HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
 use portolan_node::{Node, NodeConfig, View};
-use portolan_proxy::{CertificateSource, CertificateStore, LogSink, Proxy, ProxyConfig, start};
+use portolan_proxy::{CertificateSource, CertificateStore, Event, LogSink, Proxy, ProxyConfig, start};
+use portolan_routing::Health;
 use rcgen::{Issuer, KeyPair};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -105,6 +106,23 @@ impl Gateway {
         settle(node);
         self.view.store(node.view());
         assert!(self.view.load().draining);
+    }
+
+    /// Whether no endpoint was taken out of service.
+    pub fn no_endpoint_is_ejected(&self) -> bool {
+        let view = self.view.load();
+        view.board.endpoints(now().mono).all(|endpoint| !matches!(endpoint.health, Health::Ejected { .. }))
+    }
+
+    /// Waits until an event has happened so often.
+    pub async fn counts(&self, event: Event, times: u64) {
+        let counted = async {
+            while self.proxy.metrics().event(event) < times {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), counted).await.expect("it happens");
+        assert_eq!(self.proxy.metrics().event(event), times, "{event:?}");
     }
 
     /// Sends bytes in clear text, and returns all that comes back until the gateway closes.

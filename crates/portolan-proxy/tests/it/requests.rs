@@ -140,3 +140,22 @@ async fn a_finished_request_is_one_line_without_secrets() {
     assert_eq!(seen, expected, "{text}");
     assert!(!text.contains("secret"), "{text}");
 }
+
+#[tokio::test]
+async fn a_get_with_a_body_of_unknown_length_reaches_its_upstream_with_it() {
+    let (address, _) = upstream::echo().await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let request = "GET /orders HTTP/1.1\nhost: api.example.test\nconnection: close\ntransfer-encoding: chunked\n\n\
+                   5\nhello\n0\n\n";
+    check(&gateway, request, "200", &["\n\nhello\r\n"]).await;
+}
+
+#[tokio::test]
+async fn an_upstream_cannot_name_the_slot_of_a_limit() {
+    let forged = b"HTTP/1.1 200 OK\r\nportolan-slot: forged\r\nx-kept: 1\r\ncontent-length: 0\r\n\r\n";
+    let (address, _) = upstream::canned(forged).await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let request = "GET /orders HTTP/1.1\nhost: api.example.test\nconnection: close\n\n";
+    let answer = check(&gateway, request, "200", &["x-kept: 1"]).await;
+    assert!(!answer.contains("forged"), "{answer}");
+}

@@ -85,3 +85,46 @@ async fn upstream_connections_are_reused() {
     assert_eq!(metrics.event(portolan_proxy::Event::UpstreamOpened), 1);
     assert_eq!(metrics.event(portolan_proxy::Event::UpstreamReused), 3);
 }
+
+#[tokio::test]
+async fn what_a_client_does_to_its_own_body_is_no_outcome_of_the_endpoint() {
+    let document = document("'http://UPSTREAM'").replace("timeout: 1s", "timeout: 300ms, max_body: 8B");
+    let check = async |body: &str, status: &str| {
+        let (address, _) = upstream::echo().await;
+        let gateway = Gateway::start(&document, address);
+        for _ in 0..12 {
+            let answer = gateway.raw(format!("POST /a HTTP/1.1\r\nhost: a\r\n{body}")).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{body}\n{answer}");
+        }
+        assert!(gateway.no_endpoint_is_ejected(), "{body}");
+    };
+    check("transfer-encoding: chunked\r\n\r\n9\r\n123456789\r\n0\r\n\r\n", "413").await;
+    check("content-length: 8\r\n\r\nabc", "408").await;
+}
+
+#[tokio::test]
+async fn the_timeout_of_a_route_is_one_deadline_for_all_that_a_request_waits_for() {
+    let (broken, _) = upstream::canned(b"").await;
+    let silent = upstream::serve(|stream| async move {
+        let _kept_open = stream;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let gateway = Gateway::start(&document(&format!("'http://{broken}', 'http://UPSTREAM'")), silent);
+    let started = std::time::Instant::now();
+    assert!(ask(&gateway, "GET").await.starts_with("HTTP/1.1 50"));
+    assert!(started.elapsed() < std::time::Duration::from_millis(1900));
+}
+
+#[tokio::test]
+async fn an_answer_of_ambiguous_length_is_not_passed_on() {
+    let check = async |answer: &'static [u8]| {
+        let (address, _) = upstream::canned(answer).await;
+        let gateway = Gateway::start(&document("'http://UPSTREAM'"), address);
+        let answer = ask(&gateway, "POST").await;
+        assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("/problems/upstream-broken"), "{answer}");
+    };
+    check(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n")
+        .await;
+    check(b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n").await;
+}
