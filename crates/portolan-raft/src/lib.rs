@@ -23,6 +23,7 @@ mod database;
 mod facts;
 mod purging;
 mod store;
+mod waiting;
 
 mod log;
 mod machine;
@@ -31,6 +32,7 @@ mod liveness;
 mod network;
 
 mod raft;
+mod start;
 mod status;
 
 mod compaction;
@@ -50,8 +52,9 @@ pub use handover::StepAsideError;
 pub use memory_disk::MemoryDisk;
 pub use message::{MemberRequest, Request, Response, Transport, Unreachable};
 pub use propose::ProposeError;
-pub use raft::{Raft, RaftConfig, StartError, WallClock};
+pub use raft::{Raft, RaftConfig, WallClock};
 pub use runtime::{Runtime, ThreadGenerator, seed_thread};
+pub use start::StartError;
 pub use status::{Leadership, Role, Status};
 pub use store::{Damage, Store, StoreError};
 pub use timing::Timing;

@@ -11,37 +11,24 @@ use std::{
     time::Duration,
 };
 
-use openraft::SnapshotPolicy;
-use portolan_config::{Intent, IntentError, RegionMap};
+use portolan_config::{Intent, RegionMap};
 use portolan_model::{MemberId, NodeName, RegionId, WallTime};
-use thiserror::Error;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use crate::{
     liveness::Liveness,
-    machine::{Machine, Publish, State},
+    machine::{Publish, State},
     message::{ErasedTransport, Transport},
-    network::Network,
     recovery::Served,
+    start::StartError,
     status::{self, Leadership, Role, Status},
     store::Store,
     timing::Timing,
     types::{Core, Member},
 };
 
-/// Entries after which a snapshot is made.
-const SNAPSHOT_EVERY: u64 = 500;
-/// Entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
-const KEPT_ENTRIES: u64 = 500;
-/// Lag beyond which a follower gets a snapshot in place of entries; above [`SNAPSHOT_EVERY`], or one snapshot would not
-/// mend it.
-const LAG: u64 = 2000;
 /// Piece of a snapshot in one message, in bytes.
 pub(crate) const SNAPSHOT_PIECE: u64 = 256 << 10;
-/// What one piece may take in heartbeats; the last one includes installing the snapshot. Short, since openraft sends the
-/// target nothing else meanwhile, and a piece lost in a partition holds it back for as long after the heal.
-const PIECE_HEARTBEATS: u32 = 4;
-
 /// Reads civil time for the entries that this node proposes itself.
 pub type WallClock = Arc<dyn Fn() -> WallTime + Send + Sync>;
 
@@ -77,23 +64,6 @@ impl RaftConfig {
     }
 }
 
-/// Why Raft does not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// openraft refuses the timeouts.
-    #[error("the Raft timeouts are inconsistent")]
-    Timing(#[source] Box<openraft::ConfigError>),
-    /// The store fails.
-    #[error("the Raft log cannot be used")]
-    Storage(#[source] Box<openraft::error::Fatal<u64>>),
-    /// A snapshot that does not read cannot be set aside.
-    #[error("an unreadable snapshot cannot be set aside")]
-    SetAside(#[source] std::io::Error),
-    /// The snapshot is whole, and this version or these region files do not take what it says. It is left as it is.
-    #[error("the saved state is not accepted by this version with these region files; nothing was changed")]
-    Refused(#[source] Box<IntentError>),
-}
-
 /// A handle; clones share the node.
 #[derive(Clone)]
 pub struct Raft {
@@ -106,8 +76,8 @@ pub(crate) struct Inner {
     pub transport: Arc<dyn ErasedTransport>,
     pub liveness: Arc<Liveness>,
     /// Empty while a lost snapshot is fetched.
-    core: OnceLock<Core>,
-    publish: Publish,
+    pub core: OnceLock<Core>,
+    pub publish: Publish,
     /// What the driver says.
     eligible: AtomicBool,
     /// This node founds the cluster: somebody has to stand before anybody can report.
@@ -296,51 +266,8 @@ impl Inner {
         Some(stalest)
     }
 
-    /// Starts openraft, unless a snapshot has to be fetched first. A snapshot that does not decode is set aside.
-    async fn start_or_recover(self: &Arc<Self>) -> Result<(), StartError> {
-        if self.store.lacks_snapshot() {
-            self.publish_older_state();
-            return Ok(());
-        }
-        match self.start_core().await {
-            Err(StartError::Refused(error)) if matches!(*error, IntentError::Codec(_)) => {
-                self.store.reject_snapshot(error.to_string()).map_err(StartError::SetAside)?;
-                if self.store.lacks_snapshot() { Ok(()) } else { self.start_core().await }
-            }
-            started => started,
-        }
-    }
-
-    /// While a lost snapshot is fetched, an older one on disk is served: it was in force once.
-    fn publish_older_state(&self) {
-        let Some(saved) = self.store.snapshot() else { return };
-        match State::read(&saved, &self.config.regions) {
-            Ok(state) => self.publish.reading(&state),
-            Err(error) => tracing::error!(%error, "the older snapshot cannot be read either"),
-        }
-    }
-
-    /// Starts openraft.
-    pub async fn start_core(self: &Arc<Self>) -> Result<(), StartError> {
-        let regions = Arc::clone(&self.config.regions);
-        let machine = Machine::new(self.store.clone(), regions, self.publish.clone())
-            .map_err(|error| StartError::Refused(Box::new(error)))?;
-        let config = openraft_config(&self.config.timing)?;
-        let network = Network { transport: Arc::clone(&self.transport), liveness: Arc::clone(&self.liveness) };
-        let id = self.store.member().0;
-        let core = Core::new(id, Arc::new(config), network, self.store.clone(), machine)
-            .await
-            .map_err(|fatal| StartError::Storage(Box::new(fatal)))?;
-        if self.core.set(core).is_ok() {
-            self.allow_election();
-            let inner = Arc::clone(self);
-            self.spawn(async move { inner.follow_leadership().await });
-        }
-        Ok(())
-    }
-
     /// Keeps [`Raft::leadership`] up to date, and ends the founder's privilege once there is a leader.
-    async fn follow_leadership(self: Arc<Self>) {
+    pub async fn follow_leadership(self: Arc<Self>) {
         let Some(mut metrics) = self.core().map(Core::metrics) else { return };
         loop {
             let leadership = status::leadership(&metrics.borrow_and_update());
@@ -357,22 +284,4 @@ impl Inner {
             }
         }
     }
-}
-
-fn openraft_config(timing: &Timing) -> Result<openraft::Config, StartError> {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let config = openraft::Config {
-        cluster_name: "portolan".to_owned(),
-        heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: millis(timing.election_min),
-        election_timeout_max: millis(timing.election_max),
-        install_snapshot_timeout: millis(timing.heartbeat * PIECE_HEARTBEATS),
-        snapshot_max_chunk_size: SNAPSHOT_PIECE,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
-        replication_lag_threshold: LAG,
-        enable_elect: false,
-        ..openraft::Config::default()
-    };
-    config.validate().map_err(|error| StartError::Timing(Box::new(error)))
 }

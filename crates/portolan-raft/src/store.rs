@@ -30,6 +30,7 @@ use crate::{
     runtime::Runtime,
     saved_snapshot::SavedSnapshot,
     types::{LogId, StorageError, Vote},
+    waiting::Waiting,
 };
 
 /// Pause between two attempts of a write that found no space.
@@ -293,34 +294,6 @@ impl Store {
         let mut noted = Vec::new();
         *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = None;
         set_aside(&*self.shared.disk, DiskFile::Snapshot, reason, &mut noted)
-    }
-}
-
-/// Counts a waiting write while it lives, also when the waiting task is dropped.
-struct Waiting<'a> {
-    waiting: &'a AtomicUsize,
-    counted: bool,
-}
-
-impl<'a> Waiting<'a> {
-    fn none(waiting: &'a AtomicUsize) -> Self {
-        Self { waiting, counted: false }
-    }
-
-    fn begin(&mut self, what: &str) {
-        if !self.counted {
-            self.counted = true;
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(what, "the disk is full; Raft waits for space");
-        }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.counted {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portolan_config::{Applied, RegionMap};
-use portolan_raft::{DiskFile, MemoryDisk, Role, Store, StoreError};
+use portolan_raft::{DiskFile, MemoryDisk, Raft, Role, StartError, Store, StoreError};
 
 use crate::world::{World, document, pass, regions, secs, simulate};
 
@@ -64,5 +64,33 @@ fn nobody_founds_or_joins_a_cluster_with_other_regions() {
         pass(secs(20)).await;
         assert_eq!(world.raft(&names[2]).status().role, Role::Learner);
         assert_eq!(*world.raft(&names[2]).joined().borrow(), None);
+    });
+}
+
+#[test]
+fn a_snapshot_that_decodes_and_is_not_accepted_stops_the_start_and_stays() {
+    simulate(3, || async {
+        let mut world = World::founded(3, 0).await;
+        let leader = world.leader().await;
+        for number in 1..=600 {
+            let outcome = world.raft(&leader).propose(document(number, 0)).await;
+            assert!(matches!(outcome, Ok(Applied::Accepted { .. })), "{outcome:?}");
+        }
+        let mut snapshot = Vec::new();
+        assert!(world.disk(&leader).damage(DiskFile::Snapshot, |bytes| snapshot.clone_from(bytes)));
+        world.crash(&leader).await;
+        // A log without entries, of other regions, beside it.
+        let other = MemoryDisk::new();
+        let store = Store::open(other.clone(), &Arc::default()).expect("an empty disk opens");
+        drop(store);
+        assert!(world.disk(&leader).damage(DiskFile::Log, |bytes| {
+            assert!(other.damage(DiskFile::Log, |others| bytes.clone_from(others)));
+        }));
+        let store = Store::open(world.disk(&leader).clone(), &Arc::default()).expect("the log knows these regions");
+        let transport = world.network.transport(&leader);
+        let refused = Raft::start(world.config(&leader, Arc::default()), store, transport).await;
+        assert!(matches!(refused, Err(StartError::Refused(_))), "{refused:?}");
+        assert_eq!(world.disk(&leader).damaged_files(), [""; 0]);
+        assert!(world.disk(&leader).damage(DiskFile::Snapshot, |bytes| assert_eq!(*bytes, snapshot)));
     });
 }

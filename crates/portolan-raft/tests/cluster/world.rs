@@ -126,22 +126,25 @@ impl World {
 
     /// Starts a node whose region files name other regions than those of the world.
     pub async fn start_with(&mut self, name: &NodeName, regions: Arc<RegionMap>) {
-        let node = &self.nodes[name];
-        let config = RaftConfig {
-            me: name.clone(),
-            region: node.region.clone(),
-            bootstrap: self.bootstrap.clone(),
-            regions: Arc::clone(&regions),
-            timing: Timing::for_rtt(WORST_RTT),
-            clock: Arc::new(WallTime::default),
-        };
-        let store = Store::open(node.disk.clone(), &regions).expect("the store opens");
+        let config = self.config(name, Arc::clone(&regions));
+        let store = Store::open(self.disk(name).clone(), &regions).expect("the store opens");
         let raft = Raft::start(config, store, self.network.transport(name)).await.expect("Raft starts");
         self.network.attach(name, raft.clone());
         let guard = guard(raft.clone(), name.clone(), self.network.clone(), Arc::clone(&self.reports));
         let guard = tokio::spawn(guard).abort_handle();
         let node = self.nodes.get_mut(name).expect("a node of this world");
         (node.raft, node.guard) = (Some(raft), Some(guard));
+    }
+
+    pub fn config(&self, name: &NodeName, regions: Arc<RegionMap>) -> RaftConfig {
+        RaftConfig {
+            me: name.clone(),
+            region: self.nodes[name].region.clone(),
+            bootstrap: self.bootstrap.clone(),
+            regions,
+            timing: Timing::for_rtt(WORST_RTT),
+            clock: Arc::new(WallTime::default),
+        }
     }
 
     /// Stops a node at once; what it had not synced is lost.
