@@ -131,7 +131,7 @@ pub struct Up {
     #[arg(long)]
     pub wan: bool,
     /// Share of mesh datagrams the relay loses.
-    #[arg(long, default_value = "0%", value_name = "PERCENT", requires = "wan")]
+    #[arg(long, default_value = "0%", value_parser = share, value_name = "PERCENT", requires = "wan")]
     pub loss: Ratio,
     /// Largest random addition to each one-way delay of the relay.
     #[arg(long, default_value = "2ms", value_parser = duration, value_name = "DURATION", requires = "wan")]
@@ -161,9 +161,10 @@ pub struct Check {
     /// Gateway documents, node files, scenarios, or folders of region files.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Folder with the region files that gateway documents and scenarios are checked against.
-    #[arg(long, default_value = "regions", value_name = "DIR")]
-    pub regions: PathBuf,
+    /// Folder with the region files that gateway documents and scenarios are checked against; by default `regions`, or
+    /// those of the local fleet.
+    #[arg(long, value_name = "DIR")]
+    pub regions: Option<PathBuf>,
 }
 
 /// `apply`
@@ -310,6 +311,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
 }
 
+fn share(text: &str) -> Result<Ratio, String> {
+    let share: Ratio = text.parse().map_err(|error: portolan_model::UnitError| error.to_string())?;
+    if share > Ratio::ONE { Err("a share is at most 100%".to_owned()) } else { Ok(share) }
+}
+
 fn region(text: &str) -> Result<RegionId, String> {
     Name::new(text).and_then(|name| RegionId::new(name.as_str())).map_err(|error| error.to_string())
 }
@@ -334,6 +340,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_more_than_everything_is_lost() {
+        let parse = |loss| Cli::try_parse_from(["portolan", "up", "--wan", "--loss", loss]);
+        assert!(parse("100%").is_ok() && parse("0.5%").is_ok());
+        let error = parse("200%").expect_err("more than everything").to_string();
+        assert!(error.contains("at most 100%"), "{error}");
     }
 
     #[test]

@@ -33,6 +33,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer: the bounded history with room to spare.
 const MAX_ANSWER: usize = 16 << 20;
 
+/// How the complaint begins that no node could be asked; the reasons follow, one line per node.
+pub const NO_ANSWER: &str = "no node answers; is the fleet running?";
+
 /// A connection to the admin API of whichever node answers.
 pub struct Client {
     connector: TlsConnector,
@@ -133,7 +136,7 @@ impl Client {
         }
         match leaderless {
             Some(answer) => Ok(answer),
-            None => bail!("no node answers; is the fleet running?\n  {}", faults.join("\n  ")),
+            None => bail!("{NO_ANSWER}\n  {}", faults.join("\n  ")),
         }
     }
 

@@ -147,14 +147,25 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// As [`write`], and only the owner may read the file.
+/// As [`write`], and only the owner may read the file, from its first moment.
+///
+/// Written beside the old one, then put in its place: whoever still has the old one open does not read the new secret.
 pub fn write_secret(path: &Path, text: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    // Emptied and closed to others before the secret goes in.
-    write(path, "")?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot protect {}", path.display()))?;
-    write(path, text)
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let fresh = path.with_extension("new");
+    let replace = || {
+        // What a start that broke off left behind.
+        if fresh.symlink_metadata().is_ok() {
+            fs::remove_file(&fresh)?;
+        }
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        fs::rename(&fresh, path)
+    };
+    replace().with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -195,5 +206,18 @@ mod tests {
         check(&server, &ca, "example.org", false);
         check(&node, &ca, "eu-west-1", true);
         check(&node, &ca, "api.example.test", false);
+    }
+
+    #[test]
+    fn a_secret_replaces_the_file_and_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, other) = (dir.path().join("a.key"), dir.path().join("other"));
+        std::os::unix::fs::symlink(&other, &path).expect("a link");
+        write_secret(&path, "secret").expect("written");
+        let metadata = fs::symlink_metadata(&path).expect("it is there");
+        assert!(metadata.is_file() && metadata.permissions().mode() & 0o777 == 0o600);
+        assert!(!other.exists(), "the link was followed");
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1);
     }
 }

@@ -19,10 +19,20 @@ pub fn source(path: &Path) -> Result<SourceFile> {
         if fs::metadata(path)?.len() > MAX_FILE {
             return Err(std::io::Error::other(format!("it is longer than {} MiB", MAX_FILE >> 20)));
         }
-        fs::read_to_string(path)
+        text(fs::read(path)?)
     };
     let text = read().with_context(|| format!("cannot read {}", path.display()))?;
     Ok(SourceFile { path: path.display().to_string(), text })
+}
+
+/// Bytes as text; what is none is named by its place.
+fn text(bytes: Vec<u8>) -> std::io::Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
+        let line = good.matches('\n').count() + 1;
+        let column = good.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        std::io::Error::other(format!("it is not UTF-8 text at line {line}, column {column}; save it as UTF-8"))
+    })
 }
 
 /// Reads a gateway document and the files it names, which lie beside it.
@@ -85,3 +95,15 @@ impl std::fmt::Display for Rendered {
 }
 
 impl std::error::Error for Rendered {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_text_is_named_by_its_place() {
+        let error = text(b"a: \xc3\xa4\nb: \xe4".to_vec()).expect_err("latin-1").to_string();
+        assert!(error.contains("line 2, column 4"), "{error}");
+        assert_eq!(text(b"a".to_vec()).expect("text"), "a");
+    }
+}

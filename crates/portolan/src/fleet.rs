@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli,
-    client::Client,
+    client::{Client, NO_ANSWER},
     context::Context as Fleet,
     files,
     output::{Format, Table},
@@ -97,8 +97,9 @@ pub async fn run_status(global: &cli::Global) -> Result<()> {
                 (Some(answer), None)
             }
             Err(error) => {
-                silent.push(format!("{} ({})", node.node, node.region));
-                (None, Some(format!("{error:#}")))
+                let error = format!("{error:#}");
+                silent.push(error.strip_prefix(NO_ANSWER).unwrap_or(&error).trim_start().to_owned());
+                (None, Some(error))
             }
         };
         nodes.push(json!({
@@ -108,7 +109,7 @@ pub async fn run_status(global: &cli::Global) -> Result<()> {
     let text = || render::status(&answers, &silent);
     global.output.print(&json!({ "nodes": nodes }), text);
     match answers.is_empty() {
-        true => bail!("no node answers; is the fleet running?"),
+        true => bail!("{NO_ANSWER}\n  {}", silent.join("\n  ")),
         false => Ok(()),
     }
 }

@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::process::{Child, ChildStdin, Command};
 
-/// Time to end in order before a child is killed.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Time to end in order before a child is killed. A node gives requests under way 10 s, then writes its last words.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Lines of output that stand in an error message.
 const TAIL_LINES: usize = 12;

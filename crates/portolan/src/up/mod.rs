@@ -4,6 +4,7 @@
 
 mod announce;
 mod children;
+mod lock;
 mod plan;
 mod prepare;
 
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 
 pub use children::end_asked;
 pub use plan::Network;
+pub use prepare::shipped_jwks;
 
 use self::{children::Process, plan::Plan};
 use crate::{
@@ -54,6 +56,8 @@ pub async fn run(arguments: &cli::Up, global: &cli::Global) -> Result<()> {
     };
     eprintln!("ending the fleet");
     children::end_all(&mut processes).await;
+    // The ids may soon be those of strangers.
+    prepare::forget_processes(plan)?;
     outcome
 }
 

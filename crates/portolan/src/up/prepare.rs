@@ -3,12 +3,13 @@
 //! Decides what is kept from an earlier start: data, the authority, the issuer's key and the gateway document. Certificates
 //! are issued anew, region and node files rewritten. Nothing is changed before regions, document and ports were checked.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use portolan_config::{Bundle, RegionMap, Snapshot, SourceFile};
 
 use super::{
+    lock::{LOCK, Lock},
     operator,
     plan::{Network, Plan, SHIPPED_DIR, SHIPPED_NETWORK},
 };
@@ -17,29 +18,42 @@ use crate::{cli, dev, files, issuer};
 /// The key set of the demo issuer, in the folder of a fleet.
 const JWKS: &str = "jwks.json";
 
+/// The key set of the demo issuer, as the shipped gateway document names it.
+pub fn shipped_jwks() -> String {
+    format!("{SHIPPED_DIR}/{JWKS}")
+}
+
 /// A fleet whose files are in place.
 pub struct Prepared {
     /// Where everything is.
     pub plan: Plan,
     /// The regions, at their addresses in the fleet's network.
     pub regions: Arc<RegionMap>,
+    /// Keeps others from the folder while the fleet lives.
+    _lock: Lock,
 }
 
 /// Checks, then writes.
 pub fn prepare(arguments: &cli::Up, global: &cli::Global) -> Result<Prepared> {
+    // First of all, so that whoever starts a fleet twice reads that and not of a port. A new folder is made last.
+    let lock = if is_fleet(&global.dir) { Some(Lock::take(&global.dir)?) } else { None };
     let sources = moved_regions(&arguments.regions, arguments.network)?;
     let regions = RegionMap::parse(&sources).map(Arc::new).map_err(files::shown)?;
     let mut plan = Plan::new(&global.dir, regions.ids(), arguments.network, arguments.wan)?;
     for listener in plan.listeners() {
         listener.check_free()?;
     }
-    let is_first = arguments.clean || !global.dir.join("context.json").exists();
+    let is_first = arguments.clean || !is_fleet(&global.dir);
     let in_place = arguments.network == SHIPPED_NETWORK && global.dir == Path::new(SHIPPED_DIR);
     let document = if is_first { Some(checked_document(arguments, &regions, in_place)?) } else { None };
     if arguments.clean {
+        check_cleanable(&global.dir)?;
+    }
+    let lock = lock.map_or_else(|| Lock::take(&global.dir), Ok)?;
+    if arguments.clean {
         clean(&global.dir)?;
     }
-    fs::create_dir_all(&plan.dir).with_context(|| format!("cannot make {}", plan.dir.display()))?;
+    forget_processes(&plan)?;
     write_regions(&plan, &sources)?;
     if in_place {
         plan.document.clone_from(&arguments.config);
@@ -51,7 +65,7 @@ pub fn prepare(arguments: &cli::Up, global: &cli::Global) -> Result<Prepared> {
     for (index, node) in plan.nodes.iter().enumerate() {
         dev::write(&node.file(), &plan.node_file(index))?;
     }
-    Ok(Prepared { plan, regions })
+    Ok(Prepared { plan, regions, _lock: lock })
 }
 
 fn moved_regions(folder: &Path, network: Network) -> Result<Vec<SourceFile>> {
@@ -68,7 +82,7 @@ fn moved_regions(folder: &Path, network: Network) -> Result<Vec<SourceFile>> {
 fn checked_document(arguments: &cli::Up, regions: &RegionMap, in_place: bool) -> Result<Bundle> {
     let mut bundle = files::bundle(&arguments.config)
         .context("no gateway document; run this from the root of the repository, or name one with --config")?;
-    let shipped = format!("{SHIPPED_DIR}/{JWKS}");
+    let shipped = shipped_jwks();
     let (name, text) = if in_place { (shipped.as_str(), None) } else { (JWKS, Some(&mut bundle.document.text)) };
     if let Some(text) = text {
         *text = arguments.network.moved(text).replace(&shipped, JWKS);
@@ -80,23 +94,41 @@ fn checked_document(arguments: &cli::Up, regions: &RegionMap, in_place: bool) ->
     Ok(bundle)
 }
 
-/// Removes the folder of a fleet, and nothing that is not one.
-fn clean(dir: &Path) -> Result<()> {
-    let holds_fleet = dir.join("context.json").exists();
-    let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-    if !dir.exists() || (!holds_fleet && is_empty()) {
-        return Ok(());
-    }
-    if !holds_fleet {
+/// Whether `dir` is the folder of a fleet.
+fn is_fleet(dir: &Path) -> bool {
+    dir.join("context.json").exists()
+}
+
+/// Refuses to clean a folder that holds something other than a fleet.
+fn check_cleanable(dir: &Path) -> Result<()> {
+    let is_empty = || fs::read_dir(dir).is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == LOCK));
+    if dir.exists() && !is_fleet(dir) && !is_empty() {
         bail!("{} is not the folder of a fleet, it will not be removed; name another with --dir", dir.display());
     }
-    // The folder itself may be a mount point and stays.
+    Ok(())
+}
+
+/// Empties the folder of a fleet. The folder itself may be a mount point and stays, and so does the lock, which is held.
+fn clean(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
+        if path.ends_with(LOCK) {
+            continue;
+        }
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Removes the list of processes of a fleet that has ended.
+pub fn forget_processes(plan: &Plan) -> Result<()> {
+    match fs::remove_file(plan.processes()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", plan.processes().display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn write_regions(plan: &Plan, sources: &[SourceFile]) -> Result<()> {
