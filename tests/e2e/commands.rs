@@ -46,9 +46,7 @@ fn up_prints_commands_that_work() {
 /// A second `up` finds the drain and the revision of the first; one with `--clean` finds neither.
 fn resumes_and_starts_over(fleet: &mut Fleet) {
     let authority = std::fs::read(fleet.dir().join("ca.pem")).expect("an authority");
-    let taken = fleet.run(&["up", "--network", &fleet.network.name()]);
-    let complaint = String::from_utf8_lossy(&taken.stderr).into_owned();
-    assert!(!taken.status.success() && complaint.contains(":8443"), "a taken port is not named: {complaint}");
+    refuses_what_is_taken(fleet);
     fleet.end();
     let took = fleet.up();
     assert!(took < READY_WITHIN, "a second start took {took:?}");
@@ -60,6 +58,21 @@ fn resumes_and_starts_over(fleet: &mut Fleet) {
     let status = fleet.status("eu-west").expect("the node answers");
     assert_eq!(status["regions"]["ap-southeast"]["state"], "serving");
     assert_ne!(std::fs::read(fleet.dir().join("ca.pem")).expect("an authority"), authority);
+}
+
+/// Neither the folder nor the ports of a running fleet are taken from it, whatever the arguments.
+fn refuses_what_is_taken(fleet: &Fleet) {
+    let check = |arguments: &[&str], expected: &str| {
+        let output = fleet.run(&[&["up"], arguments].concat());
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && complaint.contains(expected), "{arguments:?}: {complaint}");
+    };
+    let (network, other) = (fleet.network.name(), fleet.scratch().join("other").display().to_string());
+    check(&["--network", &network], "a fleet runs in");
+    check(&["--network", "127.254.0.0/16", "--clean"], "a fleet runs in");
+    check(&["--network", &network, "--dir", &other], ":8443");
+    assert!(fleet.status("eu-west").is_some_and(|status| status["ready"] == true), "the fleet is unharmed");
+    assert!(!std::path::Path::new(&other).exists(), "a refused start leaves nothing");
 }
 
 fn check(seen: &[(&str, String)], topic: &str, holds: impl Fn(&str) -> bool) {

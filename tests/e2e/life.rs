@@ -19,6 +19,8 @@ async fn children_end_with_up_however_it_ends() {
             children.iter().all(|id| !is_running(*id)).then_some(())
         })
         .await;
+        let is_listed = fleet.dir().join("processes.json").exists();
+        assert_eq!(is_listed, signal == "-KILL", "an end in order leaves no list of processes");
         fleet.up();
     }
 }

@@ -63,7 +63,10 @@ pub async fn run_rollback(global: &cli::Global, to: Revision) -> Result<()> {
     let answer = post(&client(global)?, "/v1/rollback", &RollbackRequest { to }).await?;
     let change: ChangeAnswer = typed(&answer)?;
     let revision = change.revision.unwrap_or_default();
-    global.output.print(&answer, || format!("revision {to} is in force again, as revision {revision}\n"));
+    global.output.print(&answer, || match change.result.as_str() {
+        "unchanged" => format!("nothing changed: revision {revision}, now in force, says the same as revision {to}\n"),
+        _ => format!("revision {to} is in force again, as revision {revision}\n"),
+    });
     Ok(())
 }
 

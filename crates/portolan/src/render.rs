@@ -9,6 +9,9 @@ use crate::output::Table;
 /// Digits of a digest that people compare.
 const DIGEST_DIGITS: usize = 12;
 
+/// The outcome of a request that reaches an endpoint.
+const FORWARD: &str = "forward";
+
 /// The accepted orders, oldest first.
 pub fn history(answer: &HistoryAnswer) -> String {
     let mut table = Table::new(["revision", "time", "author", "what", "digest"]);
@@ -32,7 +35,7 @@ pub fn status(answers: &[StatusAnswer], silent: &[String]) -> String {
             .map_or_else(String::new, |drain| format!("{} (by {}, {})", drain.reason, drain.author, drain.at));
         regions.row([region.to_string(), answer.state.clone(), drain]);
     }
-    let mut nodes = Table::new(["node", "region", "role", "revision", "ready", "disk", "peers heard"]);
+    let mut nodes = Table::new(["node", "region", "role", "revision", "ready", "disk", "last heard of peers"]);
     for answer in answers {
         let peers = answer.nodes.iter().filter(|(name, _)| **name != answer.node);
         let ages = peers.map(|(_, peer)| match peer.heard_ms {
@@ -90,7 +93,12 @@ pub fn explain(answer: &ExplainAnswer) -> String {
     let mut text = String::new();
     let verdict = &answer.verdict;
     let status = verdict.status.map_or_else(String::new, |status| format!(" with {status}"));
-    let _ = writeln!(text, "{}{status} at step {}: {}", verdict.outcome, verdict.step, verdict.why);
+    let _ = match answer.upstream.as_ref().and_then(|upstream| upstream.endpoint.as_ref()) {
+        Some(endpoint) if verdict.outcome == FORWARD => {
+            writeln!(text, "{FORWARD} to {} in {}: {}", endpoint.address, endpoint.region, endpoint.why)
+        }
+        _ => writeln!(text, "{}{status} at step {}: {}", verdict.outcome, verdict.step, verdict.why),
+    };
     let _ = writeln!(text, "as {} of {} decides by revision {}\n", answer.node, answer.region, answer.revision);
     let mut routes = Table::new(["route", "verdict"]);
     for candidate in &answer.candidates {
@@ -99,14 +107,16 @@ pub fn explain(answer: &ExplainAnswer) -> String {
     }
     let _ = write!(text, "{routes}");
     if let Some(auth) = &answer.auth {
-        let required = auth.required.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
         let scopes = if auth.scopes.is_empty() { String::new() } else { format!(" scopes {}", auth.scopes.join(" ")) };
         let found = match (&auth.user, &auth.refused) {
             (_, Some(why)) => format!("refused: {why}"),
             (Some(user), None) => format!("user {user}"),
             (None, None) => "nobody".to_owned(),
         };
-        let _ = writeln!(text, "\nauth  {required}{scopes}: {found}");
+        let _ = match &auth.required {
+            Some(required) => writeln!(text, "\nauth {required}{scopes}: {found}"),
+            None => writeln!(text, "\nauth: the route asks for none"),
+        };
     }
     if !answer.limits.is_empty() {
         let head = ["limit", "verdict", "mode", "quota", "share", "used here", "elsewhere", "remaining", "resets in"];
@@ -133,7 +143,7 @@ pub fn explain(answer: &ExplainAnswer) -> String {
             order.row([choice.region.to_string(), choice.state.clone(), usable]);
         }
         let _ = write!(text, "\nservice {}\n{order}", upstream.service);
-        if let Some(endpoint) = &upstream.endpoint {
+        if let Some(endpoint) = upstream.endpoint.as_ref().filter(|_| verdict.outcome != FORWARD) {
             let _ = writeln!(text, "endpoint {} in {}: {}", endpoint.address, endpoint.region, endpoint.why);
         }
     }

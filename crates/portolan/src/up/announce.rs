@@ -92,7 +92,7 @@ pub fn suggestions(plan: &Plan, program: &str) -> Vec<Suggestion> {
 pub fn render(plan: &Plan, statuses: &[StatusAnswer], program: &str) -> String {
     let mut text = format!("\n{}\n", table(plan, statuses));
     for suggestion in suggestions(plan, program) {
-        let _ = writeln!(text, "# {}\n{}", suggestion.title, suggestion.command);
+        let _ = writeln!(text, "# {}\n{}\n", suggestion.title, suggestion.command);
     }
     text
 }

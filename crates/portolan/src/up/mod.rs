@@ -79,7 +79,7 @@ async fn live(plan: &Plan, processes: &mut Vec<Process>, started: Instant) -> Re
     };
     let statuses = wait_until(&client, processes, "ready", serves).await?;
     let program = std::env::args().next().unwrap_or_else(|| "portolan".to_owned());
-    println!("{}", announce::render(plan, &statuses, &program));
+    print!("{}", announce::render(plan, &statuses, &program));
     println!("ready after {:.1} s; Ctrl-C ends the fleet", started.elapsed().as_secs_f64());
     watch(processes).await
 }
