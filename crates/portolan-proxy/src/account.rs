@@ -33,6 +33,8 @@ pub struct Account {
     upload: Option<Rc<Upload>>,
     sent: u64,
     complete: bool,
+    /// Tells the requests of a connection apart.
+    number: u64,
     /// Kept only when a log line or a span is wanted.
     story: Option<Box<Story>>,
 }
@@ -69,6 +71,7 @@ impl Account {
             upload: None,
             sent: 0,
             complete: false,
+            number: exchange.served.get(),
             story: wanted.then(Box::default),
         }
     }
@@ -120,6 +123,16 @@ impl Account {
         if let Some(step) = step {
             self.worker.shard.count_refused(step);
         }
+    }
+
+    /// A part of the response was given to the connection, which has room for more once it asks again.
+    pub fn gave(&self) {
+        self.exchange.gave(self.number, self.worker.tick());
+    }
+
+    /// The connection waits for the response, not the other way round.
+    pub fn took(&self) {
+        self.exchange.took(self.number);
     }
 
     /// Counts bytes of the response body.
@@ -180,6 +193,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        self.took();
         self.exchange.active.set(self.exchange.active.get() - 1);
         let status = self.status.unwrap_or_else(|| StatusCode::from_u16(CLIENT_LEFT).expect("499 is a status code"));
         let duration = self.worker.now().mono.since(self.started);

@@ -238,7 +238,7 @@ impl Body for ReplyBody {
             ReplySource::Upstream(body, _) => Pin::new(body).poll_frame(cx).map_err(|_| BodyError::Upstream),
         };
         match &mut polled {
-            Poll::Pending => {}
+            Poll::Pending => this.account.took(),
             Poll::Ready(Some(Err(_))) => {
                 if let ReplySource::Upstream(_, Some(lease)) = &this.source {
                     lease.broke();
@@ -249,6 +249,7 @@ impl Body for ReplyBody {
                     clean_reply_trailers(trailers);
                 }
                 this.account.count_sent(frame.data_ref().map_or(0, |data| data.len() as u64));
+                this.account.gave();
                 if frame.is_trailers() || this.is_end_stream() {
                     this.finish();
                 }

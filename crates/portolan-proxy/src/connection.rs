@@ -36,7 +36,7 @@ use crate::{
     guard::{Exchange, GuardLimits, Guarded},
     metrics::{Event, Protocol},
     request::{self, Peer},
-    worker::{Phase, Worker},
+    worker::{Phase, Worker, ticks_of},
 };
 
 /// Streams a client may have open on one HTTP/2 connection.
@@ -115,6 +115,7 @@ where
     let exchange = Rc::new(Exchange::default());
     let prepared = worker.prepared();
     let (max_header, idle) = (prepared.listener().max_header_bytes.0, prepared.listener().idle_timeout);
+    let header_timeout = prepared.listener().header_timeout;
     drop(prepared);
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
@@ -129,7 +130,8 @@ where
     let service = service(&worker, Peer::new(peer.ip(), "https", Protocol::Http2, Rc::clone(&exchange)));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut phases = Phases::new(&worker);
-    let mut idleness = pin!(sleep(idle));
+    // The first request has to come as soon as over HTTP/1.1.
+    let mut idleness = pin!(sleep(header_timeout));
     let served_before = Cell::new(0);
     let mut told = false;
     poll_fn(|cx| {
@@ -138,9 +140,14 @@ where
         let draining = phases.reached(cx, Phase::Draining) && exchange.served.get() > 0;
         let mut is_idle = false;
         if idleness.as_mut().poll(cx).is_ready() {
-            is_idle =
-                exchange.active.get() == 0 && served_before.replace(exchange.served.get()) == exchange.served.get();
-            idleness.as_mut().reset(Instant::now() + idle);
+            let served = exchange.served.get();
+            is_idle = served_before.replace(served) == served && exchange.active.get() == 0;
+            // What a client leaves unread, or does not end after it was told to go, is not kept for it.
+            if (is_idle && told) || exchange.unread_since().is_some_and(|since| since + ticks_of(idle) <= worker.tick())
+            {
+                return Poll::Ready(());
+            }
+            idleness.as_mut().reset(Instant::now() + if is_idle { header_timeout } else { idle });
             let _ = idleness.as_mut().poll(cx);
         }
         if (stopping || draining || is_idle) && !told {

@@ -5,7 +5,7 @@
 //! Never writes to the connection. Heads that arrive in one read are checked where they lie, without a copy.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     pin::Pin,
     rc::Rc,
@@ -49,10 +49,31 @@ pub struct Exchange {
     /// Requests hyper handed over so far.
     pub served: Cell<u64>,
     heads: Cell<u64>,
+    unread: RefCell<Vec<(u64, u64)>>,
     refused: Cell<Option<(u64, Fault)>>,
 }
 
 impl Exchange {
+    /// Notes that a part of the response to a request was given to its connection at `tick`, which has not asked for
+    /// more since.
+    pub fn gave(&self, request: u64, tick: u64) {
+        let mut unread = self.unread.borrow_mut();
+        match unread.iter_mut().find(|(waiting, _)| *waiting == request) {
+            Some((_, since)) => *since = tick,
+            None => unread.push((request, tick)),
+        }
+    }
+
+    /// Notes that the connection asked for more than there is, or that the response has ended.
+    pub fn took(&self, request: u64) {
+        self.unread.borrow_mut().retain(|(waiting, _)| *waiting != request);
+    }
+
+    /// Since which tick a client has taken nothing of a response, of the one that it left for the longest time.
+    pub fn unread_since(&self) -> Option<u64> {
+        self.unread.borrow().iter().map(|&(_, since)| since).min()
+    }
+
     /// Counts a request that hyper handed over; `Some` when it is the stand-in for a refused one.
     pub fn begin_request(&self) -> Option<Fault> {
         let number = self.served.get() + 1;

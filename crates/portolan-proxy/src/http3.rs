@@ -7,7 +7,7 @@
 use std::{
     future::poll_fn,
     io,
-    net::{SocketAddr, UdpSocket},
+    net::UdpSocket,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -17,8 +17,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::{Buf, Bytes};
-use futures_util::future::{Either, select};
-use h3::server::{RequestResolver, RequestStream};
+use futures_util::future::select;
+use h3::{
+    error::Code,
+    server::{RequestResolver, RequestStream},
+};
 use http::{HeaderMap, Method, Request, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -28,12 +31,12 @@ use quinn::{
 };
 use rand::Rng as _;
 use tokio::{
-    task::spawn_local,
+    task::{JoinSet, spawn_local},
     time::{sleep, timeout},
 };
 
 use crate::{
-    body::{BodyError, ClientBody},
+    body::{BodyError, ClientBody, ReplyBody},
     connection::Phases,
     guard::Exchange,
     metrics::{Event, Protocol},
@@ -143,7 +146,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, endpoint: Endpoint) {
             incoming.refuse();
             continue;
         }
-        let Some(open) = worker.open_connection() else {
+        let Some(open) = worker.open_connection(incoming.remote_address().ip()) else {
             incoming.refuse();
             continue;
         };
@@ -170,53 +173,82 @@ async fn serve_connection(worker: Rc<Worker>, incoming: Incoming) {
     let max_header = worker.prepared().listener().max_header_bytes.0;
     let mut builder = h3::server::builder();
     builder.max_field_section_size(max_header);
-    let Ok(h3) = builder.build(h3_quinn::Connection::new(connection)).await else { return };
-    serve_requests(worker, h3, address).await;
+    let built = timeout(within, builder.build(h3_quinn::Connection::new(connection.clone()))).await;
+    let Ok(Ok(h3)) = built else { return };
+    serve_requests(worker, h3, &connection).await;
 }
 
-/// Accepts requests until the client leaves, or was told to and has none left.
-async fn serve_requests(worker: Rc<Worker>, mut h3: H3Connection, address: SocketAddr) {
+/// What a connection waits for.
+enum Next {
+    Accepted(Result<Option<Resolver>, h3::error::ConnectionError>),
+    StreamEnded,
+    Leave,
+    Idle,
+    Closed,
+}
+
+/// Accepts requests until the client leaves, or was told to and has none left. Owns its streams: what of them is left
+/// ends with the connection, together with what they ask of upstreams.
+async fn serve_requests(worker: Rc<Worker>, mut h3: H3Connection, quic: &quinn::Connection) {
     let exchange = Rc::new(Exchange::default());
-    let peer = Rc::new(Peer::new(address.ip(), "https", Protocol::Http3, Rc::clone(&exchange)));
+    let peer = Peer::new(quic.remote_address().ip(), "https", Protocol::Http3, Rc::clone(&exchange));
+    let peer = Rc::new(peer);
+    let idle = worker.prepared().listener().idle_timeout;
     let mut phases = Phases::new(&worker);
+    let mut streams = JoinSet::new();
     let mut told = false;
     loop {
         let next = {
-            let leaving = poll_fn(|cx| {
+            let leave = poll_fn(|cx| {
                 let draining = phases.reached(cx, Phase::Draining) && exchange.served.get() > 0;
-                let go = !told && (draining || phases.reached(cx, Phase::Stopping));
-                if go { Poll::Ready(()) } else { Poll::Pending }
+                if draining || phases.reached(cx, Phase::Stopping) { Poll::Ready(()) } else { Poll::Pending }
             });
-            let leaving = pin!(async {
-                match told {
-                    true => sleep(LEAVE_AFTER).await,
-                    false => leaving.await,
-                }
-            });
-            match select(leaving, pin!(h3.accept())).await {
-                Either::Left(_) => None,
-                Either::Right((accepted, _)) => Some(accepted),
+            tokio::select! {
+                biased;
+                () = leave, if !told => Next::Leave,
+                _ = quic.closed() => Next::Closed,
+                Some(_) = streams.join_next() => Next::StreamEnded,
+                // Streams that a client resets cost until their request ends, so the library's count does not bound them.
+                accepted = h3.accept(), if streams.len() < MAX_STREAMS as usize => Next::Accepted(accepted),
+                () = sleep(if told { LEAVE_AFTER } else { idle }), if streams.is_empty() => Next::Idle,
             }
         };
         match next {
-            None if told && exchange.active.get() > 0 => {}
-            None if told => {
+            Next::Accepted(Ok(Some(resolver))) => {
+                streams.spawn_local(serve_stream(Rc::clone(&worker), Rc::clone(&peer), resolver));
+            }
+            Next::Accepted(_) | Next::Closed => return,
+            Next::StreamEnded => {}
+            Next::Idle if told => {
                 // The last word: nothing beyond what was answered. Dropping the connection then closes it.
                 let _ = h3.shutdown(0).await;
+                taken(quic, idle).await;
                 return;
             }
-            None => {
+            Next::Leave | Next::Idle => {
                 told = true;
                 // Requests already on their way are still taken.
                 let _ = h3.shutdown(MAX_STREAMS as usize).await;
             }
-            Some(Ok(Some(resolver))) => {
-                let (worker, peer) = (Rc::clone(&worker), Rc::clone(&peer));
-                spawn_local(serve_stream(worker, peer, resolver));
-            }
-            Some(_) => return,
         }
     }
+}
+
+/// Waits while the client still takes what was sent, seen by its acknowledgements: closing throws away the rest.
+async fn taken(quic: &quinn::Connection, at_most: Duration) {
+    let acknowledged = || quic.stats().frame_rx.acks;
+    let quiet = async {
+        let mut before = acknowledged();
+        loop {
+            sleep(LEAVE_AFTER).await;
+            let now = acknowledged();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    };
+    let _ = timeout(at_most, select(pin!(quiet), pin!(quic.closed()))).await;
 }
 
 async fn serve_stream(worker: Rc<Worker>, peer: Rc<Peer>, resolver: Resolver) {
@@ -226,33 +258,44 @@ async fn serve_stream(worker: Rc<Worker>, peer: Rc<Peer>, resolver: Resolver) {
     let (sender, receiver) = stream.split();
     let Ok(Some(body)) = timeout(within, Http3Body::open(receiver, &request)).await else { return };
     let response = request::serve(&worker, &peer, request.map(|()| body)).await;
-    let _ = send(sender, response).await;
+    let patience = worker.prepared().listener().idle_timeout;
+    let _ = send(sender, response, patience).await;
 }
 
-async fn send(
-    mut sender: Sender,
-    response: http::Response<crate::body::ReplyBody>,
-) -> Result<(), h3::error::StreamError> {
+/// Sends a response. A part of it that the client does not take within `patience` ends its stream.
+async fn send(mut sender: Sender, response: http::Response<ReplyBody>, patience: Duration) -> Result<(), Unsent> {
     let (head, mut body) = response.into_parts();
-    sender.send_response(http::Response::from_parts(head, ())).await?;
+    timeout(patience, sender.send_response(http::Response::from_parts(head, ()))).await??;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            sender.stop_stream(h3::error::Code::H3_INTERNAL_ERROR);
+            sender.stop_stream(Code::H3_INTERNAL_ERROR);
             return Ok(());
         };
-        match frame.into_data() {
-            Ok(data) => sender.send_data(data).await?,
-            Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    sender.send_trailers(trailers).await?;
-                }
-            }
+        let sent = match frame.into_data() {
+            Ok(data) => timeout(patience, sender.send_data(data)).await,
+            Err(frame) => match frame.into_trailers() {
+                Ok(trailers) => timeout(patience, sender.send_trailers(trailers)).await,
+                Err(_) => continue,
+            },
+        };
+        if sent.is_err() {
+            sender.stop_stream(Code::H3_REQUEST_CANCELLED);
         }
+        sent??;
         if body.is_end_stream() {
             break;
         }
     }
-    sender.finish().await
+    Ok(sender.finish().await?)
+}
+
+/// Why a response did not reach its end.
+#[derive(Debug, thiserror::Error)]
+enum Unsent {
+    #[error("the stream broke")]
+    Stream(#[from] h3::error::StreamError),
+    #[error("the client takes nothing")]
+    Unread(#[from] tokio::time::error::Elapsed),
 }
 
 /// A request body over HTTP/3. Checks the declared length, which the library does not (RFC 9114 §4.1.2).

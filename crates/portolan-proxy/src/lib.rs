@@ -20,6 +20,7 @@ mod head;
 mod http3;
 mod listen;
 mod metrics;
+mod places;
 mod proxy;
 #[cfg(test)]
 mod reference;

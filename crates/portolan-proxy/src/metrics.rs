@@ -103,6 +103,8 @@ pub enum Event {
     ConnectionLimited,
     /// A connection was dropped because the node has as many as it takes.
     ConnectionOverflow,
+    /// A connection was dropped because its client address has as many as one may have.
+    ClientOverflow,
     /// A TLS or QUIC handshake failed or took too long.
     HandshakeFailed,
     /// An attempt reused an upstream connection.
@@ -113,7 +115,7 @@ pub enum Event {
     LogDropped,
 }
 
-const EVENTS: usize = 8;
+const EVENTS: usize = 9;
 const CLASSES: usize = 6;
 
 /// Counters of one worker.
@@ -238,10 +240,11 @@ fn class(status: StatusCode) -> usize {
 }
 
 /// Names and help texts of the plain counters.
-const PLAIN: [(Event, &str, &str); 7] = [
+const PLAIN: [(Event, &str, &str); 8] = [
     (Event::ConnectionOpened, "portolan_proxy_connections_opened", "Client connections accepted"),
     (Event::ConnectionLimited, "portolan_proxy_connections_limited", "Connections dropped by the client-address limit"),
     (Event::ConnectionOverflow, "portolan_proxy_connections_overflow", "Connections dropped at the node's maximum"),
+    (Event::ClientOverflow, "portolan_proxy_connections_client_overflow", "Connections dropped at a client's maximum"),
     (Event::HandshakeFailed, "portolan_proxy_handshakes_failed", "TLS and QUIC handshakes that failed"),
     (Event::UpstreamReused, "portolan_proxy_upstream_reused", "Attempts over a pooled upstream connection"),
     (Event::UpstreamOpened, "portolan_proxy_upstream_opened", "Upstream connections opened"),

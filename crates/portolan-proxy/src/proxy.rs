@@ -2,15 +2,7 @@
 //!
 //! Never reads a clock or a file: the server passes the clock, the view and the certificates in.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
-};
+use std::{fmt, io, net::SocketAddr, sync::Arc, thread};
 
 use arc_swap::ArcSwap;
 use portolan_model::{HashKey, NodeName, Now};
@@ -24,9 +16,10 @@ use crate::{
     http3,
     listen::{self, Transport},
     metrics::Metrics,
+    places::Places,
     tls::{CertificateStore, TCP_PROTOCOLS, server_config},
     trace::SpanTracer,
-    worker::{self, Listeners, Shared},
+    worker::{self, Listeners, MAX_CONNECTIONS, MAX_PER_CLIENT, Shared},
 };
 
 /// Reads both clocks. Called a few times per request, so it should be cheap.
@@ -108,7 +101,7 @@ pub fn start(
         tracer: config.tracer,
         marks_written: Notify::new(),
         marks_wanted: Notify::new(),
-        connections: AtomicUsize::new(0),
+        places: Places::new(MAX_CONNECTIONS, MAX_PER_CLIENT),
     });
     let (stop, stopping) = watch::channel(false);
     let (done, stopped) = mpsc::channel(1);
@@ -162,7 +155,7 @@ impl Proxy {
 
     /// Client connections open now.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Relaxed)
+        self.shared.places.total()
     }
 
     /// Stops accepting, tells clients to go, and returns when requests have finished or the grace period is over.

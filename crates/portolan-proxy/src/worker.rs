@@ -6,12 +6,9 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -36,13 +33,17 @@ use crate::{
     client_limit::{ClientLimit, Verdict},
     connection, http3,
     metrics::{Event, Metrics, RouteCell, Shard},
+    places::{Full, Places},
     proxy::Clock,
     trace::SpanTracer,
     upstream::Pool,
 };
 
 /// Client connections of the whole node; beyond it new ones are closed at once.
-const MAX_CONNECTIONS: usize = 16_384;
+pub(crate) const MAX_CONNECTIONS: usize = 16_384;
+
+/// Of these, connections of one client address.
+pub(crate) const MAX_PER_CLIENT: u32 = 2048;
 
 /// How often a worker looks for a drain, a stop, and idle upstream connections.
 const TICK: Duration = Duration::from_millis(100);
@@ -52,6 +53,11 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Pause after the system refused to accept, for example because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A time in ticks of a worker's clock.
+pub(crate) fn ticks_of(time: Duration) -> u64 {
+    u64::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// What all workers share; nothing in it is locked on the request path.
 pub(crate) struct Shared {
@@ -67,7 +73,7 @@ pub(crate) struct Shared {
     pub tracer: Option<SpanTracer>,
     pub marks_written: Notify,
     pub marks_wanted: Notify,
-    pub connections: AtomicUsize,
+    pub places: Places,
 }
 
 /// The sockets of one worker.
@@ -205,15 +211,17 @@ impl Worker {
         }
     }
 
-    /// Counts a connection in; `None` when the node has as many as it takes.
-    pub fn open_connection(self: &Rc<Self>) -> Option<OpenConnection> {
-        if self.shared.connections.fetch_add(1, Relaxed) >= MAX_CONNECTIONS {
-            self.shared.connections.fetch_sub(1, Relaxed);
-            self.shard.count(Event::ConnectionOverflow);
+    /// Counts a connection in; `None` when the node or its client has as many as it may have.
+    pub fn open_connection(self: &Rc<Self>, client: IpAddr) -> Option<OpenConnection> {
+        if let Err(full) = self.shared.places.enter(client) {
+            self.shard.count(match full {
+                Full::Node => Event::ConnectionOverflow,
+                Full::Client => Event::ClientOverflow,
+            });
             return None;
         }
         self.shard.count(Event::ConnectionOpened);
-        Some(OpenConnection(Rc::clone(self)))
+        Some(OpenConnection(Rc::clone(self), client))
     }
 
     /// Whether a connection from this address may cost a handshake.
@@ -228,11 +236,11 @@ impl Worker {
 }
 
 /// A counted client connection.
-pub(crate) struct OpenConnection(Rc<Worker>);
+pub(crate) struct OpenConnection(Rc<Worker>, IpAddr);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.shared.connections.fetch_sub(1, Relaxed);
+        self.0.shared.places.leave(self.1);
         self.0.shard.count(Event::ConnectionClosed);
     }
 }
@@ -285,7 +293,7 @@ async fn serve(worker: &Rc<Worker>, listeners: Listeners, mut stopping: watch::R
         task.abort();
     }
     let gone = async {
-        while worker.shared.connections.load(Relaxed) > 0 {
+        while worker.shared.places.total() > 0 {
             sleep(TICK / 4).await;
         }
     };
@@ -322,7 +330,7 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, acceptor: Opti
     if !worker.admits_connection(peer) {
         return;
     }
-    let Some(open) = worker.open_connection() else { return };
+    let Some(open) = worker.open_connection(peer.ip()) else { return };
     let worker = Rc::clone(worker);
     spawn_local(async move {
         connection::serve(worker, stream, peer, acceptor).await;

@@ -23,7 +23,14 @@ routes:
 pub struct Client {
     pub sender: SendRequest<h3_quinn::OpenStreams, Bytes>,
     pub ended: tokio::task::JoinHandle<String>,
-    _endpoint: quinn::Endpoint,
+    endpoint: quinn::Endpoint,
+}
+
+impl Client {
+    /// Closes the connection with requests under way.
+    pub fn leave(&self) {
+        self.endpoint.close(0u32.into(), b"");
+    }
 }
 
 pub async fn connect(gateway: &Gateway) -> Client {
@@ -34,7 +41,7 @@ pub async fn connect(gateway: &Gateway) -> Client {
     let quic = endpoint.connect(gateway.https, HOST).expect("is valid").await.expect("the certificate is trusted");
     let (mut connection, sender) = h3::client::new(h3_quinn::Connection::new(quic)).await.expect("speaks h3");
     let ended = tokio::spawn(async move { connection.wait_idle().await.to_string() });
-    Client { sender, ended, _endpoint: endpoint }
+    Client { sender, ended, endpoint }
 }
 
 type Stream = RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;

@@ -9,5 +9,6 @@ mod http3;
 mod limits;
 mod requests;
 mod retry;
+mod stall;
 mod tls;
 mod upstream;
