@@ -200,6 +200,11 @@ impl Plan {
         self.dir.join("regions")
     }
 
+    /// The secret under which limits hash their keys.
+    pub fn limits_key(&self) -> PathBuf {
+        self.dir.join("limits.key")
+    }
+
     /// The key set of the demo issuer.
     pub fn jwks(&self) -> PathBuf {
         self.dir.join("jwks.json")
@@ -245,6 +250,7 @@ impl Plan {
              listen:\n  https: {https}\n  dns: {dns}\n  admin: {admin}\n  mesh: {mesh}\n\
              server_certificates:\n  - {{ certificate: ../../server.pem, key: ../../server.key }}\n\
              identity: {{ ca: ../../ca.pem, certificate: node.pem, key: node.key }}\n\
+             limits_key: ../../limits.key\n\
              access_log: {{ file: access.log }}\n",
             name = node.node,
             region = node.region,

@@ -1,7 +1,8 @@
 //! Lays down what a local fleet needs before any process starts: files, certificates, free ports.
 //!
-//! Decides what is kept from an earlier start: data, the authority, the issuer's key and the gateway document. Certificates
-//! are issued anew, region and node files rewritten. Nothing is changed before regions, document and ports were checked.
+//! Decides what is kept from an earlier start: data, the authority, the issuer's key, the secret of the limits and the
+//! gateway document. Certificates are issued anew, region and node files rewritten. Nothing is changed before regions,
+//! document and ports were checked.
 
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -62,6 +63,7 @@ pub fn prepare(arguments: &cli::Up, global: &cli::Global) -> Result<Prepared> {
     }
     issuer::prepare(&plan.dir, &plan.jwks())?;
     issue_certificates(&plan)?;
+    write_limits_key(&plan)?;
     for (index, node) in plan.nodes.iter().enumerate() {
         dev::write(&node.file(), &plan.node_file(index))?;
     }
@@ -152,6 +154,16 @@ fn write_document(plan: &Plan, bundle: &Bundle) -> Result<()> {
         dev::write(&plan.dir.join(path), text)?;
     }
     dev::write(&plan.document, &bundle.document.text)
+}
+
+/// Kept when there is one: counts of one key would else fall apart in two.
+fn write_limits_key(plan: &Plan) -> Result<()> {
+    let file = plan.limits_key();
+    if file.exists() {
+        return Ok(());
+    }
+    let [high, low] = rand::random::<[u128; 2]>();
+    dev::write_secret(&file, &format!("{high:032x}{low:032x}\n"))
 }
 
 fn issue_certificates(plan: &Plan) -> Result<()> {
