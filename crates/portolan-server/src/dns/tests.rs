@@ -91,7 +91,9 @@ struct Running {
 }
 
 fn start() -> Running {
-    let sockets = DnsSockets::bind(([127, 0, 0, 1], 0).into()).expect("loopback can be bound");
+    // The number that the system chooses for UDP may be taken for TCP, by whatever else runs.
+    let bind = |_| DnsSockets::bind(([127, 0, 0, 1], 0).into()).ok();
+    let sockets = (0..16).find_map(bind).expect("loopback can be bound");
     let address = sockets.local_address().expect("bound");
     let counters = Arc::new(DnsCounters::default());
     let mut tasks = JoinSet::new();
