@@ -1,5 +1,8 @@
 //! Streams bodies both ways, frame by frame, so that the slower side sets the pace; trailers pass through.
 //!
+//! Trailers reach a peer over HTTP/1.1 only if the `Trailer` field of the head named them: hyper writes no others, and
+//! what will follow a body cannot be known before it. Over HTTP/2 and HTTP/3 all of them arrive.
+//!
 //! Never buffers a body. A request body is read by at most one attempt: once a frame of it was taken it cannot be sent
 //! again, and [`Upload`] knows. Its size limit is counted here, on the frames, whatever the client declared.
 

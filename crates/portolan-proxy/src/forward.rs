@@ -7,7 +7,7 @@ use std::{rc::Rc, time::Duration};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, response::Parts, uri::PathAndQuery};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use portolan_config::Route;
+use portolan_config::{EndpointAddress, Route};
 use portolan_model::Now;
 use portolan_routing::{AttemptFacts, EndpointId, Retry, RetryPolicy, Sent};
 use smallvec::SmallVec;
@@ -73,7 +73,7 @@ pub(crate) async fn forward(
         };
         account.attempt(pick.address);
         let target = Attempt { endpoint: pick.endpoint, address: pick.address, connect_timeout, deadline };
-        let failure = match attempt(worker, prepared, &target, outgoing.request()).await {
+        let failure = match attempt(worker, prepared, &target, outgoing.request(pick.address)).await {
             Ok((response, lease)) => {
                 let (head, body) = response.into_parts();
                 return Ok(Reply { head, body, lease });
@@ -91,11 +91,17 @@ pub(crate) async fn forward(
 
 impl Outgoing {
     /// The request of one attempt. Fields are copied: an attempt consumes them, and another may follow.
-    fn request(&self) -> Request<AttemptBody> {
+    fn request(&self, endpoint: &EndpointAddress) -> Request<AttemptBody> {
         let mut request = Request::new(AttemptBody(self.upload.clone()));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.headers_mut() = self.headers.clone();
+        // Only HTTP/1.0 may name no host; what an endpoint reads is HTTP/1.1.
+        if !self.headers.contains_key(header::HOST)
+            && let Ok(host) = HeaderValue::from_str(&format!("{}:{}", endpoint.host, endpoint.port))
+        {
+            request.headers_mut().insert(header::HOST, host);
+        }
         // Of these the HTTP library would leave out a body of unknown length.
         let seldom_has_body = matches!(self.method, Method::GET | Method::HEAD);
         if seldom_has_body && self.upload.is_some() && request.body().size_hint().exact().is_none() {

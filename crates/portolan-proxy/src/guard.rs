@@ -113,6 +113,8 @@ enum Stage {
     Chunked(Chunks),
     /// A head was refused: nothing after it is read.
     Refused,
+    /// A body is malformed: what came before it is handed over, then its reader gets an error.
+    Broken,
 }
 
 /// What follows the bytes that may be handed over.
@@ -123,8 +125,6 @@ enum Rest {
     PartialHead,
     /// A head that is refused.
     Refused(Fault),
-    /// A body that is malformed.
-    Broken,
 }
 
 impl<S> Guarded<S> {
@@ -153,7 +153,7 @@ impl<S> Guarded<S> {
         while at < bytes.len() {
             let rest = &bytes[at..];
             match &mut self.stage {
-                Stage::Refused => return (at, Rest::Nothing),
+                Stage::Refused | Stage::Broken => return (at, Rest::Nothing),
                 Stage::Body(left) => {
                     let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
                     at += taken;
@@ -169,7 +169,10 @@ impl<S> Guarded<S> {
                             self.stage = Stage::Head;
                         }
                     }
-                    Err(_) => return (at, Rest::Broken),
+                    Err(_) => {
+                        self.stage = Stage::Broken;
+                        return (at, Rest::Nothing);
+                    }
                 },
                 Stage::Head => match read_head(rest, self.limits.head) {
                     Ok(Head::Partial) => return (at, Rest::PartialHead),
@@ -199,11 +202,11 @@ impl<S> Guarded<S> {
     }
 
     /// Takes bytes while a head is incomplete: they are held back until it is whole.
-    fn take_held(&mut self, new: &[u8]) -> io::Result<()> {
+    fn take_held(&mut self, new: &[u8]) {
         let before = self.held.len();
         self.held.extend_from_slice(new);
         if !may_end(&self.held, before) && self.held.len() <= self.limits.head.bytes {
-            return Ok(());
+            return;
         }
         let held = std::mem::take(&mut self.held);
         let (sound, rest) = self.follow(&held);
@@ -217,9 +220,7 @@ impl<S> Guarded<S> {
                 }
             }
             Rest::Refused(fault) => self.refuse(fault),
-            Rest::Broken => return Err(malformed_body()),
         }
-        Ok(())
     }
 
     fn give_ready(&mut self, buf: &mut ReadBuf<'_>) {
@@ -280,6 +281,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 // hyper finishes the answer to the stand-in and closes; it needs no more bytes for that.
                 return if this.exchange.refused.get().is_some() { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
+            if matches!(this.stage, Stage::Broken) {
+                return Poll::Ready(Err(malformed_body()));
+            }
             let before = buf.filled().len();
             if Pin::new(&mut this.inner).poll_read(cx, buf)?.is_pending() {
                 ready!(this.poll_timer(cx));
@@ -293,7 +297,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             if !this.held.is_empty() {
                 let new = buf.filled()[before..].to_vec();
                 buf.set_filled(before);
-                this.take_held(&new)?;
+                this.take_held(&new);
                 continue;
             }
             let (sound, rest) = this.follow(&buf.filled()[before..]);
@@ -304,7 +308,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                     this.set_timer(this.limits.header_timeout);
                 }
                 Rest::Refused(fault) => this.refuse(fault),
-                Rest::Broken => return Poll::Ready(Err(malformed_body())),
             }
             buf.set_filled(before + sound);
             if sound > 0 {

@@ -114,6 +114,7 @@ pub fn to_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, trailers_
     for name in &names {
         headers.remove(name);
     }
+    join_cookies(headers);
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -133,6 +134,17 @@ pub fn to_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, trailers_
     }
     headers.insert(X_REQUEST_ID, forwarded.request_id.clone());
     headers.insert(TRACEPARENT, forwarded.traceparent.clone());
+}
+
+/// HTTP/2 and HTTP/3 may split the cookies of a request; HTTP/1.1 has them in one field (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookies) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookies);
+    }
 }
 
 /// Takes off what concerns only the connection to the upstream, and what this gateway alone may say.
@@ -284,6 +296,7 @@ mod tests {
     #[test]
     fn hop_by_hop_fields_stay_behind() {
         check(&[("connection", "close, x-hop"), ("x-hop", "1"), ("keep-alive", "5"), ("upgrade", "h2c")], &[]);
+        check(&[("cookie", "a=1"), ("cookie", "b=2")], &[("cookie", "a=1; b=2")]);
         check(&[("te", "trailers, deflate")], &[("te", "trailers")]);
         check(&[("te", "deflate"), ("expect", "100-continue"), ("transfer-encoding", "chunked")], &[]);
         check(&[("connection", "content-length"), ("content-length", "3")], &[("content-length", "3")]);

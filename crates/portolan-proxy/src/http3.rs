@@ -3,6 +3,10 @@
 //! Never charges an address that has not proved itself: until a handshake is done its sender may be forged. Connection
 //! ids start with the number of the worker, so that packets can be steered once several workers serve QUIC. A client is
 //! told to go by GOAWAY, and the connection lives until its requests have ended (RFC 9114 §5.2).
+//!
+//! A client that leaves ends its requests. One that resets a single stream does not stop the request that was asked on
+//! it, since the library does not tell: it goes on to the route's timeout and keeps its place among the connection's
+//! streams until then.
 
 use std::{
     future::poll_fn,
@@ -180,7 +184,7 @@ async fn serve_connection(worker: Rc<Worker>, incoming: Incoming) {
 
 /// What a connection waits for.
 enum Next {
-    Accepted(Result<Option<Resolver>, h3::error::ConnectionError>),
+    Accepted(Option<Box<Resolver>>),
     StreamEnded,
     Leave,
     Idle,
@@ -209,15 +213,17 @@ async fn serve_requests(worker: Rc<Worker>, mut h3: H3Connection, quic: &quinn::
                 _ = quic.closed() => Next::Closed,
                 Some(_) = streams.join_next() => Next::StreamEnded,
                 // Streams that a client resets cost until their request ends, so the library's count does not bound them.
-                accepted = h3.accept(), if streams.len() < MAX_STREAMS as usize => Next::Accepted(accepted),
+                accepted = h3.accept(), if streams.len() < MAX_STREAMS as usize => {
+                    Next::Accepted(accepted.ok().flatten().map(Box::new))
+                }
                 () = sleep(if told { LEAVE_AFTER } else { idle }), if streams.is_empty() => Next::Idle,
             }
         };
         match next {
-            Next::Accepted(Ok(Some(resolver))) => {
-                streams.spawn_local(serve_stream(Rc::clone(&worker), Rc::clone(&peer), resolver));
+            Next::Accepted(Some(resolver)) => {
+                streams.spawn_local(serve_stream(Rc::clone(&worker), Rc::clone(&peer), *resolver));
             }
-            Next::Accepted(_) | Next::Closed => return,
+            Next::Accepted(None) | Next::Closed => return,
             Next::StreamEnded => {}
             Next::Idle if told => {
                 // The last word: nothing beyond what was answered. Dropping the connection then closes it.

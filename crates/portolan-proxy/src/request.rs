@@ -89,8 +89,8 @@ impl Turn<'_> {
     async fn steps(&mut self, refused: Option<Fault>, request: Request<ClientBody>) -> Result<forward::Reply, Refusal> {
         let (parts, body) = request.into_parts();
         refused.map_or(Ok(()), |fault| Err(Refusal::Framing(fault)))?;
-        let target = self.check_head(&parts)?;
         self.limit_client()?;
+        let target = self.check_head(&parts)?;
         let route = self.match_route(&target, &parts.method)?;
         let path = target.forwarded(&parts.uri)?;
         let identity = self.authenticate(&route, &parts.headers)?;
@@ -110,6 +110,9 @@ impl Turn<'_> {
         let http1_only = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
         if self.peer.protocol != Protocol::Http1 && http1_only.iter().any(|name| parts.headers.contains_key(name)) {
             return Err(Refusal::Framing(Fault::ConnectionField));
+        }
+        if parts.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Err(Refusal::Framing(Fault::ContentLength));
         }
         if parts.method == Method::CONNECT || asks_for_another_protocol(&parts.headers) {
             return Err(Refusal::NotSupported);

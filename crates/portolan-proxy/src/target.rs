@@ -52,6 +52,8 @@ pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap, version: Version) -> Resul
         (Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => {
             return Err(TargetFault::SeveralHosts);
         }
+        // RFC 9112 §3.2: a request of HTTP/1.1 has the field whatever its target is.
+        (Some(_), None) if version == Version::HTTP_11 => return Err(TargetFault::MissingHost),
         (Some(authority), _) => authority,
         (None, Some(field)) => field,
         (None, None) if version == Version::HTTP_10 => return Ok(Cow::Borrowed("")),
@@ -215,7 +217,9 @@ mod tests {
         check("/", &["API.Example.test:8443"], Ok("api.example.test"));
         check("/", &["api.example.test."], Ok("api.example.test"));
         check("/", &["[2001:db8::1]:443"], Ok("[2001:db8::1]"));
-        check("https://api.example.test/a", &[], Ok("api.example.test"));
+        check("https://api.example.test/a", &[], Err(TargetFault::MissingHost));
+        let uri: Uri = "https://api.example.test/a".parse().expect("a target");
+        assert_eq!(host(&uri, &HeaderMap::new(), Version::HTTP_2).as_deref(), Ok("api.example.test"));
         check("https://api.example.test/a", &["api.example.test"], Ok("api.example.test"));
         check("https://api.example.test/a", &["other.test"], Err(TargetFault::SeveralHosts));
         check("/", &["a.test", "a.test"], Err(TargetFault::SeveralHosts));

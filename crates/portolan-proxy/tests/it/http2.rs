@@ -120,3 +120,24 @@ async fn a_problem_for_a_head_request_has_no_body() {
     assert_ne!(response.headers()["content-length"], "0");
     assert_eq!(text(response).await, "");
 }
+
+#[tokio::test]
+async fn a_repeated_length_is_refused_and_split_cookies_are_joined() {
+    let (address, count) = upstream::echo().await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let (mut client, _) = connect(&gateway).await;
+    let mut request = get("/a");
+    for _ in 0..2 {
+        request.headers_mut().append("content-length", http::HeaderValue::from_static("0"));
+    }
+    let refused = client.send_request(request).await;
+    assert!(refused.is_err() || refused.is_ok_and(|response| response.status() == StatusCode::BAD_REQUEST));
+    assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), 0);
+    let (mut client, _) = connect(&gateway).await;
+    let mut request = get("/a");
+    for crumb in ["a=1", "b=2"] {
+        request.headers_mut().append("cookie", http::HeaderValue::from_static(crumb));
+    }
+    let text = text(client.send_request(request).await.expect("answers")).await;
+    assert!(text.contains("\ncookie: a=1; b=2\n"), "{text}");
+}

@@ -59,3 +59,24 @@ routes:
     };
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
+
+#[tokio::test]
+async fn what_is_refused_for_its_head_counts_against_the_client_too() {
+    const DOCUMENT: &str = "
+version: 1
+listener: { client_limit: 3/min }
+services:
+  echo: { endpoints: { here: ['http://UPSTREAM'] } }
+routes:
+  all: { match: { path: /** }, service: echo }
+";
+    let (address, _) = upstream::echo().await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let (mut client, _) = crate::http2::connect(&gateway).await;
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let answer = client.send_request(crate::http2::get("/a%2Fb")).await.expect("answers");
+        statuses.push(answer.status().as_u16());
+    }
+    assert_eq!(statuses, [400, 400, 429]);
+}

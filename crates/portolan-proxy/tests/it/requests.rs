@@ -159,3 +159,11 @@ async fn an_upstream_cannot_name_the_slot_of_a_limit() {
     let answer = check(&gateway, request, "200", &["x-kept: 1"]).await;
     assert!(!answer.contains("forged"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_request_of_http_1_0_without_a_host_reaches_its_upstream_with_one() {
+    let (address, _) = upstream::echo().await;
+    let gateway = Gateway::start(&DOCUMENT.replace("host: api.example.test, ", ""), address);
+    let answer = gateway.raw("GET /orders HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.contains(&format!("\nhost: {address}\n")), "{answer}");
+}
