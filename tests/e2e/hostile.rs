@@ -72,7 +72,7 @@ async fn a_damaged_log_is_named_and_set_aside_and_the_node_comes_back() {
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     assert!(names.iter().any(|name| name.contains("damaged")), "nothing was set aside: {names:?}");
-    let log = fleet.logs();
+    let log = fleet.log(DAMAGED);
     assert!(log.contains("damaged"), "the log says nothing of damage: {log}");
     check_bound(&load.stop().await.admissions(), "minute", 300);
     converge(&fleet, Duration::from_secs(15)).await;

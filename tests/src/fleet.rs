@@ -261,15 +261,18 @@ impl Fleet {
 
     /// The ends of all logs, for messages.
     pub fn logs(&self) -> String {
-        REGIONS
-            .iter()
-            .map(|region| self.dir().join("nodes").join(format!("{region}-1")).join("node.log"))
-            .map(|path| {
-                let text = fs::read_to_string(&path).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().collect();
-                format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(15)..].join("\n"))
-            })
-            .collect()
+        let last = |region: &&str| {
+            let text = self.log(region);
+            let lines: Vec<&str> = text.lines().collect();
+            format!("--- {region}\n{}\n", lines[lines.len().saturating_sub(15)..].join("\n"))
+        };
+        REGIONS.iter().map(last).collect()
+    }
+
+    /// All that the node of a region has logged since it was started last.
+    pub fn log(&self, region: &str) -> String {
+        let path = self.dir().join("nodes").join(format!("{region}-1")).join("node.log");
+        fs::read_to_string(path).unwrap_or_default()
     }
 }
 
