@@ -142,8 +142,8 @@ impl Inner {
         incarnation.is_some()
     }
 
-    /// Answers [`Request::Join`], and changes the membership in the background: the node asks again until it votes. The
-    /// region is checked by the state machine when the node announces itself.
+    /// Answers [`Request::Join`], and changes the membership in the background: the node asks again until it votes. A
+    /// second node of a region gets no vote: the state machine would not take it, and it would count towards a quorum.
     pub async fn admit(self: &Arc<Self>, id: MemberId, member: Member) -> Response {
         let busy = |reason: &str| Response::Unavailable { reason: reason.to_owned() };
         let Some(core) = self.core().cloned() else { return busy("Raft has not started") };
@@ -153,6 +153,9 @@ impl Inner {
         }
         if is_voter(&core, id) {
             return Response::Joined;
+        }
+        if let Some(holder) = self.holder(&member) {
+            return busy(&format!("region `{}` is the place of `{holder}`", member.region));
         }
         if let Some(reason) = self.store.shortage(0) {
             return Response::DiskFull { reason };
@@ -169,6 +172,13 @@ impl Inner {
             }
         });
         busy("the node is being admitted")
+    }
+
+    /// The node of another name that has the place of `member` in its region.
+    fn holder(&self, member: &Member) -> Option<NodeName> {
+        let state = self.state();
+        let holder = state.intent.members.iter().find(|(name, of)| of.region == member.region && **name != member.name);
+        holder.map(|(name, _)| name.clone())
     }
 
     /// Finishes changes of membership that somebody began and did not end: openraft makes them in two steps, and a

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use portolan_config::Applied;
-use portolan_raft::MemoryDisk;
+use portolan_model::{MemberId, NodeName};
+use portolan_raft::{Member, MemoryDisk, Request, Response};
 
-use crate::world::{World, document, pass, secs, simulate};
+use crate::world::{World, document, pass, regions, secs, simulate};
 
 #[test]
 fn a_change_of_membership_that_a_crash_interrupts_is_finished_and_the_lost_member_loses_its_vote() {
@@ -37,4 +38,20 @@ fn a_change_of_membership_that_a_crash_interrupts_is_finished_and_the_lost_membe
             assert!(matches!(outcome, Ok(Applied::Accepted { .. })), "{outcome:?}\n{}", world.describe());
         });
     }
+}
+
+#[test]
+fn a_second_node_of_a_region_gets_no_vote() {
+    simulate(1, || async move {
+        let world = World::founded(1, 0).await;
+        let leader = world.leader().await;
+        let voters = world.raft(&leader).status().voters;
+        let region = regions().ids().first().expect("there are regions").clone();
+        let member = Member { name: NodeName::new("another").expect("a name"), region };
+        let request = Request::Join { id: MemberId(7), member: member.clone(), regions: regions().ids().to_vec() };
+        let answer = world.raft(&leader).handle(&member.name, request).await;
+        assert!(matches!(&answer, Response::Unavailable { reason } if reason.contains("place of")), "{answer:?}");
+        pass(secs(5)).await;
+        assert_eq!(world.raft(&leader).status().voters, voters);
+    });
 }
