@@ -26,8 +26,9 @@ mod wan;
 
 use cli::{Cli, Command};
 
-/// What a node logs unless `PORTOLAN_LOG` says otherwise: openraft warns of each vote, hickory tells each query.
-const LOG_FILTER: &str = "info,openraft=error,hickory_server=warn";
+/// What a node logs unless `PORTOLAN_LOG` says otherwise: openraft warns of each vote and repeats an error for each
+/// message to a peer that is away (the mesh says it once), hickory tells each query.
+const LOG_FILTER: &str = "info,openraft=error,openraft::replication=off,hickory_server=warn";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
