@@ -153,6 +153,9 @@ impl Load {
     }
 }
 
+/// How often a request that was not processed is sent again: a drained node retires each new connection at once.
+const RESENT: usize = 3;
+
 /// A connection that is opened again when it is gone.
 #[derive(Default)]
 struct Slot(tokio::sync::Mutex<Option<Client>>);
@@ -211,7 +214,10 @@ async fn one(shared: &Shared, host: &Host, target: &Target, slot: &Slot) -> Samp
         client.send(request, &target.path, Bytes::new()).await
     };
     let mut answer = exchange().await;
-    if answer.as_ref().is_err_and(was_told_to_go) {
+    for _ in 0..RESENT {
+        if !answer.as_ref().is_err_and(was_not_processed) {
+            break;
+        }
         answer = exchange().await;
     }
     Sample {
@@ -223,10 +229,13 @@ async fn one(shared: &Shared, host: &Host, target: &Target, slot: &Slot) -> Samp
     }
 }
 
-/// Whether a GOAWAY without an error met the request: then it was not processed, and every client sends it again on
-/// another connection (RFC 9113 §6.8). h2 says so in words alone.
-fn was_told_to_go(error: &anyhow::Error) -> bool {
-    format!("{error:#}").contains("not a result of an error")
+/// Whether the request provably was not processed, so that every client sends it again on another connection (RFC 9113
+/// §6.8): a GOAWAY without an error met it, which h2 says in words alone, or it had not left when the connection ended.
+fn was_not_processed(error: &anyhow::Error) -> bool {
+    let unsent = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+    };
+    error.chain().any(unsent) || format!("{error:#}").contains("not a result of an error")
 }
 
 /// Reads `Portolan-Slot: LIMIT;id=ID;slot=SLOT, …`. A limit that came back with another window has another id.
