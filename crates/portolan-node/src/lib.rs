@@ -6,6 +6,7 @@
 
 mod compiled;
 mod node;
+mod subject;
 mod view;
 
 mod election;
@@ -27,7 +28,8 @@ pub use probes::ProbeRequest;
 pub use status::{
     Counts, EndpointHealth, EndpointStatus, NodeStatus, PeerFacts, PeerNodeStatus, RegionHealth, RegionStatus,
 };
-pub use view::{Subject, View};
+pub use subject::{Attributes, Subject};
+pub use view::View;
 
 /// Most other nodes a node talks to; further ones in its configuration are ignored.
 pub const MAX_PEERS: usize = 2000;

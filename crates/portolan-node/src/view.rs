@@ -12,7 +12,10 @@ use portolan_model::{Name, Now, RegionId, Revision, Timestamp};
 use portolan_routing::{EndpointId, Found, HealthBoard, Pick, RequestHead, RouteTable};
 use smallvec::SmallVec;
 
-use crate::compiled::{Binding, Bindings};
+use crate::{
+    Subject,
+    compiled::{Binding, Bindings},
+};
 
 /// One consistent set of decisions.
 #[derive(Clone, Debug)]
@@ -42,15 +45,6 @@ pub struct View {
     /// Whether this node can serve: a document is in force and the limits are active.
     pub ready: bool,
     pub(crate) bindings: Arc<Bindings>,
-}
-
-/// Who asks, as far as limits care.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    /// The authenticated user.
-    pub user: Option<&'a str>,
-    /// The client's address.
-    pub client: IpAddr,
 }
 
 impl View {
@@ -171,7 +165,7 @@ routes:
         let client = IpAddr::from([192, 0, 2, 1]);
         let check = |from: &str, to: &str, claims: Option<usize>| {
             let after = view(&GATEWAY.replacen(from, to, 1));
-            let (route, subject) = (route(&before, "/a"), Subject { user: Some("ann"), client });
+            let (route, subject) = (route(&before, "/a"), Subject { user: Some("ann"), client, attributes: &() });
             assert_eq!(after.claims(&route, &subject).map(|claims| claims.len()), claims, "{from} to {to}");
             assert_eq!(after.admit(&route, &subject, Now::default()), Admission::Wait, "{from} to {to}");
         };
@@ -186,7 +180,7 @@ routes:
     fn a_limit_counts_apart_what_its_key_tells_apart() {
         let view = view(GATEWAY);
         let claims = |path: &str, user, client: &str| {
-            let subject = Subject { user: Some(user), client: client.parse().expect("an address") };
+            let subject = Subject { user: Some(user), client: client.parse().expect("an address"), attributes: &() };
             view.claims(&route(&view, path), &subject).expect("the route is the view's")
         };
         let base = claims("/a", "ann", "192.0.2.1");

@@ -13,7 +13,7 @@ use portolan_routing::{Found, RequestHead};
 use proptest::prelude::*;
 use support::{Fleet, MILLISECOND, REGIONS, SECOND, drain, join, node, region, restore};
 
-const SUBJECT: Subject<'_> = Subject { user: None, client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST) };
+const SUBJECT: Subject<'_> = Subject { user: None, client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), attributes: &() };
 
 /// The region whose address `viewer` gives for the name, to a client in the network of the fleet itself.
 fn dns_answer(fleet: &Fleet, viewer: &str) -> Option<RegionId> {

@@ -29,6 +29,8 @@ const TYPES: [&str; 3] = ["jwt", "at+jwt", "application/at+jwt"];
 pub struct Identity {
     /// Value of the issuer's user claim: visible ASCII, so that it fits a header field.
     pub user: Arc<str>,
+    /// All claims of the token, verified.
+    pub claims: Map<String, Value>,
 }
 
 /// Why a request is not authenticated or not authorised.
@@ -98,7 +100,8 @@ impl Verifier {
         }
         let user = claims.get(&self.auth.user_claim).and_then(Value::as_str).ok_or(Denied::InvalidToken)?;
         let printable = !user.is_empty() && user.len() <= MAX_USER && user.bytes().all(|b| b.is_ascii_graphic());
-        if printable { Ok(Identity { user: user.into() }) } else { Err(Denied::InvalidToken) }
+        let user = if printable { user.into() } else { return Err(Denied::InvalidToken) };
+        Ok(Identity { user, claims })
     }
 
     /// The key a token names; a token that names none may use a key only if it is the one of its algorithm.

@@ -10,6 +10,7 @@ mod access_log;
 mod account;
 mod auth;
 mod body;
+mod carried;
 mod client_limit;
 mod connection;
 mod forward;
@@ -34,6 +35,7 @@ mod worker;
 
 pub use access_log::LogSink;
 pub use auth::{Denied, Identity, Verifier};
+pub use carried::Carried;
 pub use listen::Transport;
 pub use metrics::{Event, Metrics};
 pub use proxy::{Clock, Proxy, ProxyConfig, StartError, start};

@@ -21,6 +21,7 @@ use crate::{
     account::Account,
     auth::{Denied, Identity},
     body::{ClientBody, ReplyBody, Upload},
+    carried::Carried,
     client_limit::Verdict,
     forward::{self, Outgoing},
     framing::{Fault, MAX_REQUEST_LINE},
@@ -94,7 +95,7 @@ impl Turn<'_> {
         let route = self.match_route(&target, &parts.method)?;
         let path = target.forwarded(&parts.uri)?;
         let identity = self.authenticate(&route, &parts.headers)?;
-        self.admit(&route, identity.as_ref()).await?;
+        self.admit(&route, &parts.headers, identity.as_ref()).await?;
         let upload = self.check_body(&route, body)?;
         let outgoing = self.outgoing(parts, path, identity.as_ref(), upload);
         forward::forward(self.worker, self.prepared, &route, outgoing, &mut self.account, self.now).await
@@ -155,14 +156,16 @@ impl Turn<'_> {
         Ok(Some(identity))
     }
 
-    async fn admit(&mut self, route: &Route, identity: Option<&Identity>) -> Result<(), Refusal> {
+    async fn admit(&mut self, route: &Route, headers: &HeaderMap, identity: Option<&Identity>) -> Result<(), Refusal> {
         if route.limits.is_empty() {
             return Ok(());
         }
         if !self.prepared.view.limiter.active() {
             return Err(Refusal::LimitsInactive);
         }
-        let subject = Subject { user: identity.map(|identity| &*identity.user), client: self.peer.client };
+        let carried = Carried { headers, identity };
+        let user = identity.map(|identity| &*identity.user);
+        let subject = Subject { user, client: self.peer.client, attributes: &carried };
         let mut until = None;
         loop {
             let written = self.worker.shared.marks_written.notified();

@@ -183,7 +183,7 @@ impl World<'_> {
             self.figures.requests.rejected += 1;
             return;
         };
-        let subject = Subject { user: ask.user.as_deref(), client: client.address };
+        let subject = Subject { user: ask.user.as_deref(), client: client.address, attributes: &() };
         let admission = view.admit(&route, &subject, now);
         let counts = &mut self.figures.requests;
         match admission {

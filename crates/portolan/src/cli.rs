@@ -192,6 +192,9 @@ pub struct Explain {
     /// Bearer token of the request.
     #[arg(long)]
     pub token: Option<String>,
+    /// Header field of the request, `Name: value`, as far as limits count by it.
+    #[arg(short = 'H', long, value_parser = header, value_name = "HEADER")]
+    pub header: Vec<(HeaderName, HeaderValue)>,
     /// Address of the client.
     #[arg(long, value_name = "ADDRESS")]
     pub client: Option<IpAddr>,

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use http::{HeaderName, HeaderValue};
 use portolan_model::{RegionId, Revision};
 use portolan_server::api::{
     ApplyRequest, ChangeAnswer, DrainRequest, ExplainRequest, RestoreRequest, RollbackRequest, StatusAnswer,
@@ -129,11 +130,17 @@ pub async fn run_explain(global: &cli::Global, arguments: &cli::Explain) -> Resu
         path: arguments.path.clone(),
         client: arguments.client,
         token: arguments.token.clone(),
+        headers: arguments.header.iter().map(field).collect(),
     };
     let answer = post(&client, "/v1/explain", &request).await?;
     let explanation = typed(&answer)?;
     global.output.print(&answer, || render::explain(&explanation));
     Ok(())
+}
+
+/// A header field as the admin API takes it.
+fn field((name, value): &(HeaderName, HeaderValue)) -> (String, String) {
+    (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 async fn post(client: &Client, path: &str, request: &impl Serialize) -> Result<Value> {

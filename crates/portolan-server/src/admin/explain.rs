@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use http::{HeaderMap, HeaderValue, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
 use portolan_config::{LimitKeyKind, Route};
 use portolan_geodns::RegionState;
 use portolan_limits::{DenyReason, Peek};
 use portolan_model::{Name, Now, RegionId};
 use portolan_node::{Subject, View};
 use portolan_proxy::{
-    Denied, Step, Verifier,
+    Carried, Denied, Identity, Step, Verifier,
     target::{self, TargetFault},
 };
 use portolan_routing::{Found, Health, PickReason, RequestHead};
@@ -67,6 +67,14 @@ pub(super) fn explain(
     answer
 }
 
+/// The header fields of the request; what is no field is left out.
+fn headers_of(request: &ExplainRequest) -> HeaderMap {
+    let field = |(name, value): (&String, &String)| {
+        Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+    };
+    request.headers.iter().filter_map(field).collect()
+}
+
 /// Host and path as the data path reads and normalises them.
 fn target_of(request: &ExplainRequest) -> Result<(String, String), TargetFault> {
     let uri = Uri::try_from(&request.path).map_err(|_| TargetFault::NotAPath)?;
@@ -89,8 +97,7 @@ fn explain_route(
     let found = upstream.endpoint.is_some();
     let why = upstream.endpoint.as_ref().map_or_else(String::new, |endpoint| endpoint.why.clone());
     answer.upstream = Some(upstream);
-    let (auth, denied) = authenticate(view, route, request, now);
-    let user = auth.user.clone();
+    let (auth, identity, denied) = authenticate(view, route, request, now);
     answer.auth = Some(auth);
     if let Some(denied) = denied {
         let (step, status) = match denied {
@@ -101,7 +108,10 @@ fn explain_route(
         answer.verdict = refuse(step, status, &denied.to_string());
         return;
     }
-    let peeks = view.peek(route, &Subject { user: user.as_deref(), client }, now);
+    let headers = headers_of(request);
+    let attributes = Carried { headers: &headers, identity: identity.as_ref() };
+    let user = identity.as_ref().map(|identity| &*identity.user);
+    let peeks = view.peek(route, &Subject { user, client, attributes: &attributes }, now);
     answer.limits = peeks.iter().map(|peek| limit_verdict(view, peek)).collect();
     let refusal = peeks.iter().find_map(|peek| peek.refusal.map(|reason| (peek, reason)));
     answer.verdict = match refusal {
@@ -119,29 +129,29 @@ fn explain_route(
     };
 }
 
-fn authenticate(view: &View, route: &Route, request: &ExplainRequest, now: Now) -> (AuthAnswer, Option<Denied>) {
+fn authenticate(
+    view: &View,
+    route: &Route,
+    request: &ExplainRequest,
+    now: Now,
+) -> (AuthAnswer, Option<Identity>, Option<Denied>) {
     let mut answer =
         AuthAnswer { required: route.auth.clone(), scopes: route.scopes.clone(), user: None, refused: None };
     let Some(auth) = route.auth.as_ref().and_then(|name| view.intent.snapshot.auth.get(name)) else {
-        return (answer, None);
+        return (answer, None, None);
     };
     let mut headers = HeaderMap::new();
     let bearer = request.token.as_ref().map(|token| HeaderValue::try_from(format!("Bearer {token}")));
-    let denied = match bearer {
-        Some(Err(_)) => Some(Denied::Malformed),
+    let verified = match bearer {
+        Some(Err(_)) => Err(Denied::Malformed),
         bearer => {
             headers.extend(bearer.and_then(Result::ok).map(|value| (header::AUTHORIZATION, value)));
-            match Verifier::new(auth.clone()).verify(&headers, route, now.wall) {
-                Ok(identity) => {
-                    answer.user = Some(identity.user.to_string());
-                    None
-                }
-                Err(denied) => Some(denied),
-            }
+            Verifier::new(auth.clone()).verify(&headers, route, now.wall)
         }
     };
-    answer.refused = denied.map(|denied| denied.to_string());
-    (answer, denied)
+    answer.user = verified.as_ref().ok().map(|identity| identity.user.to_string());
+    answer.refused = verified.as_ref().err().map(|denied| denied.to_string());
+    (answer, verified.as_ref().ok().cloned(), verified.err())
 }
 
 fn limit_verdict(view: &View, peek: &Peek) -> LimitVerdictAnswer {
