@@ -43,6 +43,11 @@ impl Scenario {
         report.finish(scenario)
     }
 
+    /// The file it was read from.
+    pub fn file(&self) -> &SourceFile {
+        &self.file
+    }
+
     /// Checks the names of regions against a map, once that is read.
     pub fn check(&self, regions: &RegionMap) -> Result<(), Faults> {
         let mut report = Report::new(&self.file);

@@ -24,11 +24,19 @@ mod watch;
 
 mod outcome;
 mod report;
+mod series;
 mod sources;
 mod trace;
 
-pub use outcome::{FailedExpectation, Figures, Invariant, LimitFigures, Outcome, RequestCounts, Verdict, Violation};
+pub use outcome::{
+    FailedExpectation, Figures, Invariant, LimitFigures, Outcome, Refusals, RegionUse, RequestCounts, Verdict,
+    Violation,
+};
 pub use report::Report;
 pub use run::run;
+pub use series::{
+    DnsSeen, LimitRegionSeries, LimitSeries, MAX_LIMITS, MAX_POINTS, MAX_SLOTS, ModeSeen, RegionSeries, Series,
+    SlotPoint, Span, SpanKind,
+};
 pub use sources::{SourceError, Sources};
 pub use trace::{PacketCounts, TimedEvent};

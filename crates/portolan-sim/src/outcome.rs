@@ -4,11 +4,18 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::trace::{PacketCounts, TimedEvent};
+use crate::{
+    series::Series,
+    trace::{PacketCounts, TimedEvent},
+};
 
 /// One run of a scenario with one seed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
+    /// Version of the program that ran it.
+    pub program: &'static str,
+    /// Hash over the scenario and all it refers to, in hexadecimal: with version and seed it fixes the run.
+    pub scenario_hash: String,
     /// Fixes the run.
     pub seed: u64,
     /// The worst that happened.
@@ -23,6 +30,8 @@ pub struct Outcome {
     pub trace_hash: String,
     /// What happened, for people; bounded.
     pub events: Vec<TimedEvent>,
+    /// What it looked like over time; bounded.
+    pub series: Series,
 }
 
 /// How a run ended, best first.
@@ -166,4 +175,49 @@ pub struct LimitFigures {
     pub most_admitted: u64,
     /// Slots and keys that were charged.
     pub slots: u64,
+    /// Length of a slot; 0 for a limit without slots.
+    pub window_ms: u64,
+    /// Units asked for.
+    pub demanded: u64,
+    /// Units admitted.
+    pub admitted: u64,
+    /// Units refused, and why.
+    pub refused: Refusals,
+    /// Units admitted above the quota, mean over slots, in parts per million of the quota.
+    pub over_mean_ppm: u64,
+    /// The same in the worst slot.
+    pub over_most_ppm: u64,
+    /// `max(0, min(demand, quota) - admitted)` of a slot, mean over slots, in parts per million of the quota. Only slots
+    /// that began and ended within the scenario count.
+    pub false_rejects_ppm: u64,
+    /// The same in the worst slot.
+    pub false_rejects_most_ppm: u64,
+    /// Slots that the two figures above are taken from.
+    pub whole_slots: u64,
+    /// Requests that waited before they were decided.
+    pub waited: u64,
+    /// Mean wait of those.
+    pub wait_mean_us: u64,
+    /// Admitted and refused by each region.
+    pub by_region: BTreeMap<String, RegionUse>,
+}
+
+/// Units refused under a limit, by what the client was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Refusals {
+    /// 429: the limit was in force.
+    pub limited: u64,
+    /// 503: the limit was degraded or closed, and our own state refused.
+    pub degraded: u64,
+    /// 503: nothing could be decided in time, for a mark, an owner or the limits of a starting node.
+    pub undecided: u64,
+}
+
+/// What one region did under a limit, in units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RegionUse {
+    /// Admitted.
+    pub admitted: u64,
+    /// Refused.
+    pub refused: Refusals,
 }

@@ -7,6 +7,7 @@ use tokio::{sync::mpsc, time::Duration};
 use crate::{
     Sources, chance,
     outcome::{FailedExpectation, Invariant, Outcome, Verdict},
+    series::Series,
     wire::Errand,
     world::{Plan, World},
 };
@@ -87,6 +88,7 @@ fn verdict(mut world: World<'_>) -> Outcome {
     world.figures.leader_changes = world.oracle.leader_changes();
     world.figures.packets = world.trace.packets;
     let failed_expectations = failed_expectations(&world);
+    let scenario_hash = world.sources.hash(world.scenario);
     let World { oracle, trace, figures, seed, .. } = world;
     let violations = oracle.into_violations();
     let verdict = match (violations.is_empty(), failed_expectations.is_empty()) {
@@ -95,7 +97,18 @@ fn verdict(mut world: World<'_>) -> Outcome {
         (true, true) => Verdict::Pass,
     };
     let trace_hash = trace.hash();
-    Outcome { seed, verdict, violations, failed_expectations, figures, trace_hash, events: trace.into_events() }
+    Outcome {
+        program: env!("CARGO_PKG_VERSION"),
+        scenario_hash,
+        seed,
+        verdict,
+        violations,
+        failed_expectations,
+        figures,
+        trace_hash,
+        events: trace.into_events(),
+        series: Series::default(),
+    }
 }
 
 fn failed_expectations(world: &World<'_>) -> Vec<FailedExpectation> {

@@ -1,10 +1,11 @@
 //! The documents a scenario refers to, gathered before it runs: a run itself opens nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, hash::Hasher, sync::Arc};
 
 use portolan_config::{
     Action, Bundle, Faults, GatewaySource, OperatorVerb, RegionMap, Scenario, Snapshot, SourceFile, attachments,
 };
+use siphasher::sip::SipHasher24;
 use thiserror::Error;
 
 /// Everything that a scenario runs with.
@@ -57,6 +58,22 @@ impl Sources {
             }
         }
         Ok(Self { regions, gateway, documents })
+    }
+
+    /// Hash over `scenario` and everything it runs with, in hexadecimal.
+    pub fn hash(&self, scenario: &Scenario) -> String {
+        let mut hasher = SipHasher24::new();
+        let mut add = |text: &str| {
+            hasher.write_usize(text.len());
+            hasher.write(text.as_bytes());
+        };
+        add(&scenario.file().text);
+        for bundle in std::iter::once(&self.gateway).chain(self.documents.values()) {
+            add(&bundle.document.text);
+            bundle.attachments.values().for_each(|text| add(text));
+        }
+        add(&format!("{:?}", self.regions));
+        format!("{:016x}", hasher.finish())
     }
 }
 
