@@ -34,8 +34,8 @@ pub(crate) fn rebind(
     for (name, limit) in &new.limits {
         let before = old.limits.get(name).zip(bound.get(name));
         let binding = match before {
-            Some((was, binding)) if was.key == limit.key && was.rate.per == limit.rate.per => {
-                let generation = binding.generation + u32::from(was.rate.count != limit.rate.count);
+            Some((was, binding)) if was.key == limit.key && was.algorithm.comparable(&limit.algorithm) => {
+                let generation = binding.generation + u32::from(was.algorithm != limit.algorithm);
                 LimitBinding { id: binding.id, generation }
             }
             _ => {

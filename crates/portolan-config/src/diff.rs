@@ -117,9 +117,9 @@ fn auth(it: &JwtAuth) -> Facts {
 
 fn limit(it: &Limit) -> Facts {
     vec![
-        fact("key", it.key.as_str()),
-        fact("rate", it.rate),
-        fact("on_partition", it.on_partition.as_str()),
+        fact("key", &it.key),
+        fact("rate", &it.algorithm),
+        fact("on_partition", it.on_partition),
         fact("expose_slot", it.expose_slot),
     ]
 }

@@ -17,6 +17,7 @@ mod suggest;
 
 mod diff;
 mod gateway;
+mod limit;
 mod snapshot;
 
 mod region;
@@ -44,6 +45,10 @@ pub use diff::diff;
 pub use fault::{Fault, Faults};
 pub use history::HistoryEntry;
 pub use intent::{Drain, Intent, IntentError, MemberRecord};
+pub use limit::{
+    Algorithm, Budget, Cost, KeyPart, Lender, Limit, LimitKey, MAX_QUOTA, OnPartition, Period, PlanSource, Plans,
+    RefundOn, ShareChange, SharePlan, Shares, Window,
+};
 pub use node_file::{AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile, Peer};
 pub use region::{Location, Region, RegionMap};
 pub use scenario::{
@@ -52,7 +57,6 @@ pub use scenario::{
 };
 pub use schema::{json_schema, json_schemas};
 pub use snapshot::{
-    EndpointAddress, HealthCheck, HostMatch, JwtAuth, Limit, LimitKeyKind, Listener, OnPartition, PathMatch, Route,
-    Service, Snapshot, Zone, ZoneRecord,
+    EndpointAddress, HealthCheck, HostMatch, JwtAuth, Listener, PathMatch, Route, Service, Snapshot, Zone, ZoneRecord,
 };
 pub use verb::{OperatorVerb, VerbError};

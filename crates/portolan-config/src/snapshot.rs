@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use portolan_model::{ByteSize, Name, Rate, RegionId};
 
-use crate::{Bundle, Faults, RegionMap, gateway};
+use crate::{Bundle, Faults, Lender, Limit, RegionMap, gateway};
 
 /// One accepted document. Every name in it resolves within it. The default one serves nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Snapshot {
     pub services: BTreeMap<Name, Arc<Service>>,
     /// Ways to know who asks.
     pub auth: BTreeMap<Name, Arc<JwtAuth>>,
+    /// Who lends parts of quotas.
+    pub lenders: BTreeMap<Name, Arc<Lender>>,
     /// Limits that routes refer to.
     pub limits: BTreeMap<Name, Arc<Limit>>,
     /// Which request goes where, and under which conditions.
@@ -99,72 +101,6 @@ pub struct JwtAuth {
     pub user_claim: String,
     /// Clock difference allowed for `exp` and `nbf`. Default 60 s.
     pub leeway: Duration,
-}
-
-/// What a limit counts by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LimitKeyKind {
-    /// One counter for all requests.
-    Global,
-    /// One counter per service.
-    Service,
-    /// One counter per route.
-    Route,
-    /// One counter per authenticated user; only on routes with auth.
-    User,
-    /// One counter per client address.
-    ClientAddress,
-}
-
-impl LimitKeyKind {
-    /// The word for it in a document.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Global => "global",
-            Self::Service => "service",
-            Self::Route => "route",
-            Self::User => "user",
-            Self::ClientAddress => "client",
-        }
-    }
-}
-
-/// What a region does with a limit while it cannot hear all others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum OnPartition {
-    /// Keep to its own share: the limit holds exactly, some requests are refused early.
-    #[default]
-    Static,
-    /// Allow up to the whole limit on each side: never refuse early, bounded by sides times the limit.
-    Open,
-    /// Refuse everything under the limit while any region is unheard (`closed: any`).
-    Closed,
-}
-
-impl OnPartition {
-    /// The word for it in a document.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Static => "static",
-            Self::Open => "open",
-            Self::Closed => "closed",
-        }
-    }
-}
-
-/// A bound on requests per window, held over all regions together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// Its name in the document.
-    pub name: Name,
-    /// What is counted apart.
-    pub key: LimitKeyKind,
-    /// Requests per window; the window is at least 1 s and a whole number of milliseconds.
-    pub rate: Rate,
-    /// Behaviour while regions are cut off.
-    pub on_partition: OnPartition,
-    /// Whether responses name the window that was charged, for clients that verify the limit. Default off.
-    pub expose_slot: bool,
 }
 
 /// Which hosts a route takes.

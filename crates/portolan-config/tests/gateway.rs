@@ -6,7 +6,7 @@ use std::{fmt::Write, time::Duration};
 
 use common::{bundle, file, regions};
 use portolan_config::{
-    HostMatch, LimitKeyKind, Listener, OnPartition, PathMatch, Snapshot, SourceFile, attachments, region_names,
+    HostMatch, KeyPart, Listener, OnPartition, PathMatch, Snapshot, SourceFile, attachments, region_names,
 };
 use portolan_model::Name;
 
@@ -38,7 +38,7 @@ fn the_sample_gateway_is_read_whole() {
     assert_eq!((auth.issuer.as_str(), auth.user_claim.as_str()), ("https://issuer.example.test", "sub"));
     assert_eq!(auth.leeway, Duration::from_secs(60));
     let total = &snapshot.limits[&name("orders-total")];
-    assert_eq!((total.key, total.on_partition), (LimitKeyKind::Service, OnPartition::Static));
+    assert_eq!((total.key.parts(), total.on_partition), (&[KeyPart::Service][..], OnPartition::Static));
     let route = &snapshot.routes[&name("orders")];
     assert_eq!(route.host, HostMatch::Exact("api.example.test".to_owned()));
     assert_eq!(route.path, PathMatch::Prefix("/orders".to_owned()));

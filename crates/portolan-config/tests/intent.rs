@@ -70,7 +70,7 @@ fn documents_get_revisions_and_can_be_put_in_force_again() {
     assert_eq!(intent.apply(&rollback(1)), accepted(3));
     let unknown = Refusal::UnknownRevision { revision: Revision(9) };
     assert_eq!(intent.apply(&rollback(9)), Applied::Refused(unknown));
-    assert_eq!(intent.snapshot.limits[&Name::new("a").expect("a name")].rate.count, 1);
+    assert_eq!(intent.snapshot.limits[&Name::new("a").expect("a name")].quota(), 1);
     assert_eq!(history(&intent), ["1 ann apply", "2 ann apply", "3 bob rollback to 1"]);
     assert_eq!(intent.history()[0].digest, intent.history()[2].digest);
     assert_ne!(intent.history()[0].digest, intent.history()[1].digest);

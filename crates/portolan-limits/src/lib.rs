@@ -27,6 +27,7 @@ mod peers;
 mod replica;
 mod rights;
 mod shared;
+mod shares;
 mod spend;
 mod table;
 mod verdict;
@@ -41,6 +42,7 @@ pub use marks::{
 };
 pub use message::{Heartbeat, Message, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
-pub use portolan_config::{LimitId, OnPartition};
+pub use portolan_config::{LimitId, OnPartition, ShareChange, SharePlan};
 pub use replica::{Event, LimitUsage, Limits, LimitsConfig, SlotDigest, Stats};
+pub use shares::base_shares;
 pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek};

@@ -311,7 +311,7 @@ impl Limits {
 
     /// Whether admissions depend on the merged view: then every row matters, not only those under pressure.
     fn shares_view(&self, rights: &Rights) -> bool {
-        rights.on_partition == OnPartition::Open && self.mode != Mode::Healthy
+        matches!(rights.on_partition, OnPartition::Open { .. }) && self.mode != Mode::Healthy
     }
 
     fn publish_others(&self, rights: &Rights, slot: u64, key: Key) {

@@ -120,7 +120,7 @@ impl Rights {
     }
 
     fn opened(&self, mode: Mode) -> bool {
-        self.on_partition == OnPartition::Open && mode == Mode::Degraded
+        matches!(self.on_partition, OnPartition::Open { .. }) && mode == Mode::Degraded
     }
 
     pub fn charge(&self, view: View, wall: WallTime) -> Charge {
@@ -209,7 +209,8 @@ mod tests {
     fn a_refusal_names_whether_the_limit_or_our_state_refused() {
         use DenyReason::{Closed, Degraded, Exhausted};
         use Mode::{Degraded as Cut, Healing, Healthy};
-        use OnPartition::{Closed as ClosedPolicy, Open, Static};
+        use OnPartition::{Closed as ClosedPolicy, Static};
+        const OPEN: OnPartition = OnPartition::OPEN;
         let check = |on_partition, mode, spent, others, expected: Result<(), DenyReason>| {
             let view = View { slot: 1, spent, others, ceiling: u64::MAX, mode };
             let expected = expected.map_err(Refusal::Deny);
@@ -221,9 +222,9 @@ mod tests {
         check(Static, Cut, 29, 60, Ok(()));
         check(Static, Cut, 30, 59, Err(Degraded));
         check(Static, Cut, 30, 60, Err(Exhausted));
-        check(Open, Healthy, 30, 0, Err(Exhausted));
-        check(Open, Cut, 30, 59, Ok(()));
-        check(Open, Cut, 30, 60, Err(Exhausted));
+        check(OPEN, Healthy, 30, 0, Err(Exhausted));
+        check(OPEN, Cut, 30, 59, Ok(()));
+        check(OPEN, Cut, 30, 60, Err(Exhausted));
         check(ClosedPolicy, Healthy, 29, 0, Ok(()));
         check(ClosedPolicy, Healing, 0, 0, Err(Closed));
         check(ClosedPolicy, Cut, 0, 0, Err(Closed));

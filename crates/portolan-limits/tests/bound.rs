@@ -13,9 +13,9 @@ fn definitions() -> Vec<Definition> {
     vec![
         definition(1, "20/s", OnPartition::Static),
         definition(2, "100/12s", OnPartition::Static),
-        definition(3, "20/s", OnPartition::Open),
+        definition(3, "20/s", OnPartition::OPEN),
         definition(4, "20/s", OnPartition::Closed),
-        definition(5, "7/30s", OnPartition::Open),
+        definition(5, "7/30s", OnPartition::OPEN),
     ]
 }
 

@@ -18,7 +18,7 @@ proptest! {
     ) {
         let definitions = vec![
             definition(1, "900/h", OnPartition::Static),
-            definition(2, "90/h", OnPartition::Open),
+            definition(2, "90/h", OnPartition::OPEN),
             definition(3, "9/h", OnPartition::Closed),
         ];
         let mut fleet = Fleet::new(3, definitions, seed);

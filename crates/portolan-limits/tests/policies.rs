@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fleet::{Fleet, definition};
 use portolan_limits::{Claim, LimitId, Mode, OnPartition};
 
-const POLICIES: [(u32, OnPartition); 3] = [(1, OnPartition::Static), (2, OnPartition::Open), (3, OnPartition::Closed)];
+const POLICIES: [(u32, OnPartition); 3] = [(1, OnPartition::Static), (2, OnPartition::OPEN), (3, OnPartition::Closed)];
 
 /// Three regions with one limit of 30/s per policy, under twice that load.
 fn loaded(mut fleet: Fleet, millis: u64) -> Fleet {

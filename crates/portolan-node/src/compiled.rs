@@ -4,10 +4,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::{Intent, Limit, LimitId, LimitKeyKind, RegionMap, Route};
+use portolan_config::{Intent, Limit, LimitId, LimitKey, RegionMap, Route};
 use portolan_geodns::{RegionState, RegionStates, Table};
 use portolan_limits::{Definition, Limiter};
-use portolan_model::{Name, RegionId};
+use portolan_model::{Name, Rate, RegionId};
 use portolan_routing::{HealthBoard, RouteTable};
 
 use crate::View;
@@ -71,7 +71,7 @@ pub fn definitions(intent: &Intent) -> Vec<Definition> {
             id: binding.id,
             generation: binding.generation,
             name: name.clone(),
-            rate: limit.rate,
+            rate: Rate { count: limit.quota(), per: limit.window() },
             on_partition: limit.on_partition,
             expose_slot: limit.expose_slot,
         })
@@ -91,12 +91,12 @@ struct Bound {
 }
 
 /// One limit of a route.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Binding {
     /// Its number.
     pub limit: LimitId,
     /// What it counts by.
-    pub key: LimitKeyKind,
+    pub key: LimitKey,
 }
 
 impl Bindings {
@@ -111,7 +111,7 @@ impl Bindings {
     fn compile(intent: &Intent) -> Self {
         let bind = |name: &Name| {
             let limit = intent.limit_ids.get(name).map_or(UNBOUND, |binding| binding.id);
-            let key = intent.snapshot.limits.get(name).map_or(LimitKeyKind::Global, |limit| limit.key);
+            let key = intent.snapshot.limits.get(name).map_or_else(LimitKey::global, |limit| limit.key.clone());
             Binding { limit, key }
         };
         let of_route = |route: &Arc<Route>| {

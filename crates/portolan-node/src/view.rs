@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use portolan_config::{Intent, LimitKeyKind, Route};
+use portolan_config::{Intent, KeyPart, Route};
 use portolan_geodns::{RegionStates, Table};
 use portolan_limits::{Admission, Claim, Limiter, Peek};
 use portolan_model::{Name, Now, RegionId, Revision, Timestamp};
@@ -79,18 +79,25 @@ impl View {
 /// The claim that `binding` makes on a request.
 fn claim(binding: &Binding, limiter: &Limiter, route: &Route, subject: &Subject<'_>) -> Claim {
     let limit = binding.limit;
-    let key = match binding.key {
-        LimitKeyKind::Global => limiter.key(limit, &[]),
-        LimitKeyKind::Service => limiter.key(limit, &[route.service.as_str().as_bytes()]),
-        LimitKeyKind::Route => limiter.key(limit, &[route.name.as_str().as_bytes()]),
-        // Such a limit stands only on routes with auth; requests without a user would share one counter.
-        LimitKeyKind::User => limiter.key(limit, &[subject.user.unwrap_or_default().as_bytes()]),
-        LimitKeyKind::ClientAddress => match subject.client.to_canonical() {
-            IpAddr::V4(address) => limiter.key(limit, &[&address.octets()]),
-            // A customer holds at least a /64 (RFC 6177), so anything finer would let one client be many.
-            IpAddr::V6(address) => limiter.key(limit, &[&address.octets()[..8]]),
-        },
+    let address = match subject.client.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
     };
+    let mut parts = SmallVec::<[&[u8]; 4]>::new();
+    for part in binding.key.parts() {
+        parts.push(match part {
+            KeyPart::Global => continue,
+            KeyPart::Service => route.service.as_str().as_bytes(),
+            KeyPart::Route => route.name.as_str().as_bytes(),
+            // Such a limit stands only on routes with auth; requests without a user would share one counter.
+            KeyPart::User => subject.user.unwrap_or_default().as_bytes(),
+            KeyPart::ClientAddress { .. } if subject.client.to_canonical().is_ipv4() => &address[12..],
+            // A customer holds at least a /64 (RFC 6177), so anything finer would let one client be many.
+            KeyPart::ClientAddress { v6_prefix } => &address[..usize::from(v6_prefix / 8)],
+            KeyPart::Header(_) | KeyPart::Claim(_) => &[],
+        });
+    }
+    let key = limiter.key(limit, &parts);
     Claim { limit, key }
 }
 

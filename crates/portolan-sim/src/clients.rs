@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use portolan_config::{ClientLoad, LimitKeyKind, OnPartition, Route, Scenario};
+use portolan_config::{ClientLoad, LimitKey, OnPartition, Route, Scenario};
 use portolan_geodns::{ClientSubnet, Query, Rcode, qtype};
 use portolan_limits::{Admission, Charge, DenyReason};
 use portolan_model::{RegionId, Timestamp};
@@ -207,12 +207,13 @@ impl World<'_> {
         let must_be_closed = self.must_be_closed(ask.host);
         for charge in charges {
             let limit = view.intent.snapshot.limits.get(&charge.name);
-            let (policy, kind) = limit.map_or((OnPartition::Static, LimitKeyKind::Global), |l| (l.on_partition, l.key));
+            let (policy, kind) =
+                limit.map_or((OnPartition::Static, LimitKey::global()), |l| (l.on_partition, l.key.clone()));
             if policy == OnPartition::Closed && must_be_closed {
                 let detail = format!("`{}` is closed while a region is unheard, {} admitted", charge.name, view.region);
                 self.oracle.violate(at, Invariant::LimitBound, detail);
             }
-            self.oracle.admit(charge, policy, &oracle::subject(kind, route, ask.user.as_deref(), &address), at);
+            self.oracle.admit(charge, policy, &oracle::subject(&kind, route, ask.user.as_deref(), &address), at);
         }
     }
 

@@ -63,7 +63,7 @@ impl Oracle {
     /// Counts one allowed request against a limit. `subject` is what the limit counts apart, as this side sees it.
     pub fn admit(&mut self, charge: &Charge, policy: OnPartition, subject: &str, at: Timestamp) {
         // `open` may reach the whole quota on every side of a partition, and there are as many sides as regions at most.
-        let sides = if policy == OnPartition::Open { self.regions } else { 1 };
+        let sides = if matches!(policy, OnPartition::Open { .. }) { self.regions } else { 1 };
         let key = (charge.limit.0, charge.name.clone(), subject.to_owned(), charge.slot);
         let spent = self.slots.entry(key).or_default();
         spent.admitted += 1;
@@ -163,15 +163,17 @@ impl Oracle {
 }
 
 /// What a limit counts apart, as seen from outside.
-pub fn subject(kind: portolan_config::LimitKeyKind, route: &Route, user: Option<&str>, client: &str) -> String {
-    use portolan_config::LimitKeyKind as Kind;
-    match kind {
-        Kind::Global => "everyone".to_owned(),
-        Kind::Service => format!("service {}", route.service),
-        Kind::Route => format!("route {}", route.name),
-        Kind::User => format!("user {}", user.unwrap_or_default()),
-        Kind::ClientAddress => format!("client {client}"),
-    }
+pub fn subject(key: &portolan_config::LimitKey, route: &Route, user: Option<&str>, client: &str) -> String {
+    use portolan_config::KeyPart;
+    let word = |part: &KeyPart| match part {
+        KeyPart::Global => "everyone".to_owned(),
+        KeyPart::Service => format!("service {}", route.service),
+        KeyPart::Route => format!("route {}", route.name),
+        KeyPart::User => format!("user {}", user.unwrap_or_default()),
+        KeyPart::ClientAddress { .. } => format!("client {client}"),
+        KeyPart::Header(_) | KeyPart::Claim(_) => part.to_string(),
+    };
+    key.parts().iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -210,8 +212,8 @@ mod tests {
         check(OnPartition::Static, 10, &[]);
         check(OnPartition::Static, 12, &[Invariant::LimitBound]);
         check(OnPartition::Closed, 11, &[Invariant::LimitBound]);
-        check(OnPartition::Open, 30, &[]);
-        check(OnPartition::Open, 31, &[Invariant::LimitBound]);
+        check(OnPartition::OPEN, 30, &[]);
+        check(OnPartition::OPEN, 31, &[Invariant::LimitBound]);
     }
 
     #[test]

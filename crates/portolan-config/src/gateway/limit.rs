@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use portolan_model::{Name, Rate, render_duration};
+use portolan_model::{Name, Rate, Ratio, render_duration};
 
 use crate::{
-    Limit, LimitKeyKind, OnPartition,
+    Algorithm, Budget, Cost, KeyPart, Limit, LimitKey, OnPartition, Shares, Window,
     decode::{self, Fields, Shape, choice, entry_name, flag, within},
     fault::Report,
     tree::{Entry, Node},
@@ -15,17 +15,21 @@ use crate::{
 pub(crate) const LIMIT: Shape = Shape { what: "a limit", keys: &["key", "rate", "on_partition", "expose_slot"] };
 
 /// What a limit can count by.
-pub(crate) const KEY_KINDS: [(&str, LimitKeyKind); 5] = [
-    ("global", LimitKeyKind::Global),
-    ("service", LimitKeyKind::Service),
-    ("route", LimitKeyKind::Route),
-    ("user", LimitKeyKind::User),
-    ("client", LimitKeyKind::ClientAddress),
+pub(crate) const KEY_KINDS: [(&str, KeyPart); 5] = [
+    ("global", KeyPart::Global),
+    ("service", KeyPart::Service),
+    ("route", KeyPart::Route),
+    ("user", KeyPart::User),
+    ("client", KeyPart::CLIENT),
 ];
 
 /// What a limit can do while regions are cut off.
-pub(crate) const POLICIES: [(&str, OnPartition); 3] =
-    [("static", OnPartition::Static), ("open", OnPartition::Open), ("closed", OnPartition::Closed)];
+pub(crate) const POLICIES: [(&str, OnPartition); 4] = [
+    ("static", OnPartition::Static),
+    ("open", OnPartition::OPEN),
+    ("closed", OnPartition::Closed),
+    ("closed(minority)", OnPartition::ClosedMinority),
+];
 
 pub(super) fn decode(entries: &[Entry], report: &mut Report<'_>) -> BTreeMap<Name, Arc<Limit>> {
     let limits = entries.iter().filter_map(|entry| limit(entry, report));
@@ -35,11 +39,36 @@ pub(super) fn decode(entries: &[Entry], report: &mut Report<'_>) -> BTreeMap<Nam
 fn limit(entry: &Entry, report: &mut Report<'_>) -> Option<Limit> {
     let name = entry_name(entry, report);
     let fields = Fields::open(&entry.node, &LIMIT, report)?;
-    let key = fields.require("key", "user", report).and_then(|node| choice(node, &KEY_KINDS, report));
+    let key = fields.require("key", "user", report).and_then(|node| key(node, report));
     let rate = fields.require("rate", "600/min", report).and_then(|node| bounded_rate(node, report));
     let on_partition = fields.optional("on_partition", OnPartition::default(), report, policy);
     let expose_slot = fields.optional("expose_slot", false, report, flag);
-    Some(Limit { name: name?, key: key?, rate: rate?, on_partition, expose_slot })
+    let rate = rate?;
+    Some(Limit {
+        name: name?,
+        key: key?,
+        algorithm: Algorithm::FixedWindow { quota: rate.count, window: Window::Length(rate.per) },
+        on_partition,
+        shares: Shares::Equal,
+        overdraft: Ratio::default(),
+        borrow_wait: Duration::ZERO,
+        reclaim: None,
+        lender: None,
+        cost: Cost::default(),
+        refund_on: Vec::new(),
+        per: Budget::Limit,
+        plans: None,
+        overrides: BTreeMap::new(),
+        shadow: false,
+        expose_slot,
+    })
+}
+
+fn key(node: &Node, report: &mut Report<'_>) -> Option<LimitKey> {
+    let words = KEY_KINDS.map(|(word, _)| (word, word));
+    let word = choice(node, &words, report)?;
+    let part = KEY_KINDS.into_iter().find(|(known, _)| *known == word).map(|(_, part)| part)?;
+    LimitKey::new(vec![part])
 }
 
 fn policy(node: &Node, report: &mut Report<'_>) -> Option<OnPartition> {

@@ -139,7 +139,7 @@ fn document(root: &Node, bundle: &Bundle, regions: &RegionMap, report: &mut Repo
     let routes = route::decode(routes, &scope, &limits, report);
     let zones = dns::decode(zones, &scope, report);
     let listener = fields.optional("listener", Default::default(), report, listener::decode);
-    Some(Snapshot { services, auth, limits, routes, zones, listener })
+    Some(Snapshot { services, auth, lenders: BTreeMap::new(), limits, routes, zones, listener })
 }
 
 /// Services of a document.

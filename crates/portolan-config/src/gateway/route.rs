@@ -11,7 +11,7 @@ use portolan_model::Name;
 
 use super::{Scope, dns::host_name, listener::BODY_BOUNDS};
 use crate::{
-    HostMatch, Limit, LimitKeyKind, PathMatch, Route,
+    HostMatch, Limit, PathMatch, Route,
     decode::{self, Fields, Shape, dangling, duration, entry_name, items, size, string, text},
     fault::{Report, Span},
     suggest,
@@ -90,7 +90,7 @@ fn route(
             let message = format!("{} stands twice", item.quoted());
             report.fault(item.at, message, "keep one of them".to_owned());
         }
-        let counts_users = limits.get(&limit).is_some_and(|limit| limit.key == LimitKeyKind::User);
+        let counts_users = limits.get(&limit).is_some_and(|limit| limit.key.needs_token());
         if counts_users && auth_node.is_none() {
             let message = format!("limit `{limit}` counts by user, but route `{}` knows no users", entry.key);
             report.fault(item.at, message, "add `auth` to the route, or a limit with `key: client`".to_owned());

@@ -131,6 +131,8 @@ enum OnPartition {
     Static,
     Open,
     Closed,
+    #[schemars(rename = "closed(minority)")]
+    ClosedMinority,
 }
 
 /// Requests of one kind and what is done with them.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
-use portolan_config::{LimitKeyKind, Route};
+use portolan_config::{LimitKey, Route};
 use portolan_geodns::RegionState;
 use portolan_limits::{DenyReason, Peek};
 use portolan_model::{Name, Now, RegionId};
@@ -158,8 +158,8 @@ fn limit_verdict(view: &View, peek: &Peek) -> LimitVerdictAnswer {
     let limit = view.intent.snapshot.limits.get(&peek.name);
     LimitVerdictAnswer {
         limit: peek.name.clone(),
-        key: limit.map_or(LimitKeyKind::Global, |limit| limit.key).as_str().to_owned(),
-        on_partition: limit.map_or_else(Default::default, |limit| limit.on_partition).as_str().to_owned(),
+        key: limit.map_or_else(LimitKey::global, |limit| limit.key.clone()).to_string(),
+        on_partition: limit.map_or_else(Default::default, |limit| limit.on_partition).to_string(),
         slot: peek.slot,
         quota: peek.quota,
         share: peek.share,
