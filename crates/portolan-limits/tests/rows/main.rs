@@ -1,0 +1,55 @@
+//! How wrong limits are: regions with their real state machines in virtual time, under the demand and the faults that
+//! figures are promised for, against an oracle that counts verdicts.
+//!
+//! The ordinary run is short. `ROWS_SEEDS=5 ROWS_SECONDS=60 cargo test --release -p portolan-limits --test rows --
+//! --nocapture` runs every row longer and prints the tables.
+
+#![allow(dead_code, reason = "the base, overdraft and waits of a row await their definition")]
+
+mod demand;
+mod network;
+mod oracle;
+mod partitions;
+mod region;
+mod report;
+mod table;
+mod world;
+
+use table::{Row, Scale};
+
+/// The value of a variable, or what the ordinary run takes.
+fn variable(name: &str, ordinary: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(ordinary)
+}
+
+/// Runs rows and demands that each stays in its bands.
+fn check(rows: fn(Scale) -> Vec<Row>) {
+    let scale = Scale { seconds: variable("ROWS_SECONDS", 16), seeds: variable("ROWS_SEEDS", 1) };
+    let rows = rows(scale);
+    let outcomes = report::run(&rows, scale);
+    println!("{}", report::markdown(&rows, &outcomes));
+    for (row, outcome) in rows.iter().zip(&outcomes) {
+        let (over, most) = (outcome.over_units, row.bands.over_units);
+        assert!(over <= most, "{}: {over} units above the quota, at most {most} are promised", row.name);
+    }
+}
+
+#[test]
+fn with_every_region_in_reach_limits_are_exact_and_refuse_almost_nothing_wrongly() {
+    check(table::healthy);
+}
+
+#[test]
+fn small_limits_are_exact_and_refuse_as_little_as_their_size_allows() {
+    check(table::small);
+}
+
+#[test]
+fn in_a_partition_each_policy_admits_and_refuses_what_it_promises() {
+    check(partitions::partitions);
+}
+
+#[test]
+fn whatever_crashes_or_runs_wrong_no_slot_exceeds_its_limit() {
+    check(partitions::faults);
+}

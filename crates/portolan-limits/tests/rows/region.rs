@@ -1,0 +1,196 @@
+//! One region of a run: the real state machine and limiter, a clock of its own, and a disk that a crash leaves as it was.
+//! The only file here that knows the crate's interface.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use portolan_limits::{
+    Admission, Claim, Definition, Found, LimitId, Limiter, Limits, LimitsConfig, MarkLog, MarkSequence, Message,
+    PageWrite, Recovery, SEGMENT_LEN,
+};
+use portolan_model::{HashKey, Name, Now, Rate, RegionId, Timestamp, WallTime};
+
+use crate::{network::RTT, table::Row};
+
+/// Civil time at the start: not a round number of anything.
+const EPOCH_MS: u64 = 1_795_312_345_678;
+
+/// From asking for a write until it is on disk.
+const DISK_US: u64 = 2000;
+
+const LIMIT: LimitId = LimitId(1);
+const HASH_KEY: HashKey = HashKey::new(*b"0123456789abcdef");
+const CAPACITY: usize = 64;
+
+/// The answer to one request, with the slot that the gateway named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Allow { slot: u64 },
+    Deny { slot: u64 },
+    Wait { slot: u64, at_most: Duration },
+}
+
+pub struct Region {
+    id: RegionId,
+    limits: Option<Limits>,
+    limiter: Option<Arc<Limiter>>,
+    /// Clock minus the run's.
+    pub clock_ms: i64,
+    log: MarkLog,
+    disk: [Vec<u8>; 2],
+    writes: VecDeque<(u64, MarkSequence, Vec<PageWrite>)>,
+}
+
+pub fn region_id(at: usize) -> RegionId {
+    RegionId::new(&format!("region-{at:02}")).expect("a name")
+}
+
+fn definition(row: &Row) -> Definition {
+    Definition {
+        id: LIMIT,
+        generation: 1,
+        name: Name::new("row").expect("a name"),
+        rate: Rate { count: row.quota, per: row.window },
+        on_partition: row.policy,
+        expose_slot: true,
+    }
+}
+
+/// Civil time of the run at `us`.
+pub fn civil(us: u64) -> WallTime {
+    WallTime::from_unix_millis(EPOCH_MS + us / 1000)
+}
+
+impl Region {
+    pub fn new(at: usize) -> Self {
+        let (log, _) = MarkLog::recover([&[], &[]]);
+        let disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
+        Self { id: region_id(at), limits: None, limiter: None, clock_ms: 0, log, disk, writes: VecDeque::new() }
+    }
+
+    pub fn now(&self, us: u64) -> Now {
+        let wall = civil(us).as_unix_millis().saturating_add_signed(self.clock_ms);
+        Now { mono: Timestamp::ZERO + Duration::from_micros(us), wall: WallTime::from_unix_millis(wall) }
+    }
+
+    pub fn runs(&self) -> bool {
+        self.limits.is_some()
+    }
+
+    pub fn boot(&mut self, row: &Row, recovery: Recovery, us: u64) {
+        let config = LimitsConfig {
+            region: self.id.clone(),
+            regions: (0..row.demand.regions()).map(region_id).collect(),
+            hash_key: HASH_KEY,
+            capacity: CAPACITY,
+            worst_rtt: RTT,
+        };
+        let now = self.now(us);
+        let mut limits = Limits::new(config, recovery, now);
+        limits.handle_definitions(&[definition(row)], now);
+        self.limiter = Some(limits.limiter());
+        self.limits = Some(limits);
+    }
+
+    /// Ends the process. Of the writes under way the first may have reached the disk.
+    pub fn crash(&mut self, first_write_lands: bool) {
+        self.limits = None;
+        if let Some((.., pages)) = self.writes.pop_front().filter(|_| first_write_lands) {
+            self.write(&pages);
+        }
+        self.writes.clear();
+    }
+
+    pub fn lose_disk(&mut self) {
+        self.disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
+    }
+
+    /// Starts the process again from what the disk kept.
+    pub fn restart(&mut self, row: &Row, us: u64) {
+        let (log, found) = MarkLog::recover([&self.disk[0], &self.disk[1]]);
+        self.log = log;
+        let recovery = match found {
+            Found::Marks(marks) => Recovery::Marks(marks),
+            Found::Nothing | Found::Damaged { .. } => Recovery::Lost,
+        };
+        self.boot(row, recovery, us);
+    }
+
+    /// Asks for one unit; none when the process does not run.
+    pub fn ask(&self, row: &Row, us: u64) -> Option<Answer> {
+        self.limits.as_ref()?;
+        let limiter = self.limiter.as_ref()?;
+        let now = self.now(us);
+        let claim = Claim { limit: LIMIT, key: limiter.key(LIMIT, &[b"row"]) };
+        Some(match limiter.admit(&[claim], now) {
+            Admission::Allow(charges) => Answer::Allow { slot: charges[0].slot },
+            Admission::Deny(denial) => Answer::Deny { slot: denial.slot },
+            Admission::Wait => Answer::Wait { slot: row.slot(now.wall), at_most: Duration::from_millis(20) },
+        })
+    }
+
+    /// Whether the state machine wants to be woken at once.
+    pub fn take_attention(&self) -> bool {
+        self.runs() && self.limiter.as_ref().is_some_and(|limiter| limiter.take_attention())
+    }
+
+    /// When the state machine wants to be woken, in microseconds of the run.
+    pub fn timeout(&self) -> Option<u64> {
+        let timeout = self.limits.as_ref()?.poll_timeout()?;
+        Some(timeout.as_nanos().div_ceil(1000))
+    }
+
+    pub fn wake(&mut self, us: u64) {
+        let now = self.now(us);
+        if let Some(limits) = &mut self.limits {
+            limits.handle_timeout(now);
+        }
+    }
+
+    pub fn take(&mut self, from: usize, message: Message, us: u64) {
+        let now = self.now(us);
+        if let Some(limits) = &mut self.limits {
+            // Rows of a slot that is over for the receiver are refused; everything else is known to both.
+            let _ = limits.handle_message(&region_id(from), message, now);
+        }
+    }
+
+    /// What the state machine sends, by the position of the receiver. Starts the writes that it asks for.
+    pub fn drain(&mut self, us: u64) -> Vec<(usize, Message)> {
+        let Some(limits) = &mut self.limits else { return Vec::new() };
+        let mut sent = Vec::new();
+        while let Some((to, message)) = limits.poll_transmit() {
+            let at = to.as_str().rsplit('-').next().and_then(|at| at.parse().ok());
+            sent.push((at.expect("regions are numbered"), message));
+        }
+        while let Some(write) = limits.poll_marks() {
+            let pages = self.log.append(&write);
+            self.writes.push_back((us + DISK_US, write.sequence, pages));
+        }
+        while limits.poll_event().is_some() {}
+        sent
+    }
+
+    /// When the oldest write is on disk.
+    pub fn durable_at(&self) -> Option<u64> {
+        self.writes.front().map(|(at, ..)| *at)
+    }
+
+    /// Reports the writes that are on disk.
+    pub fn sync(&mut self, us: u64) {
+        let mut durable = None;
+        while let Some((_, sequence, pages)) = self.writes.pop_front_if(|(at, ..)| *at <= us) {
+            self.write(&pages);
+            durable = Some(sequence);
+        }
+        let now = self.now(us);
+        if let (Some(sequence), Some(limits)) = (durable, &mut self.limits) {
+            limits.handle_durable(sequence, now);
+        }
+    }
+
+    fn write(&mut self, pages: &[PageWrite]) {
+        for page in pages {
+            self.disk[page.segment][page.offset as usize..][..page.bytes.len()].copy_from_slice(&page.bytes);
+        }
+    }
+}
