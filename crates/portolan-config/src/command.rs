@@ -63,6 +63,17 @@ pub enum Command {
         /// When it was proposed.
         at: WallTime,
     },
+    /// Nodes of a region fell silent or came back. Proposed by the leader.
+    Roster {
+        /// The region.
+        region: RegionId,
+        /// Refused unless the region's roster has this epoch.
+        expected: u64,
+        /// The nodes that their neighbours hear, as the proposer knew at that time.
+        present: Vec<NodeName>,
+        /// When it was proposed.
+        at: WallTime,
+    },
 }
 
 /// What came of a command. The same on every node.
@@ -84,8 +95,13 @@ pub enum Applied {
     Restored,
     /// The node is known.
     Joined {
-        /// How often the node's region has started without its past: 1 means that it never existed before.
+        /// How often the node has come without its past: 1 means that it never existed before.
         incarnation: u64,
+    },
+    /// The region's roster is as proposed.
+    Listed {
+        /// Its epoch.
+        epoch: u64,
     },
     /// Nothing changed.
     Refused(Refusal),
@@ -139,18 +155,39 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
-    /// Another node serves the region.
-    #[error(
-        "`{node}` may not join: `{holder}` is the node of region `{region}`; stop `{holder}` and start its successor \
-         under the same name"
-    )]
-    RegionTaken {
+    /// The node serves another region.
+    #[error("`{node}` is a node of region `{holds}`; a node that moves to `{region}` needs a name of its own")]
+    OtherRegion {
         /// The node that asked.
         node: NodeName,
         /// The region it wants to serve.
         region: RegionId,
-        /// The node that serves it.
-        holder: NodeName,
+        /// The region it serves.
+        holds: RegionId,
+    },
+    /// The roster has changed since.
+    #[error("epoch {expected} of the nodes of `{region}` was expected, {current} is in force")]
+    StaleRoster {
+        /// The region.
+        region: RegionId,
+        /// What the proposer had seen.
+        expected: u64,
+        /// What is in force.
+        current: u64,
+    },
+    /// A node cannot be listed in a region that it does not serve.
+    #[error("`{node}` is not a node of region `{region}`")]
+    NotOfRegion {
+        /// The node.
+        node: NodeName,
+        /// The region.
+        region: RegionId,
+    },
+    /// A region keeps at least one node.
+    #[error("no node of `{region}` would be left")]
+    EmptyRoster {
+        /// The region.
+        region: RegionId,
     },
     /// A bound of the replicated state is reached.
     #[error("{what} has {len}, at most {max} are kept")]

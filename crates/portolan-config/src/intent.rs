@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    Applied, Bundle, Command, Faults, HistoryEntry, LimitBinding, LimitId, Refusal, RegionMap, Snapshot, binding,
+    Applied, Bundle, Command, Faults, HistoryEntry, LimitBinding, LimitId, Refusal, RegionMap, Roster, Snapshot,
+    binding,
     history::{History, digest},
 };
 
@@ -28,13 +29,14 @@ pub struct Intent {
     pub drains: BTreeMap<RegionId, Drain>,
     /// Nodes that are Raft members.
     pub members: BTreeMap<NodeName, MemberRecord>,
+    /// Of each region that a node has joined: the nodes that share its limits.
+    pub rosters: BTreeMap<RegionId, Roster>,
     /// Identities of the limits in force.
     pub limit_ids: BTreeMap<Name, LimitBinding>,
     regions: Arc<RegionMap>,
     history: History,
     next_limit: LimitId,
     drain_generation: u64,
-    incarnations: BTreeMap<RegionId, u64>,
 }
 
 /// A region out of service.
@@ -57,7 +59,7 @@ pub struct MemberRecord {
     pub member: MemberId,
     /// The region it serves.
     pub region: RegionId,
-    /// Of the region, when the member joined: 1 = the region had never existed before.
+    /// How often the node came without its past, the first time included: 1 = it had never existed before.
     pub incarnation: u64,
 }
 
@@ -89,12 +91,12 @@ impl Intent {
             bundle: None,
             drains: BTreeMap::new(),
             members: BTreeMap::new(),
+            rosters: BTreeMap::new(),
             limit_ids: BTreeMap::new(),
             regions,
             history: History::default(),
             next_limit: LimitId::default(),
             drain_generation: 0,
-            incarnations: BTreeMap::new(),
         }
     }
 
@@ -117,6 +119,7 @@ impl Intent {
             Command::Drain { region, reason, author, at, serving } => self.drain(region, reason, author, *at, serving),
             Command::Restore { region, author, at } => self.restore(region, author, *at),
             Command::Join { node, region, member, at: _ } => self.join(node, region, *member),
+            Command::Roster { region, expected, present, at: _ } => self.change_roster(region, *expected, present),
         };
         outcome.unwrap_or_else(Applied::Refused)
     }
@@ -205,24 +208,32 @@ impl Intent {
         Ok(Applied::Restored)
     }
 
-    /// A member that joins again keeps its incarnation; a new member id means that a node came without its past, and
-    /// with it the region. A region's share of every limit has one spender, so a second name in a region is refused; a
-    /// node that replaces another takes over its name.
+    /// A member that joins again keeps its incarnation and its place; a new member id means that a node came without its
+    /// past.
     fn join(&mut self, node: &NodeName, region: &RegionId, member: MemberId) -> Result<Applied, Refusal> {
         self.known(region)?;
-        if let Some((holder, _)) = self.members.iter().find(|(name, other)| *name != node && other.region == *region) {
-            return Err(Refusal::RegionTaken { node: node.clone(), region: region.clone(), holder: holder.clone() });
-        }
-        if let Some(record) = self.members.get(node).filter(|known| known.member == member && known.region == *region) {
-            return Ok(Applied::Joined { incarnation: record.incarnation });
+        if let Some(record) = self.members.get(node) {
+            if record.region != *region {
+                let holds = record.region.clone();
+                return Err(Refusal::OtherRegion { node: node.clone(), region: region.clone(), holds });
+            }
+            if record.member == member {
+                return Ok(Applied::Joined { incarnation: record.incarnation });
+            }
         }
         let others = self.members.len() - usize::from(self.members.contains_key(node));
         bounded("the cluster's members", others + 1, MAX_MEMBERS)?;
-        let incarnation = self.incarnations.entry(region.clone()).or_default();
-        *incarnation += 1;
-        let incarnation = *incarnation;
+        let incarnation = self.members.get(node).map_or(1, |record| record.incarnation + 1);
         self.members.insert(node.clone(), MemberRecord { member, region: region.clone(), incarnation });
+        self.rosters.entry(region.clone()).or_default().join(node);
         Ok(Applied::Joined { incarnation })
+    }
+
+    fn change_roster(&mut self, region: &RegionId, expected: u64, present: &[NodeName]) -> Result<Applied, Refusal> {
+        self.known(region)?;
+        let members = self.members.iter().map(|(node, record)| (node, &record.region)).collect();
+        let roster = self.rosters.entry(region.clone()).or_default();
+        roster.change(region, expected, present, &members).map(|epoch| Applied::Listed { epoch })
     }
 
     fn known(&self, region: &RegionId) -> Result<(), Refusal> {
@@ -243,12 +254,12 @@ impl Intent {
             revision: self.revision,
             drains: self.drains.clone(),
             members: self.members.clone(),
+            rosters: self.rosters.clone(),
             limit_ids: self.limit_ids.clone(),
             regions: self.regions.ids().to_vec(),
             history: self.history.clone(),
             next_limit: self.next_limit,
             drain_generation: self.drain_generation,
-            incarnations: self.incarnations.clone(),
         })
     }
 
@@ -269,12 +280,12 @@ impl Intent {
             bundle,
             drains: saved.drains,
             members: saved.members,
+            rosters: saved.rosters,
             limit_ids: saved.limit_ids,
             regions,
             history: saved.history,
             next_limit: saved.next_limit,
             drain_generation: saved.drain_generation,
-            incarnations: saved.incarnations,
         })
     }
 }
@@ -285,12 +296,12 @@ struct Saved {
     revision: Revision,
     drains: BTreeMap<RegionId, Drain>,
     members: BTreeMap<NodeName, MemberRecord>,
+    rosters: BTreeMap<RegionId, Roster>,
     limit_ids: BTreeMap<Name, LimitBinding>,
     regions: Vec<RegionId>,
     history: History,
     next_limit: LimitId,
     drain_generation: u64,
-    incarnations: BTreeMap<RegionId, u64>,
 }
 
 fn bounded(what: &str, len: usize, max: usize) -> Result<(), Refusal> {

@@ -32,6 +32,7 @@ mod verb;
 
 mod command;
 mod intent;
+mod roster;
 
 mod binding;
 mod history;
@@ -51,6 +52,7 @@ pub use limit::{
 };
 pub use node_file::{AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile, Peer};
 pub use region::{Location, Region, RegionMap};
+pub use roster::Roster;
 pub use scenario::{
     Action, AdmittedBound, Bound, ClientLoad, Comparison, CrashTarget, Direction, Disk, Expect, GatewaySource,
     Scenario, Step,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use portolan_model::{NodeName, RegionId};
+use portolan_model::NodeName;
 
 use crate::{
     AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile, Peer,
@@ -66,7 +66,7 @@ pub(crate) fn decode(root: &Node, report: &mut Report<'_>) -> Option<NodeFile> {
         .require("identity", "{ ca: ca.pem, certificate: node.pem, key: node.key }", report)
         .and_then(|node| identity(node, report));
     let peer_entries = fields.get("peers").map(|node| named(node, PEER_EXAMPLE, MAX_PEERS, report)).unwrap_or_default();
-    let peers = peers(peer_entries, node.as_ref(), region.as_ref(), report);
+    let peers = peers(peer_entries, node.as_ref(), report);
     let bootstrap = fields
         .require("bootstrap", "[eu-west-1]", report)
         .and_then(|names| bootstrap(names, node.as_ref(), peer_entries, report));
@@ -138,18 +138,8 @@ fn identity(node: &Node, report: &mut Report<'_>) -> Option<IdentityFiles> {
     Some(IdentityFiles { ca: ca?, certificate: certificate?, key: key? })
 }
 
-fn peers(
-    entries: &[Entry],
-    me: Option<&NodeName>,
-    home: Option<&RegionId>,
-    report: &mut Report<'_>,
-) -> BTreeMap<NodeName, Peer> {
+fn peers(entries: &[Entry], me: Option<&NodeName>, report: &mut Report<'_>) -> BTreeMap<NodeName, Peer> {
     let mut peers = BTreeMap::new();
-    // The node of each region, as it is written.
-    let mut nodes = BTreeMap::new();
-    if let (Some(home), Some(me)) = (home, me) {
-        nodes.insert(home.clone(), me.as_str());
-    }
     for entry in entries {
         let name = decode::entry_name(entry, report).and_then(|name| NodeName::new(name.as_str()).ok());
         if name.is_some() && name.as_ref() == me {
@@ -157,15 +147,7 @@ fn peers(
             report.fault(entry.key_at, format!("`{}` is this node itself", entry.key), remedy);
         }
         let Some(fields) = Fields::open(&entry.node, &PEER, report) else { continue };
-        let written = fields.require("region", "eu-west", report);
-        let region = written.and_then(|node| decode::region_id(node, report));
-        if let (Some(node), Some(region)) = (written, &region)
-            && let Some(other) = nodes.insert(region.clone(), &entry.key)
-            && *other != *entry.key
-        {
-            let remedy = "a region has one node, which spends its shares of all limits".to_owned();
-            report.fault(node.at, format!("`{region}` is the region of `{other}` already"), remedy);
-        }
+        let region = fields.require("region", "eu-west", report).and_then(|node| decode::region_id(node, report));
         let address = fields.require("address", "192.0.2.1:8700", report).and_then(|node| address(node, report));
         if let (Some(name), Some(region), Some(address)) = (name, region, address) {
             peers.insert(name, Peer { region, address });

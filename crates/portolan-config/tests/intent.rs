@@ -138,7 +138,7 @@ fn the_last_serving_region_is_never_drained() {
 }
 
 #[test]
-fn a_new_member_id_is_a_new_incarnation_of_its_region() {
+fn a_new_member_id_is_a_new_incarnation_of_its_node() {
     let mut intent = intent();
     let mut check = |command: Command, incarnation| assert_eq!(intent.apply(&command), Applied::Joined { incarnation });
     check(join("eu-west-1", "eu-west", 7), 1);
@@ -150,21 +150,51 @@ fn a_new_member_id_is_a_new_incarnation_of_its_region() {
     assert_eq!(unknown, Applied::Refused(Refusal::UnknownRegion { region: region("mars") }));
 }
 
+/// The roster of `eu-west` as `epoch: nodes`.
+fn roster(intent: &Intent) -> String {
+    let roster = &intent.rosters[&region("eu-west")];
+    let nodes: Vec<&str> = roster.nodes.iter().map(NodeName::as_str).collect();
+    format!("{}: {}", roster.epoch, nodes.join(" "))
+}
+
+fn list(home: &str, expected: u64, present: &[&str]) -> Command {
+    let present = present.iter().map(|name| NodeName::new(name).expect("a node")).collect();
+    Command::Roster { region: region(home), expected, present, at: AT }
+}
+
 #[test]
-fn a_second_node_of_a_region_is_refused_under_another_name() {
+fn every_change_of_a_region_s_nodes_is_an_epoch_of_its_own() {
     let mut intent = intent();
-    assert_eq!(intent.apply(&join("eu-west-1", "eu-west", 7)), Applied::Joined { incarnation: 1 });
-    let Applied::Refused(refusal) = intent.apply(&join("eu-west-2", "eu-west", 8)) else {
-        panic!("two nodes would spend the region's share twice")
+    let mut check = |command: Command, expected: &str| {
+        let outcome = intent.apply(&command);
+        assert_eq!(roster(&intent), expected, "{outcome:?}");
     };
-    assert_eq!(
-        refusal.to_string(),
-        "`eu-west-2` may not join: `eu-west-1` is the node of region `eu-west`; stop `eu-west-1` and start its \
-         successor under the same name"
-    );
-    assert_eq!(intent.members.keys().map(NodeName::as_str).collect::<Vec<_>>(), ["eu-west-1"]);
-    assert_eq!(intent.apply(&join("eu-west-1", "eu-west", 9)), Applied::Joined { incarnation: 2 });
-    assert_eq!(intent.apply(&join("eu-west-2", "us-east", 8)), Applied::Joined { incarnation: 1 });
+    check(join("eu-west-1", "eu-west", 7), "1: eu-west-1");
+    check(join("eu-west-3", "eu-west", 8), "2: eu-west-1 eu-west-3");
+    check(join("eu-west-2", "eu-west", 9), "3: eu-west-1 eu-west-2 eu-west-3");
+    check(join("eu-west-2", "eu-west", 9), "3: eu-west-1 eu-west-2 eu-west-3");
+    check(list("eu-west", 3, &["eu-west-3", "eu-west-1"]), "4: eu-west-1 eu-west-3");
+    check(list("eu-west", 4, &["eu-west-1", "eu-west-3"]), "4: eu-west-1 eu-west-3");
+    check(list("eu-west", 3, &["eu-west-1"]), "4: eu-west-1 eu-west-3");
+    check(list("eu-west", 4, &["eu-west-1", "eu-west-2", "eu-west-3"]), "5: eu-west-1 eu-west-2 eu-west-3");
+    // It lost its disk: what its earlier process agreed with the others is void.
+    check(join("eu-west-2", "eu-west", 10), "6: eu-west-1 eu-west-2 eu-west-3");
+}
+
+#[test]
+fn a_roster_keeps_a_node_and_lists_only_nodes_of_its_region() {
+    let mut intent = intent();
+    intent.apply(&join("eu-west-1", "eu-west", 7));
+    intent.apply(&join("us-east-1", "us-east", 8));
+    let mut check = |command: Command, expected: &str| match intent.apply(&command) {
+        Applied::Refused(refusal) => assert_eq!(refusal.to_string(), expected),
+        other => panic!("{other:?}"),
+    };
+    check(list("eu-west", 1, &[]), "no node of `eu-west` would be left");
+    check(list("eu-west", 1, &["us-east-1"]), "`us-east-1` is not a node of region `eu-west`");
+    check(list("eu-west", 0, &["eu-west-1"]), "epoch 0 of the nodes of `eu-west` was expected, 1 is in force");
+    let moved = "`eu-west-1` is a node of region `eu-west`; a node that moves to `us-east` needs a name of its own";
+    check(join("eu-west-1", "us-east", 9), moved);
 }
 
 #[test]
@@ -219,7 +249,12 @@ fn command() -> impl Strategy<Value = Command> {
         (0..8u64).prop_map(rollback),
         (names.clone(), serving).prop_map(|(name, serving)| drain(name, &serving)),
         names.clone().prop_map(restore),
-        (names, 0..3u64).prop_map(|(name, member)| join(&format!("{name}-1"), name, member)),
+        (names.clone(), 1..3u64, 0..3u64).prop_map(|(name, node, member)| join(
+            &format!("{name}-{node}"),
+            name,
+            member
+        )),
+        (names, 0..4u64, 1..3u64).prop_map(|(name, epoch, node)| list(name, epoch, &[&format!("{name}-{node}")])),
     ]
 }
 

@@ -93,7 +93,9 @@ async fn propose(state: &AdminState, command: Command) -> Result<Response, Failu
         Applied::Drained => answer("drained", None),
         Applied::Restored => answer("restored", None),
         Applied::Refused(refusal) => return Err(Failure::refused(&refusal)),
-        Applied::Joined { .. } => return Err(Failure::unavailable("the cluster answered another question")),
+        Applied::Joined { .. } | Applied::Listed { .. } => {
+            return Err(Failure::unavailable("the cluster answered another question"));
+        }
     };
     info!(what, author, result = answer.result, revision = ?answer.revision, "change of the intent");
     Ok(json(&answer))
@@ -106,6 +108,7 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::Drain { author, .. } => ("drain", author.clone()),
         Command::Restore { author, .. } => ("restore", author.clone()),
         Command::Join { .. } => ("join", String::new()),
+        Command::Roster { .. } => ("roster", String::new()),
     }
 }
 

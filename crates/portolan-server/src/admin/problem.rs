@@ -75,7 +75,10 @@ impl Failure {
             Refusal::LastServingRegion { .. } => (StatusCode::CONFLICT, "last-serving-region"),
             Refusal::NotDrained { .. } => (StatusCode::CONFLICT, "not-drained"),
             Refusal::AlreadyDrained { .. } => (StatusCode::CONFLICT, "already-drained"),
-            Refusal::RegionTaken { .. } => (StatusCode::CONFLICT, "region-taken"),
+            Refusal::OtherRegion { .. } => (StatusCode::CONFLICT, "other-region"),
+            Refusal::StaleRoster { .. } | Refusal::NotOfRegion { .. } | Refusal::EmptyRoster { .. } => {
+                (StatusCode::CONFLICT, "stale-roster")
+            }
             Refusal::TooMuch { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-much"),
         };
         Self::new(status, refusal.to_string()).kind(kind, "The change was refused; nothing was changed")
