@@ -59,8 +59,8 @@ impl Store {
         noted.map_err(|error: StorageError| StoreError::Log(Box::new(error)))
     }
 
-    /// Whether nobody can have spent anything of this region's limits before: the cluster knows its first `incarnation`
-    /// only, and that one has not begun to spend.
+    /// Whether this node cannot have spent anything of its region's limits before: the cluster knows its first
+    /// `incarnation` only, and that one has not begun to spend.
     pub fn is_first_start(&self, incarnation: u64) -> bool {
         incarnation == 1 && !self.limits_started()
     }

@@ -41,6 +41,7 @@ mod handover;
 mod membership;
 mod propose;
 mod recovery;
+mod seats;
 
 #[cfg(test)]
 mod conformance;

@@ -2,17 +2,18 @@
 //!
 //! The first bootstrap node founds the cluster, and only when *every* bootstrap node answers that it never had a log:
 //! otherwise a node whose disk was wiped would found a second cluster. All others, and all later nodes, ask the leader
-//! for a place. The leader gives it to a new id and takes it from the node's earlier id in one change of membership.
+//! for a place: a vote while a seat is free, a learner's place else. The leader gives it to a new id and takes it from
+//! the node's earlier id in one change of membership.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use openraft::{AsyncRuntime, ChangeMembers, ServerState};
 use portolan_config::{Applied, Command};
-use portolan_model::{MemberId, NodeName, RegionId};
+use portolan_model::{MemberId, RegionId};
 use tokio::time::Instant;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     message::{Request, Response},
     raft::Inner,
     runtime::Runtime,
+    seats::Seats,
     types::{Core, Member},
 };
 
@@ -35,7 +37,7 @@ const ADMISSION: Duration = Duration::from_secs(8);
 const FINISHING_PACE: Duration = Duration::from_secs(1);
 
 impl Inner {
-    /// Works until this node is a voter and the intent names it.
+    /// Works until this node is a member and the intent names it.
     pub async fn seek_membership(self: Arc<Self>) {
         while !self.advance().await {
             Runtime::sleep(PACE).await;
@@ -45,7 +47,7 @@ impl Inner {
     /// One attempt of the step that is due; `true` when none is left.
     async fn advance(&self) -> bool {
         let Some(core) = self.core() else { return false };
-        if is_voter(core, self.store.member()) {
+        if is_member(core, self.store.member()) {
             return self.announce().await;
         }
         let founder = self.config.bootstrap.first() == Some(&self.config.me);
@@ -59,7 +61,7 @@ impl Inner {
     /// Asks all bootstrap nodes, and founds the cluster when all are pristine. `true` when nobody should be asked for a
     /// place yet.
     async fn all_are_pristine(&self, core: &Core) -> bool {
-        let mut members = BTreeMap::from([(self.store.member().0, self.me())]);
+        let mut members = vec![(self.store.member().0, self.me())];
         for peer in self.peers() {
             match self.transport.call(&peer, Request::Identify, ASK).await {
                 Ok(Response::Identity { id, member, pristine: true, regions }) if member.name == peer => {
@@ -67,16 +69,17 @@ impl Inner {
                         tracing::error!(%peer, reason, "the cluster cannot be founded");
                         return true;
                     }
-                    members.insert(id.0, member);
+                    members.push((id.0, member));
                 }
                 Ok(Response::Identity { pristine: false, .. }) => return false,
                 _ => return true,
             }
         }
-        tracing::info!(members = members.len(), "founding the cluster");
+        let voters = self.seats().fill(members);
+        tracing::info!(voters = voters.len(), "founding the cluster");
         self.founding.store(true, Ordering::Relaxed);
         self.allow_election();
-        if let Err(error) = core.initialize(members).await {
+        if let Err(error) = core.initialize(voters).await {
             tracing::error!(%error, "the cluster cannot be founded");
             self.founding.store(false, Ordering::Relaxed);
             self.allow_election();
@@ -142,8 +145,8 @@ impl Inner {
         incarnation.is_some()
     }
 
-    /// Answers [`Request::Join`], and changes the membership in the background: the node asks again until it votes. A
-    /// second node of a region gets no vote: the state machine would not take it, and it would count towards a quorum.
+    /// Answers [`Request::Join`], and changes the membership in the background: the node asks again until it is a
+    /// member. Nodes that ask meanwhile are admitted together by the next change.
     pub async fn admit(self: &Arc<Self>, id: MemberId, member: Member) -> Response {
         let busy = |reason: &str| Response::Unavailable { reason: reason.to_owned() };
         let Some(core) = self.core().cloned() else { return busy("Raft has not started") };
@@ -151,34 +154,103 @@ impl Inner {
         if !leads.is_ok_and(|leads| leads) {
             return Response::NotLeader { leader: self.leader().filter(|name| *name != self.config.me) };
         }
-        if is_voter(&core, id) {
+        if is_member(&core, id) {
             return Response::Joined;
-        }
-        if let Some(holder) = self.holder(&member) {
-            return busy(&format!("region `{}` is the place of `{holder}`", member.region));
         }
         if let Some(reason) = self.store.shortage(0) {
             return Response::DiskFull { reason };
         }
+        {
+            let mut candidates = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
+            candidates.retain(|_, other| other.name != member.name);
+            if candidates.len() >= MAX_CANDIDATES {
+                return busy("many nodes are being admitted");
+            }
+            candidates.insert(id.0, member);
+        }
         let Ok(one_at_a_time) = Arc::clone(&self.admission).try_lock_owned() else {
             return busy("a node is being admitted");
         };
+        let inner = Arc::clone(self);
         self.spawn(async move {
             let _one_at_a_time = one_at_a_time;
-            match Runtime::timeout(ADMISSION, change_membership(&core, id, member)).await {
+            let joining = std::mem::take(&mut *inner.candidates.lock().unwrap_or_else(PoisonError::into_inner));
+            match Runtime::timeout(ADMISSION, inner.admit_all(&core, joining)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(reason)) => tracing::warn!(reason, "a node could not be admitted"),
-                Err(_) => tracing::warn!("a node could not be admitted in time"),
+                Ok(Err(reason)) => tracing::warn!(reason, "nodes could not be admitted"),
+                Err(_) => tracing::warn!("nodes could not be admitted in time"),
             }
         });
         busy("the node is being admitted")
     }
 
-    /// The node of another name that has the place of `member` in its region.
-    fn holder(&self, member: &Member) -> Option<NodeName> {
-        let state = self.state();
-        let holder = state.intent.members.iter().find(|(name, of)| of.region == member.region && **name != member.name);
-        holder.map(|(name, _)| name.clone())
+    pub(crate) fn seats(&self) -> Seats {
+        Seats::of(self.config.regions.ids().len())
+    }
+
+    /// Makes all of `joining` learners, brings those up to date that get a vote, and forgets every other id of the same
+    /// nodes.
+    async fn admit_all(&self, core: &Core, joining: BTreeMap<u64, Member>) -> Result<(), String> {
+        let text = |error: &dyn std::error::Error| error.to_string();
+        for (id, member) in &joining {
+            tracing::info!(node = %member.name, member = %MemberId(*id), "admitting a node");
+        }
+        let change = ChangeMembers::AddNodes(joining.clone());
+        core.change_membership(change, true).await.map_err(|error| text(&error))?;
+        let (mut voters, learners) = members(core);
+        let returns = |other: &Member| joining.values().any(|member| member.name == other.name);
+        voters.retain(|_, voter| !returns(voter));
+        let staying: BTreeSet<u64> = voters.keys().copied().collect();
+        for (id, member) in &joining {
+            if self.seats().is_free(&member.region, voters.values()) {
+                core.add_learner(*id, member.clone(), true).await.map_err(|error| text(&error))?;
+                voters.insert(*id, member.clone());
+            }
+        }
+        let ids: BTreeSet<u64> = voters.into_keys().collect();
+        if ids != staying || ids != voter_ids(core) {
+            let change = ChangeMembers::ReplaceAllVoters(ids);
+            core.change_membership(change, false).await.map_err(|error| text(&error))?;
+        }
+        let earlier: BTreeSet<u64> = learners
+            .iter()
+            .filter(|(id, member)| !joining.contains_key(id) && returns(member))
+            .map(|(id, _)| *id)
+            .collect();
+        if !earlier.is_empty() {
+            // Ids that were lost again before they voted.
+            let change = ChangeMembers::RemoveNodes(earlier);
+            core.change_membership(change, false).await.map_err(|error| text(&error))?;
+        }
+        Ok(())
+    }
+
+    /// As the leader: moves the vote of a node that its region no longer lists to a neighbour, and fills free seats.
+    pub async fn keep_seats_filled(self: Arc<Self>) {
+        loop {
+            Runtime::sleep(FINISHING_PACE).await;
+            let Some(core) = self.core() else { continue };
+            let Ok(_one_at_a_time) = self.admission.try_lock() else { continue };
+            if !core.metrics().borrow().state.is_leader() || unfinished_change(core).is_some() {
+                continue;
+            }
+            let (voters, learners) = members(core);
+            let Some(next) = self.seats().next(&voters, &learners, &self.state().intent.rosters) else { continue };
+            tracing::info!(voters = ?next, "moving a vote");
+            let change = async {
+                for id in next.iter().filter(|id| !voters.contains_key(id)) {
+                    core.add_learner(*id, learners[id].clone(), true).await.map_err(|error| error.to_string())?;
+                }
+                // Whoever gives its vote up stays as a learner: it gets the entries that it missed when it returns.
+                let change = ChangeMembers::ReplaceAllVoters(next.clone());
+                core.change_membership(change, true).await.map_err(|error| error.to_string())
+            };
+            match Runtime::timeout(ADMISSION, change).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(error, "a vote is not moved yet"),
+                Err(_) => tracing::warn!("a vote is not moved in time"),
+            }
+        }
     }
 
     /// Finishes changes of membership that somebody began and did not end: openraft makes them in two steps, and a
@@ -201,12 +273,30 @@ impl Inner {
     }
 }
 
-/// Whether `id` votes and will go on to: in every configuration of a membership that is changing.
-fn is_voter(core: &Core, id: MemberId) -> bool {
+/// Whether `id` has a place and will keep it: a vote in every configuration of a membership that is changing, or a
+/// learner's place.
+fn is_member(core: &Core, id: MemberId) -> bool {
     let metrics = core.metrics();
     let metrics = metrics.borrow();
-    let configurations = metrics.membership_config.membership().get_joint_config();
-    !configurations.is_empty() && configurations.iter().all(|voters| voters.contains(&id.0))
+    let membership = metrics.membership_config.membership();
+    let configurations = membership.get_joint_config();
+    let votes = configurations.iter().filter(|voters| voters.contains(&id.0)).count();
+    membership.get_node(&id.0).is_some() && !configurations.is_empty() && [0, configurations.len()].contains(&votes)
+}
+
+/// Voters and learners. Of a change that was never ended the aim counts.
+fn members(core: &Core) -> (BTreeMap<u64, Member>, BTreeMap<u64, Member>) {
+    let voters = voter_ids(core);
+    let metrics = core.metrics();
+    let metrics = metrics.borrow();
+    let nodes = metrics.membership_config.membership().nodes();
+    nodes.map(|(id, member)| (*id, member.clone())).partition(|(id, _)| voters.contains(id))
+}
+
+fn voter_ids(core: &Core) -> BTreeSet<u64> {
+    let metrics = core.metrics();
+    let metrics = metrics.borrow();
+    metrics.membership_config.membership().get_joint_config().last().cloned().unwrap_or_default()
 }
 
 /// As the leader of a membership that is changing: what it changes to.
@@ -219,28 +309,5 @@ fn unfinished_change(core: &Core) -> Option<BTreeSet<u64>> {
     }
 }
 
-/// Brings `id` up to date, lets it vote in place of every other id of the same node, and forgets those.
-async fn change_membership(core: &Core, id: MemberId, member: Member) -> Result<(), String> {
-    let name: NodeName = member.name.clone();
-    tracing::info!(node = %name, member = %id, "admitting a node");
-    core.add_learner(id.0, member, true).await.map_err(|error| error.to_string())?;
-    let (mut voters, earlier) = {
-        let metrics = core.metrics();
-        let metrics = metrics.borrow();
-        let membership = metrics.membership_config.membership();
-        let same_node = |other: &u64| membership.get_node(other).is_some_and(|member| member.name == name);
-        // Of a change that was never ended the aim counts.
-        let present = membership.get_joint_config().last().cloned().unwrap_or_default();
-        let voters: BTreeSet<u64> = present.into_iter().filter(|voter| !same_node(voter)).collect();
-        let earlier: BTreeSet<u64> =
-            membership.learner_ids().filter(|learner| same_node(learner) && *learner != id.0).collect();
-        (voters, earlier)
-    };
-    voters.insert(id.0);
-    core.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map_err(|error| error.to_string())?;
-    if !earlier.is_empty() {
-        // Ids that were lost again before they voted.
-        core.change_membership(ChangeMembers::RemoveNodes(earlier), false).await.map_err(|error| error.to_string())?;
-    }
-    Ok(())
-}
+/// Nodes that wait for their admission.
+const MAX_CANDIDATES: usize = 1000;

@@ -3,6 +3,7 @@
 //! their own. Never decides who may stand for election: its driver does, by [`Raft::set_eligible`].
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -88,6 +89,8 @@ pub(crate) struct Inner {
     leadership: watch::Sender<Leadership>,
     /// One change of membership at a time.
     pub admission: Arc<tokio::sync::Mutex<()>>,
+    /// Nodes that asked for a place, by member id.
+    pub candidates: Mutex<BTreeMap<u64, Member>>,
     /// The state last handed to a node that had lost its snapshot.
     pub served: Mutex<Option<Served>>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -114,6 +117,7 @@ impl Raft {
             joined: watch::Sender::new(None),
             leadership: watch::Sender::default(),
             admission: Arc::default(),
+            candidates: Mutex::default(),
             served: Mutex::default(),
             tasks: Mutex::default(),
         });
@@ -129,6 +133,8 @@ impl Raft {
         raft.inner.spawn(async move { inner.keep_log_short().await });
         let inner = Arc::clone(&raft.inner);
         raft.inner.spawn(async move { inner.leave_joint_memberships().await });
+        let inner = Arc::clone(&raft.inner);
+        raft.inner.spawn(async move { inner.keep_seats_filled().await });
         Ok(raft)
     }
 
@@ -142,7 +148,7 @@ impl Raft {
         self.inner.publish.intent.subscribe()
     }
 
-    /// The incarnation of this node's region once the node is a member and the cluster knows it.
+    /// This node's incarnation once it is a member and the cluster knows it.
     pub fn joined(&self) -> watch::Receiver<Option<u64>> {
         self.inner.joined.subscribe()
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use portolan_config::Applied;
-use portolan_model::{MemberId, NodeName};
-use portolan_raft::{Member, MemoryDisk, Request, Response};
+use portolan_config::{Applied, Command};
+use portolan_model::{NodeName, RegionId, WallTime};
+use portolan_raft::{MemoryDisk, Role};
 
-use crate::world::{World, document, pass, regions, secs, simulate};
+use crate::world::{World, document, pass, secs, simulate};
 
 #[test]
 fn a_change_of_membership_that_a_crash_interrupts_is_finished_and_the_lost_member_loses_its_vote() {
@@ -39,19 +39,61 @@ fn a_change_of_membership_that_a_crash_interrupts_is_finished_and_the_lost_membe
         });
     }
 }
+/// Names of the voters, as the leader has them.
+async fn voters(world: &World) -> Vec<String> {
+    let leader = world.leader().await;
+    world.raft(&leader).status().voters.iter().map(ToString::to_string).collect()
+}
 
 #[test]
-fn a_second_node_of_a_region_gets_no_vote() {
+fn one_node_of_each_region_votes_and_the_others_follow() {
     simulate(1, || async move {
-        let world = World::founded(1, 0).await;
+        let world = World::with_nodes(1, 0, 3).found().await;
         let leader = world.leader().await;
-        let voters = world.raft(&leader).status().voters;
-        let region = regions().ids().first().expect("there are regions").clone();
-        let member = Member { name: NodeName::new("another").expect("a name"), region };
-        let request = Request::Join { id: MemberId(7), member: member.clone(), regions: regions().ids().to_vec() };
-        let answer = world.raft(&leader).handle(&member.name, request).await;
-        assert!(matches!(&answer, Response::Unavailable { reason } if reason.contains("place of")), "{answer:?}");
-        pass(secs(5)).await;
-        assert_eq!(world.raft(&leader).status().voters, voters);
+        world.until(secs(5), "three regions vote", |world| world.raft(&leader).status().voters.len() == 3).await;
+        let voters = voters(&world).await;
+        let regions: Vec<&str> =
+            voters.iter().filter_map(|name| name.rsplit_once('-')).map(|(region, _)| region).collect();
+        assert_eq!(regions, ["ap-southeast", "eu-west", "us-east"], "{voters:?}");
+        let learner = world.names().into_iter().find(|name| !voters.contains(&name.to_string())).expect("a learner");
+        assert_eq!(world.raft(&learner).status().role, Role::Learner);
+        let outcome = world.raft(&learner).propose(document(1, 0)).await;
+        assert!(matches!(outcome, Ok(Applied::Accepted { .. })), "{outcome:?}");
+        world.until(secs(5), "learners have it too", |world| world.converged(1)).await;
+        let intent = world.raft(&learner).intent().borrow().clone();
+        assert!(
+            intent.rosters.values().all(|roster| roster.nodes.len() == 3 && roster.epoch == 3),
+            "{:?}",
+            intent.rosters
+        );
+    });
+}
+
+#[test]
+fn the_vote_of_a_node_that_its_region_no_longer_lists_goes_to_a_neighbour() {
+    simulate(2, || async move {
+        let mut world = World::with_nodes(2, 0, 2).found().await;
+        let leader = world.leader().await;
+        world.until(secs(5), "three regions vote", |world| world.raft(&leader).status().voters.len() == 3).await;
+        let gone = world.raft(&leader).status().voters.into_iter().find(|name| *name != leader).expect("a follower");
+        world.crash(&gone).await;
+        let (region, number) = gone.as_str().rsplit_once('-').expect("region and number");
+        let heir = NodeName::new(&format!("{region}-{}", if number == "1" { 2 } else { 1 })).expect("a name");
+        let command = Command::Roster {
+            region: RegionId::new(region).expect("a region"),
+            expected: 2,
+            present: vec![heir.clone()],
+            at: WallTime::default(),
+        };
+        assert_eq!(world.raft(&leader).propose(command).await, Ok(Applied::Listed { epoch: 3 }));
+        let moved = |world: &World| {
+            let voters = world.raft(&leader).status().voters;
+            voters.len() == 3 && voters.contains(&heir) && !voters.contains(&gone)
+        };
+        world.until(secs(10), "the neighbour votes", moved).await;
+        world.start(&gone).await;
+        let back = |world: &World| world.raft(&gone).status().role == Role::Learner && world.converged(0);
+        world.until(secs(10), "it follows as a learner", back).await;
+        assert_eq!(*world.raft(&gone).joined().borrow(), Some(1));
     });
 }

@@ -72,22 +72,32 @@ pub fn document(number: u64, padding: usize) -> Command {
 impl World {
     /// Three pristine nodes, none started.
     pub fn new(seed: u64, loss_percent: u32) -> Self {
+        Self::with_nodes(seed, loss_percent, 1)
+    }
+
+    /// So many pristine nodes in each of three regions, none started.
+    pub fn with_nodes(seed: u64, loss_percent: u32, per_region: usize) -> Self {
         let regions = regions();
-        let nodes: BTreeMap<NodeName, Node> = regions
-            .ids()
-            .iter()
-            .map(|region| {
-                let name = NodeName::new(&format!("{region}-1")).expect("a name");
+        let of_region = |region: &RegionId| {
+            let region = region.clone();
+            (1..=per_region).map(move |number| {
+                let name = NodeName::new(&format!("{region}-{number}")).expect("a name");
                 (name, Node { region: region.clone(), disk: MemoryDisk::new(), raft: None, guard: None })
             })
-            .collect();
+        };
+        let nodes: BTreeMap<NodeName, Node> = regions.ids().iter().flat_map(of_region).collect();
         let bootstrap = nodes.keys().cloned().collect();
         Self { network: Network::new(seed, loss_percent), regions, bootstrap, nodes, reports: Arc::default() }
     }
 
     /// Three nodes that have elected a leader and know each other.
     pub async fn founded(seed: u64, loss_percent: u32) -> Self {
-        let mut world = Self::new(seed, loss_percent);
+        Self::new(seed, loss_percent).found().await
+    }
+
+    /// Starts all nodes and waits until they know each other.
+    pub async fn found(self) -> Self {
+        let mut world = self;
         world.start_all().await;
         world
             .until(secs(15), "every node has joined", |world| {
