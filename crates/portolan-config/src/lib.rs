@@ -54,8 +54,9 @@ pub use node_file::{AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile
 pub use region::{Location, Region, RegionMap};
 pub use roster::Roster;
 pub use scenario::{
-    Action, AdmittedBound, Bound, ClientLoad, Comparison, CrashTarget, Direction, Disk, Expect, GatewaySource,
-    Scenario, Step,
+    Action, Arrivals, Bound, Bursts, ClientLoad, Comparison, Condition, Cut, Direction, Disk, DiskState, Distribution,
+    Drift, Expect, Figure, GatewaySource, LenderState, LimitExpectation, LinkEffect, RegionSource, Scenario,
+    ScenarioFault, Served, Shift, Start, Step, Target,
 };
 pub use schema::{json_schema, json_schemas};
 pub use snapshot::{

@@ -1,14 +1,11 @@
-//! Region, node and scenario files without faults.
+//! Region and node files without faults.
 
 mod common;
 
 use std::time::Duration;
 
-use common::{file, regions};
-use portolan_config::{
-    AccessLog, Action, Comparison, CrashTarget, Direction, Disk, GatewaySource, Location, NodeFile, OperatorVerb,
-    Scenario, Snapshot, SourceFile,
-};
+use common::regions;
+use portolan_config::{AccessLog, Location, NodeFile, SourceFile};
 use portolan_model::RegionId;
 
 fn region(text: &str) -> RegionId {
@@ -86,71 +83,4 @@ fn a_node_file_lists_several_nodes_of_a_region_and_not_the_node_itself() {
     let faults = parse(&peer("eu-west-1", "eu-west")).expect_err("this node itself");
     let messages: Vec<&str> = faults.0.iter().map(|fault| fault.message.as_str()).collect();
     assert_eq!(messages, ["`eu-west-1` is this node itself"]);
-}
-
-const SCENARIO: &str = r#"
-version: 1
-title: One region is cut off for 20 seconds
-gateway: |
-
-  version: 1
-  limits:
-    orders-total: { key: global, rate: 5000/s }
-  # the end
-regions: ../regions
-length: 60s
-loss: 1%
-jitter: 5ms
-clients:
-  - { region: us-east, rate: 200/s, host: api.example.test, path: /orders/1, user: alice, users: 100 }
-steps:
-  - { at: 40s, fault: crash, region: us-east, for: 5s, disk: lost }
-  - { at: 10s, fault: partition, regions: [eu-west], for: 20s, direction: out }
-  - { at: 15s, fault: crash, target: leader, for: 5s }
-  - { at: 20s, do: drain eu-west --reason "planned work" }
-expect:
-  availability: ">= 99.9%"
-  leader_changes: "<= 2"
-  admitted: [{ limit: orders-total, per_slot: "<= 5000" }]
-  converged_within: 3s
-"#;
-
-#[test]
-fn a_scenario_is_read_in_the_order_of_time() {
-    let scenario = Scenario::parse(&source("cut.yaml", SCENARIO)).unwrap_or_else(|f| panic!("{}", f.render()));
-    scenario.check(&regions()).expect("the regions are known");
-    let seconds: Vec<u64> = scenario.steps.iter().map(|step| step.at.as_secs()).collect();
-    assert_eq!(seconds, [10, 15, 20, 40]);
-    assert_eq!(
-        scenario.steps[0].action,
-        Action::Partition { regions: vec![region("eu-west")], direction: Direction::Out }
-    );
-    assert_eq!(scenario.steps[1].action, Action::Crash { target: CrashTarget::Leader, disk: Disk::Kept });
-    let drain = OperatorVerb::Drain { region: region("eu-west"), reason: "planned work".to_owned() };
-    assert_eq!(scenario.steps[2].action, Action::Operator(drain));
-    assert_eq!((scenario.clients[0].method.as_str(), scenario.clients[0].users), ("GET", 100));
-    let per_slot = &scenario.expect.admitted[0].per_slot;
-    assert_eq!((per_slot.comparison, per_slot.value), (Comparison::AtMost, 5000));
-    assert!(per_slot.holds(&5000) && !per_slot.holds(&5001));
-}
-
-#[test]
-fn faults_of_an_inline_gateway_name_the_lines_of_the_scenario() {
-    let document = |text: &str| {
-        let scenario = Scenario::parse(&source("cut.yaml", text)).expect("a scenario");
-        let GatewaySource::Inline(document) = scenario.config else { panic!("the gateway is inline") };
-        Snapshot::parse(&portolan_config::Bundle { document, attachments: Default::default() }, &regions())
-    };
-    assert_eq!(document(SCENARIO).expect("no faults").limits.len(), 1);
-    let faults = document(&SCENARIO.replace("5000/s", "5k")).expect_err("a fault").to_string();
-    assert!(faults.starts_with("cut.yaml:8:40: `rate: 5k` is not a rate"), "{faults}");
-}
-
-#[test]
-fn a_scenario_may_name_a_gateway_file() {
-    let text = "version: 1\ntitle: t\nconfig: ../gateway.yaml\nlength: 1s\nexpect: { admitted: { limit: a, per_slot: \"<= 1\" } }\n";
-    let scenario = Scenario::parse(&source("a.yaml", text)).expect("a scenario");
-    assert_eq!(scenario.config, GatewaySource::File("../gateway.yaml".to_owned()));
-    assert_eq!(scenario.expect.admitted.len(), 1);
-    assert!(file("../../gateway.yaml").text.contains("version: 1"));
 }

@@ -3,7 +3,7 @@
 //! Orders take the way that the command line takes: to a node that is up and, where the cluster has no leader yet, to
 //! the next one a second later. An order that may have been applied is never given twice.
 
-use portolan_config::{Action, Applied, Command, CrashTarget, Disk, OperatorVerb};
+use portolan_config::{Action, Applied, Command, Disk, OperatorVerb, ScenarioFault, Target};
 use portolan_model::{RegionId, Timestamp};
 use portolan_raft::{ProposeError, Role};
 use tokio::time::Duration;
@@ -39,11 +39,11 @@ impl World<'_> {
         let at = self.since_zero();
         let scenario = self.scenario;
         match &scenario.steps[step].action {
-            Action::Partition { regions, direction } => {
-                self.network.cut(step, regions, *direction);
-                self.trace.event(at, format_args!("{} cut off ({direction:?})", list(regions)));
+            Action::Fault(ScenarioFault::Partition(cut)) => {
+                self.network.cut(step, cut.clone());
+                self.trace.event(at, format_args!("cut off ({cut:?})"));
             }
-            Action::Crash { target, disk } => {
+            Action::Fault(ScenarioFault::Crash { target, disk }) => {
                 for host in self.targets(target) {
                     self.trace.event(at, format_args!("`{}` crashes, disk {disk:?}", self.hosts[host].name));
                     self.crash_host(host);
@@ -55,6 +55,7 @@ impl World<'_> {
                     }
                 }
             }
+            Action::Fault(_) => {}
             Action::Operator(verb) => {
                 self.faults.orders.push(Order { verb: verb.clone(), tries: 0 });
                 self.give_order(self.faults.orders.len() - 1);
@@ -64,7 +65,7 @@ impl World<'_> {
             self.note_fault();
         }
         if let Some(duration) = scenario.steps[step].duration {
-            self.plan_at(scenario.steps[step].at + duration, Plan::End(step));
+            self.plan_at(scenario.steps[step].earliest() + duration, Plan::End(step));
         }
     }
 
@@ -72,11 +73,11 @@ impl World<'_> {
     pub fn end_step(&mut self, step: usize) {
         let at = self.since_zero();
         match &self.scenario.steps[step].action {
-            Action::Partition { regions, .. } => {
+            Action::Fault(ScenarioFault::Partition(_)) => {
                 self.network.heal(step);
-                self.trace.event(at, format_args!("{} reachable again", list(regions)));
+                self.trace.event(at, "reachable again");
             }
-            Action::Crash { .. } => {
+            Action::Fault(ScenarioFault::Crash { .. }) => {
                 let crashed = std::mem::take(&mut self.faults.crashed);
                 let (ending, lasting): (Vec<_>, _) = crashed.into_iter().partition(|(of, _)| *of == step);
                 self.faults.crashed = lasting;
@@ -85,7 +86,7 @@ impl World<'_> {
                     self.start_host(host);
                 }
             }
-            Action::Operator(_) => {}
+            Action::Fault(_) | Action::Operator(_) => {}
         }
         self.note_fault();
     }
@@ -93,19 +94,21 @@ impl World<'_> {
     /// Whether some fault outlasts the scenario, so that the fleet need not agree.
     pub fn faults_remain(&self) -> bool {
         let lasting = |step: &portolan_config::Step| {
-            let ends = step.duration.map(|duration| step.at + duration);
+            let ends = step.duration.map(|duration| step.earliest() + duration);
             !matches!(step.action, Action::Operator(_)) && ends.is_none_or(|end| end > self.scenario.length)
         };
         self.scenario.steps.iter().any(lasting)
     }
 
-    fn targets(&self, target: &CrashTarget) -> Vec<usize> {
+    fn targets(&self, target: &Target) -> Vec<usize> {
         let all = 0..self.hosts.len();
         match target {
-            CrashTarget::Region(region) => {
+            Target::Region(region) => {
                 all.filter(|&host| self.hosts[host].up && self.hosts[host].region == *region).collect()
             }
-            CrashTarget::Leader => {
+            Target::Node(node) => all.filter(|&host| self.hosts[host].up && self.hosts[host].name == *node).collect(),
+            Target::Fleet => all.filter(|&host| self.hosts[host].up).collect(),
+            Target::Leader => {
                 let term_led = |host: &usize| {
                     let status = self.hosts[*host].process.as_ref()?.raft.status();
                     (status.role == Role::Leader).then_some(status.term)
@@ -209,10 +212,6 @@ impl World<'_> {
         self.faults.orders.push(Order { verb, tries: 0 });
         self.give_order(self.faults.orders.len() - 1);
     }
-}
-
-fn list(regions: &[RegionId]) -> String {
-    regions.iter().map(RegionId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn words(verb: &OperatorVerb) -> String {

@@ -4,12 +4,9 @@
 //! is sent again after a round trip, as QUIC would, so loss makes it late. A cut swallows both. Never moves bytes itself:
 //! the world does, at the time that is returned here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::{Direction, RegionMap};
+use portolan_config::{Cut, RegionMap};
 use portolan_model::{Ratio, RegionId};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -50,20 +47,15 @@ pub struct Network {
     cuts: BTreeMap<usize, Cut>,
 }
 
-struct Cut {
-    side: BTreeSet<RegionId>,
-    direction: Direction,
-}
-
 impl Network {
     /// Takes round trips from `regions`.
     pub fn new(regions: Arc<RegionMap>, loss: Ratio, jitter: Duration, seed: u64) -> Self {
         Self { regions, loss, jitter, seed, draws: BTreeMap::new(), cuts: BTreeMap::new() }
     }
 
-    /// Cuts `side` off from all other regions until [`Network::heal`] is called with the same number.
-    pub fn cut(&mut self, number: usize, side: &[RegionId], direction: Direction) {
-        self.cuts.insert(number, Cut { side: side.iter().cloned().collect(), direction });
+    /// Cuts links until [`Network::heal`] is called with the same number.
+    pub fn cut(&mut self, number: usize, cut: Cut) {
+        self.cuts.insert(number, cut);
     }
 
     /// Ends a cut.
@@ -73,11 +65,7 @@ impl Network {
 
     /// Whether a cut swallows what `from` sends to `to`.
     pub fn is_cut(&self, from: &RegionId, to: &RegionId) -> bool {
-        self.cuts.values().any(|cut| match (cut.side.contains(from), cut.side.contains(to)) {
-            (true, false) => cut.direction != Direction::In,
-            (false, true) => cut.direction != Direction::Out,
-            _ => false,
-        })
+        self.cuts.values().any(|cut| cut.concerns(from, to))
     }
 
     /// Whether any pair of regions is cut in any direction.
@@ -108,7 +96,7 @@ impl Network {
 
 #[cfg(test)]
 mod tests {
-    use portolan_config::SourceFile;
+    use portolan_config::{Direction, SourceFile};
 
     use super::*;
 
@@ -161,7 +149,7 @@ mod tests {
     fn a_cut_takes_what_its_direction_says_and_shifts_no_later_draw() {
         let check = |direction, out, back| {
             let mut network = network(0, 1);
-            network.cut(0, &[region("a")], direction);
+            network.cut(0, Cut::Side { regions: vec![region("a")], direction });
             assert_eq!(network.is_cut(&region("a"), &region("b")), out, "{direction:?}");
             assert_eq!(network.is_cut(&region("b"), &region("a")), back, "{direction:?}");
             departures(&mut network, Carriage::Datagram);

@@ -1,6 +1,6 @@
 //! One run from first start to verdict.
 
-use portolan_config::{Bound, Comparison, Scenario};
+use portolan_config::Scenario;
 use portolan_model::Ratio;
 use tokio::{sync::mpsc, time::Duration};
 
@@ -41,7 +41,7 @@ async fn play(scenario: &Scenario, sources: &Sources, seed: u64) -> Outcome {
     if start(&mut world, &mut incoming).await {
         world.begin();
         for (step, planned) in scenario.steps.iter().enumerate() {
-            world.plan_at(planned.at, Plan::Begin(step));
+            world.plan_at(planned.earliest(), Plan::Begin(step));
         }
         for client in 0..world.clients.len() {
             world.plan_at(Duration::ZERO, Plan::Load(client));
@@ -119,27 +119,20 @@ fn failed_expectations(world: &World<'_>) -> Vec<FailedExpectation> {
         let parts = figures.requests.answered_well() * 10_000 / figures.requests.sent.max(1);
         let actual = Ratio::from_parts(u32::try_from(parts).unwrap_or(u32::MAX));
         if !bound.holds(&actual) {
-            fail(format!("availability {} {}", sign(bound), bound.value), actual.to_string());
+            fail(format!("availability {bound}"), actual.to_string());
         }
     }
     if let Some(bound) = &expect.leader_changes
         && !bound.holds(&figures.leader_changes)
     {
-        fail(format!("leader changes {} {}", sign(bound), bound.value), figures.leader_changes.to_string());
+        fail(format!("leader changes {bound}"), figures.leader_changes.to_string());
     }
-    for admitted in &expect.admitted {
-        let most = figures.limits.get(admitted.limit.as_str()).map_or(0, |limit| limit.most_admitted);
-        if !admitted.per_slot.holds(&most) {
-            let (limit, bound) = (&admitted.limit, &admitted.per_slot);
-            fail(format!("`{limit}` admits {} {} in its fullest slot", sign(bound), bound.value), most.to_string());
+    for expected in &expect.limits {
+        let limit = &expected.limit;
+        let most = figures.limits.get(limit.as_str()).map_or(0, |limit| limit.most_admitted);
+        if let Some(bound) = expected.per_slot.filter(|bound| !bound.holds(&most)) {
+            fail(format!("`{limit}` admits {bound} in its fullest slot"), most.to_string());
         }
     }
     failed
-}
-
-const fn sign<T>(bound: &Bound<T>) -> &'static str {
-    match bound.comparison {
-        Comparison::AtLeast => ">=",
-        Comparison::AtMost => "<=",
-    }
 }

@@ -30,6 +30,9 @@ pub enum SourceError {
         /// What the reader said.
         reason: String,
     },
+    /// Neither the scenario nor the caller says what runs.
+    #[error("the scenario names no gateway document; add for example `config: ../gateway.yaml`, or give one")]
+    NoGateway,
     /// The scenario or its gateway document has faults.
     #[error(transparent)]
     Faults(#[from] Faults),
@@ -45,8 +48,9 @@ impl Sources {
     ) -> Result<Self, SourceError> {
         scenario.check(&regions)?;
         let gateway = match &scenario.config {
-            GatewaySource::File(path) => bundle(read_file(path, read)?, path, read)?,
-            GatewaySource::Inline(document) => bundle(document.clone(), "", read)?,
+            Some(GatewaySource::File(path)) => bundle(read_file(path, read)?, path, read)?,
+            Some(GatewaySource::Inline(document)) => bundle(document.clone(), "", read)?,
+            None => return Err(SourceError::NoGateway),
         };
         Snapshot::parse(&gateway, &regions)?;
         let mut documents = BTreeMap::new();

@@ -7,14 +7,14 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use anyhow::{Context, Result};
-use portolan_config::Scenario;
-use portolan_sim::{Outcome, Report, SourceError, Sources};
+use portolan_config::{RegionSource, Scenario};
+use portolan_sim::{Outcome, Report, Runs, SourceError, Sources};
 use serde_json::Value;
 
 use crate::{cli, files, output::Format};
@@ -51,18 +51,23 @@ pub fn run(global: &cli::Global, arguments: &cli::Simulate) -> ExitCode {
 fn rehearse(path: &Path, arguments: &cli::Simulate) -> Result<Report> {
     let scenario = Scenario::parse(&files::source(path)?).map_err(files::shown)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let regions = scenario.regions.as_ref().map_or_else(|| arguments.regions.clone(), |own| folder.join(own));
+    let regions = match &scenario.regions {
+        RegionSource::Inline(map) => Arc::clone(map),
+        RegionSource::Directory(own) => files::regions(&folder.join(own))?,
+        RegionSource::Unstated => files::regions(&arguments.regions)?,
+    };
     let mut read = |name: &str| {
         let file = files::source(&folder.join(name)).map_err(|error| format!("{:#}", error.root_cause()))?;
         Ok(file.text)
     };
-    let sources = Sources::gather(&scenario, files::regions(&regions)?, &mut read).map_err(|error| match error {
+    let sources = Sources::gather(&scenario, regions, &mut read).map_err(|error| match error {
         SourceError::Faults(faults) => files::shown(faults),
         other => anyhow::Error::new(other),
     });
     let sources = sources.with_context(|| format!("{} cannot be run", path.display()))?;
-    let outcomes = run_seeds(&scenario, &sources, arguments.seed, arguments.seeds);
-    Ok(Report::new(&path.display().to_string(), &scenario.title, outcomes))
+    let mut runs = Runs::default();
+    run_seeds(&scenario, &sources, arguments.seed, arguments.seeds).into_iter().for_each(|outcome| runs.add(outcome));
+    Ok(Report::new(&path.display().to_string(), &scenario.title, "", runs).with_terms(&sources))
 }
 
 /// Runs `count` seeds from `first` on as many threads as there are processors; outcomes are in the order of the seeds.

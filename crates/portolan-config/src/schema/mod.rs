@@ -95,10 +95,11 @@ mod tests {
             ("Peer", &node_decode::PEER),
             ("AccessLogFile", &node_decode::ACCESS_LOG),
             ("Scenario", &scenario_file::SCENARIO),
-            ("Client", &scenario_file::CLIENT),
-            ("Step", &scenario_file::STEP),
-            ("Expect", &scenario_file::EXPECT),
-            ("Admitted", &scenario_file::ADMITTED),
+            ("Client", &scenario_file::client::CLIENT),
+            ("Step", &scenario_file::step::STEP),
+            ("Expect", &scenario_file::expect::EXPECT),
+            ("LimitExpectation", &scenario_file::expect::LIMIT),
+            ("ScenarioRegion", &scenario_file::regions::REGION),
         ])
     }
 
@@ -138,9 +139,10 @@ mod tests {
         check(&gateway, "OnPartition", gateway::POLICIES.map(|(word, _)| word).to_vec());
         check(&gateway, "Method", gateway::METHODS.to_vec());
         let scenario = &json_schemas()["scenario"];
-        check(scenario, "Fault", scenario_file::FAULTS.map(|(word, _)| word).to_vec());
-        check(scenario, "Direction", scenario_file::DIRECTIONS.map(|(word, _)| word).to_vec());
-        check(scenario, "Disk", scenario_file::DISKS.map(|(word, _)| word).to_vec());
+        check(scenario, "Fault", scenario_file::step::FAULTS.map(|(word, _)| word).to_vec());
+        check(scenario, "Direction", scenario_file::fault::DIRECTIONS.map(|(word, _)| word).to_vec());
+        check(scenario, "Disk", scenario_file::fault::DISKS.map(|(word, _)| word).to_vec());
+        check(scenario, "LenderState", scenario_file::fault::LENDER_STATES.map(|(word, _)| word).to_vec());
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) struct RoundTrips {
 /// One round trip.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
-struct RoundTrip {
+pub(super) struct RoundTrip {
     /// Two regions.
     between: [Name; 2],
     /// There and back, 1us to 2s.

@@ -38,6 +38,19 @@ values! {
     Percentage = { "type": "string", "pattern": "^\\s*[0-9]+(\\.[0-9]{1,2})?\\s*%\\s*$", "examples": ["1%"] };
     /// A figure with the side that is right.
     Bound = { "type": "string", "pattern": "^\\s*[<>]=", "examples": ["<= 5000", ">= 99.9%"] };
+    /// What a step waits for.
+    Condition = {
+        "type": "string",
+        "examples": ["leader in eu-west", "limits degraded in eu-west", "revision >= 3", "admitted of orders >= 100"]
+    };
+    /// How load is spread over users.
+    Distribution = { "type": "string", "pattern": "^(in-turn|uniform|zipf( [0-9.]+)?)$", "examples": ["zipf 1.0"] };
+    /// A duration, with a sign where both directions make sense.
+    Shift = { "type": "string", "pattern": "^\\s*[+-]?[0-9]+\\s*(us|ms|s|min|h|d)\\s*$", "examples": ["50ms", "-5s"] };
+    /// How fast a clock gains on true time.
+    Drift = { "type": "string", "pattern": "^\\s*[+-]?[0-9]", "examples": ["200ppm", "-1%"] };
+    /// A load as a share of the usual one.
+    Load = { "type": "string", "examples": ["x3", "150%"] };
     /// An endpoint that speaks HTTP in clear text.
     Endpoint = { "type": "string", "pattern": "^http://", "examples": ["http://127.0.0.1:9101"] };
     /// A host, a suffix with `*.` before it, or `*`.

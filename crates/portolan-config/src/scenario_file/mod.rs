@@ -1,0 +1,166 @@
+//! Reads scenario files. Checks what a file alone can show; names of regions are checked once the region map is read.
+
+pub(crate) mod client;
+pub(crate) mod expect;
+pub(crate) mod fault;
+pub(crate) mod regions;
+pub(crate) mod step;
+
+use std::{str::FromStr, time::Duration};
+
+use portolan_model::{Ratio, RegionId};
+
+use crate::{
+    Bound, Comparison, Expect, GatewaySource, Scenario, SourceFile,
+    decode::{self, Fields, Shape, duration, list, region_id, string, text, whole},
+    fault::{Report, Span},
+    suggest, syntax,
+    tree::Node,
+};
+
+/// A scenario's keys.
+pub(crate) const SCENARIO: Shape = Shape {
+    what: "a scenario",
+    keys: &[
+        "version", "title", "config", "gateway", "regions", "rtt", "nodes", "length", "seed", "seeds", "loss",
+        "jitter", "clients", "steps", "expect",
+    ],
+};
+
+/// Regions that a scenario names, with the places where it does.
+pub(crate) type Mentions = Vec<(RegionId, Span)>;
+
+/// Reads a scenario file into a tree and that into a scenario.
+pub(crate) fn parse(report: &mut Report<'_>) -> Option<Scenario> {
+    syntax::parse(report).and_then(|root| decode(&root, report))
+}
+
+fn decode(root: &Node, report: &mut Report<'_>) -> Option<Scenario> {
+    let fields = Fields::open(root, &SCENARIO, report)?;
+    fields.check_version(report);
+    let mut mentions = Mentions::new();
+    let title = fields.require("title", "One region is cut off", report).and_then(|node| string(node, report));
+    let config = gateway_source(&fields, report);
+    let places = regions::decode(&fields, report);
+    let length = fields.require("length", "60s", report).and_then(|node| span(node, report));
+    let number = |node: &Node, report: &mut Report<'_>| whole(node, 0..=u64::MAX, report);
+    let seed = fields.optional("seed", 1, report, number);
+    let seeds = fields.optional("seeds", 1, report, |node, report| whole(node, 1..=MAX_SEEDS, report));
+    let loss = fields.optional("loss", Ratio::default(), report, decode::ratio);
+    let jitter = fields.optional("jitter", Duration::ZERO, report, |node, report| {
+        duration(node, Duration::ZERO..=Duration::from_secs(10), report)
+    });
+    let clients = fields.optional("clients", Vec::new(), report, |node, report| {
+        list(node, MAX_CLIENTS, report, |node, report| client::decode(node, &mut mentions, report))
+    });
+    let steps = fields
+        .optional("steps", Vec::new(), report, |node, report| step::decode_all(node, length, &mut mentions, report));
+    let expect = fields
+        .optional("expect", Expect::default(), report, |node, report| expect::decode(node, &mut mentions, report));
+    Some(Scenario {
+        title: title?,
+        config,
+        regions: places.source,
+        nodes: places.nodes,
+        nodes_of: places.nodes_of,
+        length: length?,
+        seed,
+        seeds,
+        loss,
+        jitter,
+        clients,
+        steps,
+        expect,
+        mentions,
+        file: report.file().clone(),
+    })
+}
+
+fn gateway_source(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<GatewaySource> {
+    match (fields.get("config"), fields.get("gateway")) {
+        (Some(_), Some(inline)) => {
+            let remedy = "keep one of them".to_owned();
+            report.fault(inline.named_at, "a scenario has either `config` or `gateway`", remedy);
+            None
+        }
+        (None, None) => None,
+        (Some(file), None) => string(file, report).map(GatewaySource::File),
+        (None, Some(inline)) => inline_document(inline, report).map(GatewaySource::Inline),
+    }
+}
+
+/// Cuts the lines of an inline document out of the scenario, indentation and line numbers kept, so that faults in it
+/// name lines of the scenario.
+fn inline_document(node: &Node, report: &mut Report<'_>) -> Option<SourceFile> {
+    text(node, report)?;
+    let SourceFile { path, text } = report.file();
+    let mut lines = text.lines().skip(node.named_at.line - 1);
+    let key_line = lines.next().unwrap_or_default();
+    let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
+    let (header, first) = (indent(key_line), lines.clone().find(|line| !line.trim().is_empty()));
+    let starts = key_line.split('#').next().unwrap_or_default().trim_end().ends_with('|');
+    if !starts || first.is_none_or(|line| indent(line) <= header) {
+        let remedy = "write `gateway: |` and the document below it, indented".to_owned();
+        report.fault(node.at, "`gateway` is not a document", remedy);
+        return None;
+    }
+    let mut document = "\n".repeat(node.named_at.line);
+    for line in lines.take_while(|line| line.trim().is_empty() || indent(line) > header) {
+        document += line;
+        document.push('\n');
+    }
+    Some(SourceFile { path: path.clone(), text: document })
+}
+
+/// A region that must be one of the map.
+fn mention(node: &Node, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<RegionId> {
+    let id = region_id(node, report)?;
+    mentions.push((id.clone(), node.at));
+    Some(id)
+}
+
+/// Notes each mention of a region that is not known.
+pub(crate) fn check_mentions<'k>(
+    mentions: &[(RegionId, Span)],
+    known: impl Iterator<Item = &'k RegionId> + Clone,
+    report: &mut Report<'_>,
+) {
+    for (region, at) in mentions {
+        if !known.clone().any(|id| id == region) {
+            let remedy = suggest::remedy(region.as_str(), known.clone().map(RegionId::as_str));
+            report.fault(*at, format!("`{region}` names no region"), remedy);
+        }
+    }
+}
+
+/// A length of virtual time.
+fn span(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
+    duration(node, Duration::from_millis(1)..=MAX_LENGTH, report)
+}
+
+/// A moment of virtual time.
+fn moment(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
+    duration(node, Duration::ZERO..=MAX_LENGTH, report)
+}
+
+fn bound<T: FromStr>(node: &Node, example: &str, report: &mut Report<'_>) -> Option<Bound<T>> {
+    let word = text(node, report)?;
+    let sides = [(">=", Comparison::AtLeast), ("<=", Comparison::AtMost)];
+    let read = sides.iter().find_map(|(sign, comparison)| {
+        let value = word.trim().strip_prefix(sign)?.trim().parse().ok()?;
+        Some(Bound { comparison: *comparison, value })
+    });
+    if read.is_none() {
+        report.fault(node.at, format!("{} is not a bound", node.quoted()), format!("write for example {example}"));
+    }
+    read
+}
+
+/// A day of virtual time, twice: a scenario may span a calendar day.
+const MAX_LENGTH: Duration = Duration::from_secs(2 * 86_400);
+
+/// Loads of one scenario.
+const MAX_CLIENTS: usize = 1000;
+
+/// Seeds of one scenario.
+const MAX_SEEDS: u64 = 1_000_000;
