@@ -25,6 +25,7 @@ mod telemetry;
 
 mod certificates;
 mod identity;
+pub mod lender;
 mod verifier;
 
 mod clock;

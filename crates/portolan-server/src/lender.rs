@@ -1,0 +1,363 @@
+//! Draws chunks of limits from a Redis server, in the background: no request ever waits for it.
+//!
+//! Decides when the server counts as unreachable and how soon it is tried again. Never decides how much is wanted or who
+//! may spend it: that is the limits' business. An answer that comes too late is never used, so what it granted is waste,
+//! not excess. A server that fails over may forget the last chunks it lent; each region tells it what it was lent before
+//! it is lent more, so at most one chunk per region and failover is lent twice.
+
+mod health;
+
+use std::{
+    fmt,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use portolan_model::{Name, Timestamp, WallTime};
+use redis::{AsyncConnectionConfig, Client, RedisResult, Script, aio::MultiplexedConnection};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+
+use self::health::{ANSWER_TIMEOUT, Health};
+use crate::clock::Clock;
+
+/// Chunks asked for at one time.
+const MAX_IN_FLIGHT: usize = 64;
+
+/// Chunks that wait to be asked for; beyond it they are refused at once.
+const MAX_WAITING: usize = 1024;
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Waits between attempts to connect: doubled from the first to the last, and drawn at random up to that.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// How often an unreachable server that can be connected to is asked for a sign of life.
+const PROBE_PERIOD: Duration = Duration::from_millis(400);
+
+/// How long a slot is kept after its end, for askers whose clock is behind.
+const SLOT_GRACE: Duration = Duration::from_secs(10);
+
+const LEND: &str = include_str!("lender/lend.lua");
+
+/// A part of one slot of one key, wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoanRequest {
+    /// The slot, as the cluster names it: limit, slot number and key.
+    pub slot: String,
+    /// Who asks.
+    pub region: String,
+    /// Grows with each request of a region for a slot.
+    pub sequence: u64,
+    /// What the region was lent in the slot so far.
+    pub held: u64,
+    /// How much more it wants.
+    pub wanted: u64,
+    /// What all regions together may be lent.
+    pub quota: u64,
+    /// The end of the slot.
+    pub ends: WallTime,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoanOutcome {
+    /// The request.
+    pub request: LoanRequest,
+    /// What the region was lent in the slot in all; `None` when no answer came in time.
+    pub lent: Option<u64>,
+}
+
+/// What the node's loop hears of a lender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LenderNews {
+    /// A request has ended.
+    Loan(LoanOutcome),
+    /// The lender is, or is no longer, to be counted on. At first it is.
+    Reachable(bool),
+}
+
+/// Counts of one lender, for metrics.
+#[derive(Debug, Default)]
+pub struct LenderCounters {
+    /// Requests that were answered in time.
+    pub answered: AtomicU64,
+    /// Requests that were not.
+    pub failed: AtomicU64,
+    /// Requests that were not sent: unreachable, or too many at one time.
+    pub refused: AtomicU64,
+    /// Units lent.
+    pub lent: AtomicU64,
+    /// Whether the lender is not to be counted on.
+    pub unreachable: AtomicBool,
+}
+
+/// A handle to the task that talks to one lender; the task ends with it.
+#[derive(Debug)]
+pub struct Lender {
+    name: Name,
+    url: String,
+    requests: mpsc::Sender<LoanRequest>,
+    counters: Arc<LenderCounters>,
+}
+
+impl Lender {
+    /// Starts to talk to the server at `url`. What comes of it is told on `news`. Must be called on a Tokio runtime.
+    pub fn start(name: Name, url: &str, clock: Clock, news: mpsc::Sender<(Name, LenderNews)>) -> RedisResult<Self> {
+        let client = Client::open(url)?;
+        let (requests, waiting) = mpsc::channel(MAX_WAITING);
+        let counters = Arc::<LenderCounters>::default();
+        let link = Link {
+            name: name.clone(),
+            clock,
+            waiting,
+            news,
+            counters: Arc::clone(&counters),
+            health: Health::default(),
+        };
+        tokio::spawn(link.run(client));
+        Ok(Self { name, url: url.to_owned(), requests, counters })
+    }
+
+    /// Its name in the document.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its counts.
+    pub fn counters(&self) -> &Arc<LenderCounters> {
+        &self.counters
+    }
+
+    /// Asks for a chunk; false when too many wait already. Never waits.
+    pub fn ask(&self, request: LoanRequest) -> bool {
+        let taken = self.requests.try_send(request).is_ok();
+        if !taken {
+            self.counters.refused.fetch_add(1, Relaxed);
+        }
+        taken
+    }
+}
+
+/// The task's side.
+struct Link {
+    name: Name,
+    clock: Clock,
+    waiting: mpsc::Receiver<LoanRequest>,
+    news: mpsc::Sender<(Name, LenderNews)>,
+    counters: Arc<LenderCounters>,
+    health: Health,
+}
+
+/// Why the task stopped lending over a connection.
+enum Stopped {
+    /// Nobody asks any more.
+    Unwanted,
+    /// The connection broke, or answers no more.
+    Broken,
+}
+
+impl Link {
+    /// Connects, lends, and connects again, until the handle is dropped.
+    async fn run(mut self, client: Client) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                .set_response_timeout(Some(ANSWER_TIMEOUT));
+            let connecting = client.get_multiplexed_async_connection_with_config(&config);
+            match self.refusing_during(timeout(CONNECT_TIMEOUT, connecting)).await {
+                None => return,
+                Some(Ok(Ok(connection))) => match self.lend(connection).await {
+                    Stopped::Unwanted => return,
+                    Stopped::Broken if self.health.is_reachable() => wait = FIRST_WAIT,
+                    Stopped::Broken => {}
+                },
+                Some(Err(_) | Ok(Err(_))) => self.count_failure().await,
+            }
+            let pause = wait.mul_f64(rand::random());
+            wait = (wait * 2).min(LAST_WAIT);
+            if self.refusing_during(sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Refuses what is asked until `other` is done; `None` when nobody can ask any more.
+    async fn refusing_during<F: Future>(&mut self, other: F) -> Option<F::Output> {
+        tokio::pin!(other);
+        loop {
+            let refused = tokio::select! {
+                biased;
+                done = &mut other => return Some(done),
+                asked = self.waiting.recv() => asked?,
+            };
+            self.refuse(refused).await;
+        }
+    }
+
+    /// Lends over one connection for as long as it is of use, and tells the end of every request that it took.
+    async fn lend(&mut self, connection: MultiplexedConnection) -> Stopped {
+        let script = Script::new(LEND);
+        let mut running = FuturesUnordered::new();
+        let mut probe = Box::pin(sleep(Duration::ZERO));
+        let stopped = loop {
+            tokio::select! {
+                biased;
+                Some((request, answer)) = running.next(), if !running.is_empty() => {
+                    if self.take(request, answer).await.is_break() {
+                        break Stopped::Broken;
+                    }
+                }
+                () = &mut probe, if !self.health.is_reachable() => {
+                    if self.probe(&connection).await.is_break() {
+                        break Stopped::Broken;
+                    }
+                    probe.set(sleep(PROBE_PERIOD));
+                }
+                asked = self.waiting.recv(), if running.len() < MAX_IN_FLIGHT => match asked {
+                    None => break Stopped::Unwanted,
+                    Some(request) if self.health.is_reachable() => {
+                        running.push(ask(&script, connection.clone(), request, self.clock.now().wall));
+                    }
+                    Some(request) => self.refuse(request).await,
+                },
+            }
+        };
+        // Each of them ends within its timeout.
+        while let Some((request, answer)) = running.next().await {
+            let _ = self.take(request, answer).await;
+        }
+        stopped
+    }
+
+    /// Asks an unreachable server for a sign of life; breaks when there is none.
+    async fn probe(&mut self, connection: &MultiplexedConnection) -> ControlFlow<()> {
+        let began = Instant::now();
+        let answer = timeout(ANSWER_TIMEOUT, ping(connection.clone())).await;
+        if !matches!(answer, Ok(Ok(()))) {
+            self.count_failure().await;
+            return ControlFlow::Break(());
+        }
+        self.count_answer(began.elapsed()).await;
+        ControlFlow::Continue(())
+    }
+
+    /// Takes the end of a request; breaks when the connection is of no more use.
+    async fn take(&mut self, request: LoanRequest, answer: Answer) -> ControlFlow<()> {
+        match answer {
+            Answer::Lent(lent, took) => {
+                self.counters.answered.fetch_add(1, Relaxed);
+                self.counters.lent.fetch_add(lent.saturating_sub(request.held), Relaxed);
+                self.count_answer(took).await;
+                self.tell(LenderNews::Loan(LoanOutcome { request, lent: Some(lent) })).await;
+                ControlFlow::Continue(())
+            }
+            Answer::Late | Answer::Broken => {
+                self.counters.failed.fetch_add(1, Relaxed);
+                self.count_failure().await;
+                self.tell(LenderNews::Loan(LoanOutcome { request, lent: None })).await;
+                let useless = matches!(answer, Answer::Broken) || !self.health.is_reachable();
+                if useless { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            }
+        }
+    }
+
+    async fn refuse(&mut self, request: LoanRequest) {
+        self.counters.refused.fetch_add(1, Relaxed);
+        self.tell(LenderNews::Loan(LoanOutcome { request, lent: None })).await;
+    }
+
+    async fn count_answer(&mut self, took: Duration) {
+        let now = self.now();
+        self.judge(|health| health.answered(took, now)).await;
+    }
+
+    async fn count_failure(&mut self) {
+        let now = self.now();
+        self.judge(|health| health.failed(now)).await;
+    }
+
+    /// Lets an outcome count, and tells when that changes what the lender is held for.
+    async fn judge(&mut self, outcome: impl FnOnce(&mut Health)) {
+        let before = self.health.is_reachable();
+        outcome(&mut self.health);
+        let reachable = self.health.is_reachable();
+        if reachable == before {
+            return;
+        }
+        self.counters.unreachable.store(!reachable, Relaxed);
+        match reachable {
+            true => info!(lender = %self.name, "the lender is reachable again"),
+            false => warn!(lender = %self.name, "the lender is unreachable; limits go on with what they hold"),
+        }
+        self.tell(LenderNews::Reachable(reachable)).await;
+    }
+
+    /// Waits for the loop when it is behind; nothing but this task waits with it.
+    async fn tell(&self, news: LenderNews) {
+        // Fails when the loop has ended; then this task does, too.
+        let _ = self.news.send((self.name.clone(), news)).await;
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now().mono
+    }
+}
+
+/// How one request ended.
+enum Answer {
+    Lent(u64, Duration),
+    Late,
+    Broken,
+}
+
+async fn ask(
+    script: &Script,
+    mut connection: MultiplexedConnection,
+    request: LoanRequest,
+    now: WallTime,
+) -> (LoanRequest, Answer) {
+    let lifetime = request.ends.since(now) + SLOT_GRACE;
+    let mut call = script.prepare_invoke();
+    call.key(&request.slot)
+        .arg(&request.region)
+        .arg(request.sequence)
+        .arg(request.held)
+        .arg(request.wanted)
+        .arg(request.quota)
+        .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+    let began = Instant::now();
+    let answer = timeout(ANSWER_TIMEOUT, call.invoke_async::<(u64, u64)>(&mut connection)).await;
+    let answer = match answer {
+        Ok(Ok((lent, _))) => Answer::Lent(lent, began.elapsed()),
+        Ok(Err(error)) if !error.is_timeout() => Answer::Broken,
+        Ok(Err(_)) | Err(_) => Answer::Late,
+    };
+    (request, answer)
+}
+
+async fn ping(mut connection: MultiplexedConnection) -> RedisResult<()> {
+    redis::cmd("PING").query_async(&mut connection).await
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("name", &self.name).finish_non_exhaustive()
+    }
+}

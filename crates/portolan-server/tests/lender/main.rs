@@ -1,0 +1,166 @@
+//! The lender against a real Redis server: what it lends, and what happens when it is gone, slow or forgetful. Passes
+//! without testing anything where no `redis-server` is installed.
+
+mod redis;
+
+use std::time::{Duration, Instant};
+
+use portolan_model::{Name, WallTime};
+use portolan_server::{
+    Clock,
+    lender::{Lender, LenderNews, LoanOutcome, LoanRequest},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::redis::{Redis, Relay};
+
+/// Longer than anything here may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One region with its lender.
+struct Region {
+    name: &'static str,
+    lender: Lender,
+    news: mpsc::Receiver<(Name, LenderNews)>,
+}
+
+impl Region {
+    fn new(name: &'static str, url: &str) -> Self {
+        let (sender, news) = mpsc::channel(1024);
+        let lender = Lender::start(Name::new("main").expect("a name"), url, Clock::start(), sender);
+        Self { name, lender: lender.expect("the URL is sound"), news }
+    }
+
+    fn request(&self, sequence: u64, held: u64, wanted: u64) -> LoanRequest {
+        LoanRequest {
+            slot: "portolan:1:77:00000000000000ab".into(),
+            region: self.name.into(),
+            sequence,
+            held,
+            wanted,
+            quota: 100,
+            ends: WallTime::from_unix_millis(u64::MAX / 2),
+        }
+    }
+
+    async fn next(&mut self) -> LenderNews {
+        timeout(PATIENCE, self.news.recv()).await.expect("news come").expect("the lender lives").1
+    }
+
+    /// Asks until it is answered: a lender needs a moment to connect.
+    async fn ask(&mut self, request: LoanRequest) -> u64 {
+        loop {
+            if let Some(lent) = self.ask_once(request.clone()).await {
+                return lent;
+            }
+        }
+    }
+
+    async fn ask_once(&mut self, request: LoanRequest) -> Option<u64> {
+        assert!(self.lender.ask(request.clone()));
+        loop {
+            match self.next().await {
+                LenderNews::Loan(LoanOutcome { request: answered, lent }) if answered == request => return lent,
+                LenderNews::Loan(_) | LenderNews::Reachable(_) => {}
+            }
+        }
+    }
+
+    /// Asks in vain until the lender is given up, or in earnest until it is trusted again.
+    async fn until_reachable(&mut self, wanted: bool) -> Duration {
+        let began = Instant::now();
+        let told = async {
+            let mut sequence = 1000;
+            loop {
+                assert!(self.lender.ask(self.request(sequence, 0, 1)));
+                sequence += 1;
+                match self.news.recv().await.expect("the lender lives").1 {
+                    LenderNews::Reachable(reachable) if reachable == wanted => return,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        timeout(PATIENCE, told).await.expect("it is told");
+        began.elapsed()
+    }
+}
+
+#[tokio::test]
+async fn regions_together_are_lent_the_quota_and_no_more() {
+    let Some(server) = Redis::start().await else { return };
+    let mut regions = ["a", "b", "c"].map(|name| Region::new(name, &server.url()));
+    let mut lent = [0; 3];
+    for sequence in 1..=8 {
+        for (region, lent) in regions.iter_mut().zip(&mut lent) {
+            let request = region.request(sequence, *lent, 7);
+            *lent = region.ask(request).await;
+        }
+    }
+    assert_eq!(lent, [35, 35, 30]);
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_lends_nothing_twice() {
+    let Some(server) = Redis::start().await else { return };
+    let mut region = Region::new("a", &server.url());
+    let mut lent = Vec::new();
+    for _ in 0..3 {
+        let request = region.request(1, 0, 30);
+        lent.push(region.ask(request).await);
+    }
+    assert_eq!(lent, [30, 30, 30]);
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_a_chunk_learns_it_before_it_lends_more() {
+    let Some(server) = Redis::start().await else { return };
+    let (mut a, mut b) = (Region::new("a", &server.url()), Region::new("b", &server.url()));
+    let request = a.request(1, 0, 60);
+    assert_eq!(a.ask(request).await, 60);
+    server.forget().await;
+    let request = a.request(2, 60, 10);
+    assert_eq!(a.ask(request).await, 70);
+    let request = b.request(1, 0, 60);
+    assert_eq!(b.ask(request).await, 30, "the rest of the quota, and no part of what the server had forgotten");
+}
+
+#[tokio::test]
+async fn a_server_that_dies_is_given_up_and_trusted_again_when_it_is_back() {
+    let Some(server) = Redis::start().await else { return };
+    let address = server.address;
+    let mut region = Region::new("a", &server.url());
+    let request = region.request(1, 0, 1);
+    assert_eq!(region.ask(request).await, 1);
+    drop(server);
+    region.until_reachable(false).await;
+    let began = Instant::now();
+    let request = region.request(2, 1, 1);
+    assert_eq!(region.ask_once(request).await, None, "refused, not waited for");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let Some(_server) = Redis::start_at(address).await else { return };
+    let healed = region.until_reachable(true).await;
+    assert!(healed >= Duration::from_secs(2), "trusted after {healed:?}");
+    let request = region.request(9000, 1, 1);
+    assert_eq!(region.ask(request).await, 2);
+}
+
+#[tokio::test]
+async fn what_a_slow_server_grants_too_late_is_waste_and_not_excess() {
+    let Some(server) = Redis::start().await else { return };
+    let relay = Relay::to(server.address).await;
+    let mut region = Region::new("a", &relay.url());
+    let request = region.request(1, 0, 10);
+    assert_eq!(region.ask(request).await, 10);
+    relay.slow_down(Duration::from_secs(2));
+    let late = region.request(2, 10, 40);
+    assert_eq!(region.ask_once(late.clone()).await, None);
+    region.until_reachable(false).await;
+    relay.slow_down(Duration::ZERO);
+    region.until_reachable(true).await;
+    // The server lent it; asked again, it says so, and lends it to nobody else.
+    assert!(region.ask(late).await >= 50);
+    let mut other = Region::new("b", &server.url());
+    let request = other.request(1, 0, 100);
+    let (a, b) = (region.ask(region.request(9000, 50, 0)).await, other.ask(request).await);
+    assert_eq!(a + b, 100);
+}
