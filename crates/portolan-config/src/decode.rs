@@ -244,10 +244,15 @@ pub(crate) fn size(node: &Node, bounds: RangeInclusive<ByteSize>, report: &mut R
 }
 
 pub(crate) fn ratio(node: &Node, report: &mut Report<'_>) -> Option<Ratio> {
+    ratio_up_to(node, Ratio::ONE, report)
+}
+
+/// A share that may be more than the whole.
+pub(crate) fn ratio_up_to(node: &Node, most: Ratio, report: &mut Report<'_>) -> Option<Ratio> {
     let text = text(node, report)?;
     let read = text.parse::<Ratio>();
     let value = read.map_err(|error| wrong_unit(node, "a share", &error, "1%", report)).ok()?;
-    within(node, value, Ratio::default()..=Ratio::ONE, ToString::to_string, report)
+    within(node, value, Ratio::default()..=most, ToString::to_string, report)
 }
 
 /// A whole number in bounds.

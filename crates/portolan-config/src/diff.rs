@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use portolan_model::render_duration;
+use portolan_model::{Rate, Ratio, render_duration};
 
-use crate::{JwtAuth, Limit, Listener, Route, Service, Snapshot};
+use crate::{Algorithm, Budget, Cost, JwtAuth, Limit, Listener, Route, Service, Shares, Snapshot, Window};
 
 /// A thing as pairs of key and value, in the words of the document.
 type Facts = Vec<(String, String)>;
@@ -13,20 +13,26 @@ type Facts = Vec<(String, String)>;
 /// Returns one line per change, sorted by kind and name: `+` came, `-` went, `~` became another. Empty when both mean the
 /// same.
 pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
+    let limits: BTreeMap<&str, &str> = old
+        .limits
+        .iter()
+        .filter_map(|(name, before)| Some((name.as_str(), consequence(before, new.limits.get(name)?))))
+        .collect();
     let (old, new) = (things(old), things(new));
     let mut lines = Vec::new();
     for (name, before) in &old {
         match new.get(name) {
             None => lines.push((name, format!("- {}", title(name)))),
             Some(after) if after != before => {
-                lines.push((name, format!("~ {}: {}", title(name), changes(before, after))));
+                let then = if name.1 == "limit" { limits.get(&*name.2).copied().unwrap_or("") } else { "" };
+                lines.push((name, format!("~ {}: {}{then}", title(name), changes(before, after))));
             }
             Some(_) => {}
         }
     }
     for (name, facts) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
         let facts: Vec<String> = facts.iter().map(|(key, value)| format!("{key} {value}")).collect();
-        lines.push((name, format!("+ {}: {}", title(name), facts.join(", "))));
+        lines.push((name, format!("+ {}: {}", title(name), listed(facts))));
     }
     lines.sort();
     lines.into_iter().map(|(_, line)| line).collect()
@@ -47,7 +53,28 @@ fn changes(before: &Facts, after: &Facts) -> String {
         Some(old) if old != *new => Some(format!("{key} {old} -> {new}")),
         Some(_) => None,
     });
-    gone.chain(kept).collect::<Vec<_>>().join(", ")
+    listed(gone.chain(kept).collect())
+}
+
+/// What a change of a limit does to counts and shares, where that is not plain from the change.
+fn consequence(before: &Limit, after: &Limit) -> &'static str {
+    if before.key != after.key || !before.algorithm.comparable(&after.algorithm) {
+        "; its counts start anew"
+    } else if before.shares != after.shares && after.shares != Shares::Demand {
+        "; the shares follow when every region has acknowledged"
+    } else {
+        ""
+    }
+}
+
+/// The first of many: a thousand overrides are read in the document, not in a difference.
+fn listed(mut words: Vec<String>) -> String {
+    let more = words.len().saturating_sub(MAX_SHOWN);
+    if more > 0 {
+        words.truncate(MAX_SHOWN);
+        words.push(format!("and {more} more"));
+    }
+    words.join(", ")
 }
 
 fn things(snapshot: &Snapshot) -> BTreeMap<ThingName, Facts> {
@@ -57,6 +84,9 @@ fn things(snapshot: &Snapshot) -> BTreeMap<ThingName, Facts> {
     }
     for (name, it) in &snapshot.auth {
         things.insert((2, "auth", name.to_string()), auth(it));
+    }
+    for (name, it) in &snapshot.lenders {
+        things.insert((3, "lender", name.to_string()), vec![fact("redis", &it.redis)]);
     }
     for (name, it) in &snapshot.limits {
         things.insert((3, "limit", name.to_string()), limit(it));
@@ -116,12 +146,42 @@ fn auth(it: &JwtAuth) -> Facts {
 }
 
 fn limit(it: &Limit) -> Facts {
-    vec![
-        fact("key", &it.key),
-        fact("rate", &it.algorithm),
-        fact("on_partition", it.on_partition),
-        fact("expose_slot", it.expose_slot),
-    ]
+    let mut facts = vec![fact("key", &it.key)];
+    match &it.algorithm {
+        Algorithm::FixedWindow { quota, window: Window::Length(per) } => {
+            facts.push(fact("rate", Rate { count: *quota, per: *per }));
+        }
+        Algorithm::FixedWindow { quota, window: Window::Calendar { period, zone } } => {
+            facts.extend([fact("quota", format!("{quota}/{}", period.as_str())), fact("time_zone", zone)]);
+        }
+        Algorithm::SlidingWindow { quota, window } => {
+            facts.extend([fact("rate", Rate { count: *quota, per: *window }), fact("algorithm", "sliding")]);
+        }
+        Algorithm::TokenBucket { rate, burst } => {
+            facts.extend([fact("rate", rate), fact("algorithm", "token_bucket"), fact("burst", burst)]);
+        }
+        Algorithm::Concurrency { limit } => facts.push(fact("concurrency", limit)),
+    }
+    facts.push(fact("on_partition", it.on_partition));
+    facts.push(fact("shares", &it.shares));
+    // What stands at its default for most limits is told only where it does not.
+    let others = [
+        (it.overdraft != Ratio::default()).then(|| fact("overdraft", it.overdraft)),
+        (!it.borrow_wait.is_zero()).then(|| fact("borrow_wait", render_duration(it.borrow_wait))),
+        it.reclaim.map(|after| fact("reclaim", render_duration(after))),
+        it.lender.as_ref().map(|lender| fact("lender", lender)),
+        (it.cost != Cost::default()).then(|| fact("cost", &it.cost)),
+        (!it.refund_on.is_empty()).then(|| fact("refund_on", list(&it.refund_on))),
+        (it.per != Budget::default()).then(|| fact("per", it.per.as_str())),
+        it.plans.as_ref().map(|plans| fact("plans by", &plans.from)),
+        it.shadow.then(|| fact("shadow", true)),
+        it.expose_slot.then(|| fact("expose_slot", true)),
+    ];
+    facts.extend(others.into_iter().flatten());
+    let plans = it.plans.iter().flat_map(|plans| &plans.quotas);
+    facts.extend(plans.map(|(name, quota)| fact(&format!("plan {name}"), quota)));
+    facts.extend(it.overrides.iter().map(|(name, quota)| fact(&format!("override {name}"), quota)));
+    facts
 }
 
 fn route(it: &Route) -> Facts {
@@ -141,3 +201,6 @@ fn route(it: &Route) -> Facts {
     facts.extend(it.max_body.map(|size| fact("max_body", size)));
     facts
 }
+
+/// Facts of one thing that a difference lists.
+const MAX_SHOWN: usize = 20;

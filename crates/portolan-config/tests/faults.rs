@@ -50,6 +50,11 @@ fn all_faults_of_a_gateway_are_told_at_once() {
 }
 
 #[test]
+fn a_limit_that_cannot_hold_says_why_and_what_to_write() {
+    check("limits", gateway);
+}
+
+#[test]
 fn a_gateway_whose_names_do_not_fit_says_what_would() {
     check("references", gateway);
 }
@@ -82,7 +87,7 @@ fn a_text_that_is_not_yaml_says_where_it_breaks() {
     check("# only\n", "g.yaml:1:1: the file is empty; start with `version: 1`");
     check(
         "[1, 2]",
-        "g.yaml:1:1: a gateway document must be a mapping, not a list; write a mapping with keys of version, listener, services, auth, limits, routes, dns",
+        "g.yaml:1:1: a gateway document must be a mapping, not a list; write a mapping with keys of version, listener, services, auth, lenders, limits, routes, dns",
     );
     check("version: 1\nservices:\n\torders: 1\n", "g.yaml:3:1: a tab stands in the indentation; indent with spaces");
     check(

@@ -138,7 +138,7 @@ dns: { example.test: { api: { regions: [us-east] } } }
     let expected = [
         "~ listener: max_headers 100 -> 50",
         "~ service s: us-east [http://a:1] -> [http://a:1, http://a:2]",
-        "+ limit more: key client, rate 1/min, on_partition static, expose_slot false",
+        "+ limit more: key client, rate 1/min, on_partition static, shares equal",
         "~ limit total: rate 5/s -> 9/s",
         "~ route r: limits was [total], path /r -> /r/**, methods [GET]",
         "- route x",

@@ -24,15 +24,17 @@ use crate::{
 pub(crate) use {
     auth::{AUTH, JWT},
     dns::RECORD,
-    limit::{KEY_KINDS, LIMIT, POLICIES},
+    limit::{ALGORITHMS, BUDGETS, COST, KEY_PART, KEY_WORDS, LENDER, LIMIT, PLANS, POLICIES, REFUND_WORD, SHARE_WORDS},
     listener::LISTENER,
     route::{MATCH, METHODS, ROUTE},
     service::{HEALTH, SERVICE},
 };
 
 /// The document's own keys.
-pub(crate) const GATEWAY: Shape =
-    Shape { what: "a gateway document", keys: &["version", "listener", "services", "auth", "limits", "routes", "dns"] };
+pub(crate) const GATEWAY: Shape = Shape {
+    what: "a gateway document",
+    keys: &["version", "listener", "services", "auth", "lenders", "limits", "routes", "dns"],
+};
 
 /// What names may refer to: everything that is defined, be it well or badly, so that one fault does not cause another.
 struct Scope<'a> {
@@ -40,6 +42,7 @@ struct Scope<'a> {
     attachments: &'a BTreeMap<String, String>,
     services: BTreeSet<&'a str>,
     auth: BTreeSet<&'a str>,
+    lenders: BTreeSet<&'a str>,
     limits: BTreeSet<&'a str>,
 }
 
@@ -74,12 +77,17 @@ pub(crate) fn attachments(document: &SourceFile) -> Vec<String> {
     files.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The regions that services and DNS records of a document name.
+/// The regions that services, limits and DNS records of a document name.
 pub(crate) fn region_names(document: &SourceFile) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let Some(root) = syntax::parse(&mut Report::new(document)) else { return names };
     for endpoints in within(&root, "services").iter().filter_map(|service| value_of(&service.node, "endpoints")) {
         if let Value::Mapping(entries) = &endpoints.value {
+            names.extend(entries.iter().map(|entry| entry.key.to_string()));
+        }
+    }
+    for shares in within(&root, "limits").iter().filter_map(|limit| value_of(&limit.node, "shares")) {
+        if let Value::Mapping(entries) = &shares.value {
             names.extend(entries.iter().map(|entry| entry.key.to_string()));
         }
     }
@@ -123,6 +131,7 @@ fn document(root: &Node, bundle: &Bundle, regions: &RegionMap, report: &mut Repo
     };
     let services = section("services", "services: { NAME: { endpoints: … } }", MAX_SERVICES);
     let auth = section("auth", "auth: { NAME: { jwt: … } }", MAX_AUTH);
+    let lenders = section("lenders", "lenders: { NAME: { redis: redis://127.0.0.1:6379/0 } }", MAX_LENDERS);
     let limits = section("limits", "limits: { NAME: { key: user, rate: 600/min } }", MAX_LIMITS);
     let routes = section("routes", "routes: { NAME: { match: …, service: … } }", MAX_ROUTES);
     let zones = section("dns", "dns: { ZONE: { NAME: { regions: all } } }", MAX_ZONES);
@@ -131,15 +140,17 @@ fn document(root: &Node, bundle: &Bundle, regions: &RegionMap, report: &mut Repo
         attachments: &bundle.attachments,
         services: services.iter().map(|entry| &*entry.key).collect(),
         auth: auth.iter().map(|entry| &*entry.key).collect(),
+        lenders: lenders.iter().map(|entry| &*entry.key).collect(),
         limits: limits.iter().map(|entry| &*entry.key).collect(),
     };
     let services = service::decode(services, &scope, report);
     let auth = auth::decode(auth, &scope, report);
-    let limits = limit::decode(limits, report);
+    let lenders = limit::lenders(lenders, report);
+    let limits = limit::decode(limits, &scope, report);
     let routes = route::decode(routes, &scope, &limits, report);
     let zones = dns::decode(zones, &scope, report);
     let listener = fields.optional("listener", Default::default(), report, listener::decode);
-    Some(Snapshot { services, auth, lenders: BTreeMap::new(), limits, routes, zones, listener })
+    Some(Snapshot { services, auth, lenders, limits, routes, zones, listener })
 }
 
 /// Services of a document.
@@ -147,6 +158,9 @@ const MAX_SERVICES: usize = 2000;
 
 /// Issuers of tokens.
 const MAX_AUTH: usize = 100;
+
+/// Lenders of a document.
+const MAX_LENDERS: usize = 16;
 
 /// Limits of a document.
 const MAX_LIMITS: usize = 1000;

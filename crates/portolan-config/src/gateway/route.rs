@@ -90,9 +90,9 @@ fn route(
             let message = format!("{} stands twice", item.quoted());
             report.fault(item.at, message, "keep one of them".to_owned());
         }
-        let counts_users = limits.get(&limit).is_some_and(|limit| limit.key.needs_token());
-        if counts_users && auth_node.is_none() {
-            let message = format!("limit `{limit}` counts by user, but route `{}` knows no users", entry.key);
+        let reads_tokens = limits.get(&limit).is_some_and(|limit| limit.needs_token());
+        if reads_tokens && auth_node.is_none() {
+            let message = format!("limit `{limit}` reads a token, but route `{}` asks for none", entry.key);
             report.fault(item.at, message, "add `auth` to the route, or a limit with `key: client`".to_owned());
         }
         limit_names.push(limit);

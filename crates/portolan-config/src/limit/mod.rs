@@ -1,15 +1,21 @@
 //! A limit as the data path sees it: plain values whose bounds were checked when the document was read. Never counts
 //! anything; how regions keep to it is the rights ledger's.
 
+mod calendar;
 mod key;
 mod policy;
 mod shares;
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
-use portolan_model::{Name, Rate, Ratio, render_duration};
+use portolan_model::{Name, Rate, Ratio};
 
+pub(crate) use self::{
+    calendar::zone_remedy,
+    key::{API_KEY_HEADER, MAX_KEY_PARTS, TENANT_CLAIM},
+};
 pub use self::{
+    calendar::{Calendar, Slot},
     key::{KeyPart, LimitKey},
     policy::OnPartition,
     shares::{ShareChange, SharePlan, Shares},
@@ -62,6 +68,12 @@ impl Limit {
     /// The length that [`Limit::quota`] is counted over: see [`Algorithm::window`].
     pub fn window(&self) -> Duration {
         self.algorithm.window()
+    }
+
+    /// Whether it reads a token, so that it stands only on routes with `auth`.
+    pub fn needs_token(&self) -> bool {
+        let by_claim = |plans: &Plans| matches!(plans.from, PlanSource::Claim(_));
+        self.key.needs_token() || self.plans.as_ref().is_some_and(by_claim)
     }
 }
 
@@ -315,16 +327,8 @@ impl fmt::Display for PlanSource {
 pub struct Lender {
     /// Its name in the document.
     pub name: Name,
-    /// `redis://host:port/database`, or `rediss` over TLS; without credentials.
+    /// `redis://host:port/database`, or `rediss` over TLS.
     pub redis: String,
-    /// How long a loan is waited for, in the background. Default 50 ms.
-    pub timeout: Duration,
-}
-
-impl fmt::Display for Lender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} within {}", self.redis, render_duration(self.timeout))
-    }
 }
 
 /// Largest count of a limit, plan, override or burst: counters are 32 bits wide on the request path.

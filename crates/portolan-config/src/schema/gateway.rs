@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
-use super::value::{ByteSize, Duration, Endpoint, HostPattern, Name, PathPattern, Rate, Regions, Version};
+use super::{
+    limit::{Lender, Limit},
+    value::{ByteSize, Duration, Endpoint, HostPattern, Name, PathPattern, Rate, Regions, Version},
+};
 
 /// A Portolan gateway: what requests it takes, under which conditions, and where they go.
 #[derive(JsonSchema)]
@@ -19,6 +22,8 @@ pub(super) struct Gateway {
     services: Option<BTreeMap<String, Service>>,
     /// Ways to know who asks, by name.
     auth: Option<BTreeMap<String, Auth>>,
+    /// Who lends parts of limits in the background, by name.
+    lenders: Option<BTreeMap<String, Lender>>,
     /// Limits that hold over all regions together, by name.
     limits: Option<BTreeMap<String, Limit>>,
     /// Which request goes where, by name.
@@ -97,42 +102,6 @@ struct Jwt {
     user_claim: Option<String>,
     /// Clock difference allowed for `exp` and `nbf`, up to 10min. Default 60s.
     leeway: Option<Duration>,
-}
-
-/// A bound on requests per window, held over all regions together.
-#[derive(JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct Limit {
-    /// What is counted apart.
-    key: LimitKey,
-    /// Requests per window; the window is 1s to 31d.
-    rate: Rate,
-    /// What a region does while it cannot hear all others. Default `static`.
-    on_partition: Option<OnPartition>,
-    /// Whether responses name the window that was charged. Default false.
-    expose_slot: Option<bool>,
-}
-
-/// What a limit counts by: everything, a service, a route, an authenticated user or a client address.
-#[derive(JsonSchema)]
-#[schemars(rename_all = "lowercase")]
-enum LimitKey {
-    Global,
-    Service,
-    Route,
-    User,
-    Client,
-}
-
-/// `static` keeps to the own share, `open` allows up to the whole limit on each side, `closed` refuses.
-#[derive(JsonSchema)]
-#[schemars(rename_all = "lowercase")]
-enum OnPartition {
-    Static,
-    Open,
-    Closed,
-    #[schemars(rename = "closed(minority)")]
-    ClosedMinority,
 }
 
 /// Requests of one kind and what is done with them.

@@ -2,6 +2,7 @@
 //! the keys of both against each other. Generated from the types in this folder, which exist for nothing else.
 
 mod gateway;
+mod limit;
 mod node;
 mod region;
 mod scenario;
@@ -78,7 +79,11 @@ mod tests {
             ("HealthCheck", &gateway::HEALTH),
             ("Auth", &gateway::AUTH),
             ("Jwt", &gateway::JWT),
+            ("Lender", &gateway::LENDER),
             ("Limit", &gateway::LIMIT),
+            ("KeyPart", &gateway::KEY_PART),
+            ("CostFromHeader", &gateway::COST),
+            ("Plans", &gateway::PLANS),
             ("Route", &gateway::ROUTE),
             ("Match", &gateway::MATCH),
             ("Record", &gateway::RECORD),
@@ -135,8 +140,12 @@ mod tests {
             assert_eq!(schema["$defs"][name]["enum"], Value::from(words), "{name}");
         };
         let gateway = json_schema();
-        check(&gateway, "LimitKey", gateway::KEY_KINDS.map(|(word, _)| word).to_vec());
-        check(&gateway, "OnPartition", gateway::POLICIES.map(|(word, _)| word).to_vec());
+        check(&gateway, "KeyWord", gateway::KEY_WORDS.to_vec());
+        check(&gateway, "Algorithm", gateway::ALGORITHMS.map(|(word, _)| word).to_vec());
+        check(&gateway, "Policy", gateway::POLICIES.map(|(word, _)| word).to_vec());
+        check(&gateway, "ShareWord", gateway::SHARE_WORDS.to_vec());
+        check(&gateway, "Budget", gateway::BUDGETS.map(|(word, _)| word).to_vec());
+        check(&gateway, "RefundWord", vec![gateway::REFUND_WORD]);
         check(&gateway, "Method", gateway::METHODS.to_vec());
         let scenario = &json_schemas()["scenario"];
         check(scenario, "Fault", scenario_file::step::FAULTS.map(|(word, _)| word).to_vec());

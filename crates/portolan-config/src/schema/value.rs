@@ -32,6 +32,19 @@ values! {
     Duration = { "type": "string", "pattern": "^\\s*[0-9]+\\s*(us|ms|s|min|h|d)\\s*$", "examples": ["250ms", "30s"] };
     /// Requests per period.
     Rate = { "type": "string", "pattern": "^\\s*[0-9]+\\s*/", "examples": ["600/min", "5000/s"] };
+    /// Requests per civil day or month.
+    CalendarQuota = { "type": "string", "pattern": "^\\s*[0-9]+\\s*/\\s*(day|month)\\s*$", "examples": ["10000/day"] };
+    /// A name of the IANA time zone database.
+    TimeZone = { "type": "string", "examples": ["Europe/Berlin", "UTC"] };
+    /// Open up to so many times the limit.
+    OpenCap = { "type": "string", "pattern": "^open\\([0-9]+(\\.[0-9]{1,4})?\\)$", "examples": ["open(1.5)"] };
+    /// A response status, or a class of them.
+    Status = { "anyOf": [
+        { "type": "string", "pattern": "^[1-5]xx$", "examples": ["5xx"] },
+        { "type": "integer", "minimum": 100, "maximum": 599 }
+    ] };
+    /// The address of a Redis.
+    RedisUrl = { "type": "string", "pattern": "^rediss?://", "examples": ["redis://127.0.0.1:6379/0"] };
     /// Bytes with their unit.
     ByteSize = { "type": "string", "pattern": "^\\s*[0-9]+\\s*(B|KiB|MiB|GiB|kB|MB|GB)\\s*$", "examples": ["1MiB"] };
     /// A share of a whole.
