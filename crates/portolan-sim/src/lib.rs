@@ -32,7 +32,7 @@ pub use outcome::{
     FailedExpectation, Figures, Invariant, LimitFigures, Outcome, Refusals, RegionUse, RequestCounts, Verdict,
     Violation,
 };
-pub use report::Report;
+pub use report::{MAX_TOLD, Rehearsal, Report, Runs, Terms};
 pub use run::run;
 pub use series::{
     DnsSeen, LimitRegionSeries, LimitSeries, MAX_LIMITS, MAX_POINTS, MAX_SLOTS, ModeSeen, RegionSeries, Series,

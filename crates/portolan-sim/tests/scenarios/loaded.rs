@@ -7,7 +7,7 @@ use std::{
 };
 
 use portolan_config::{RegionMap, Scenario, SourceFile};
-use portolan_sim::{Outcome, Report, Sources, Verdict, run};
+use portolan_sim::{Outcome, Report, Runs, Sources, Verdict, run};
 
 /// A scenario with everything it needs.
 pub struct Loaded {
@@ -40,8 +40,9 @@ impl Loaded {
 
     /// Runs it with these seeds and demands that everything holds.
     pub fn check(&self, seeds: impl IntoIterator<Item = u64>) -> Report {
-        let outcomes = seeds.into_iter().map(|seed| self.run(seed)).collect();
-        let report = Report::new(&self.file, &self.scenario.title, outcomes);
+        let mut runs = Runs::default();
+        seeds.into_iter().for_each(|seed| runs.add(self.run(seed)));
+        let report = Report::new(&self.file, &self.scenario.title, "", runs);
         assert_eq!(report.verdict, Verdict::Pass, "{}", report.to_text());
         report
     }

@@ -1,7 +1,7 @@
 //! What the simulator itself promises: equal runs from equal seeds, faults that bite, and a report one can act on.
 
 use portolan_config::SourceFile;
-use portolan_sim::{Invariant, Report, Verdict};
+use portolan_sim::{Invariant, Report, Runs, Verdict};
 
 use crate::loaded::Loaded;
 
@@ -46,8 +46,10 @@ fn a_missed_expectation_names_figure_and_replay_line() {
         scenario("steps:\n  - { at: 2s, fault: crash, region: us-east }\nexpect: { availability: \">= 99%\" }");
     let outcome = loaded.run(1);
     assert_eq!(outcome.verdict, Verdict::ExpectationFailed);
-    let text = Report::new("test.yaml", "A test", vec![outcome]).to_text();
-    assert!(text.starts_with("EXPECTATION FAILED  A test\n      1 of 1 run failed.\n"), "{text}");
+    let mut runs = Runs::default();
+    runs.add(outcome);
+    let text = Report::new("test.yaml", "A test", "", runs).to_text();
+    assert!(text.starts_with("EXPECTATION FAILED  A test\n"), "{text}");
     assert!(text.contains("expected availability >= 99%, was "), "{text}");
     assert!(text.contains("replay: portolan simulate test.yaml --seed 1\n"), "{text}");
 }
