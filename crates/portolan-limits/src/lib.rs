@@ -24,6 +24,8 @@ mod marks;
 mod message;
 mod outbox;
 mod peers;
+#[allow(dead_code, reason = "the state machine does not use all of it yet")]
+mod region;
 mod replica;
 mod rights;
 mod shared;
@@ -43,6 +45,7 @@ pub use marks::{
 pub use message::{Heartbeat, Message, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
 pub use portolan_config::{LimitId, OnPartition, ShareChange, SharePlan};
+pub use region::{Acknowledgement, Ask, Cell, Grant, Ranking, SHARDS, Shard, ShardSet, Update};
 pub use replica::{Event, LimitUsage, Limits, LimitsConfig, SlotDigest, Stats};
 pub use shares::base_shares;
 pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek};

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use portolan_config::LimitId;
 use portolan_model::{HashKey, WallTime};
+use serde::{Deserialize, Serialize};
 
 use crate::key::Key;
 
@@ -18,7 +19,7 @@ use crate::key::Key;
 pub struct MarkSequence(pub u64);
 
 /// The highest spend a key may reach in a slot before a higher mark is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mark {
     /// The limit.
     pub limit: LimitId,

@@ -1,0 +1,482 @@
+//! The standby's copy of what an owner may spend. Decides when a write of marks is durable: when it is on the owner's
+//! disk and the standby of the same roster epoch has acknowledged it. Never waits: what may be sent again is sent again
+//! until it is acknowledged, and the owner's horizon lapses meanwhile.
+//!
+//! An acknowledgement binds the standby under one epoch only. Once it knows a later one it refuses the owner's updates,
+//! and with that fences an owner that does not know the later epoch yet (rights ledger, rule 9.9).
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use portolan_config::LimitId;
+use portolan_model::{NodeName, Timestamp, WallTime};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    key::Key,
+    marks::{Mark, MarkSequence, MarkWrite},
+    region::{
+        ranking::Ranking,
+        shards::{Shard, ShardSet},
+    },
+};
+
+/// What an owner tells its standby.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// The roster's epoch as the owner knows it.
+    pub epoch: u64,
+    /// Tells the owner's processes apart.
+    pub life: u64,
+    /// The write that the standby must have acknowledged before; 0: this is everything.
+    pub after: u64,
+    /// The last write that is in it.
+    pub through: u64,
+    /// Shards of the pair that the owner spends from, given that this is acknowledged.
+    pub held: ShardSet,
+    /// Slots that begin before this may be spent.
+    pub horizon: WallTime,
+    /// Slots that end by this are over.
+    pub floor: WallTime,
+    /// Slots that begin before this give no rights.
+    pub closed: WallTime,
+    /// Marks raised since `after`, of shards of the pair; at most [`MAX_UPDATE`].
+    pub marks: Vec<Mark>,
+}
+
+/// What a standby answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// The epoch of the update.
+    pub epoch: u64,
+    /// The owner's process.
+    pub life: u64,
+    /// The last write it has with all before; 0: it needs everything.
+    pub through: u64,
+}
+
+/// What became durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Released {
+    /// For the keys of these shards.
+    pub shards: ShardSet,
+    /// Slots that begin before this may be spent.
+    pub horizon: WallTime,
+    /// These marks may be spent up to.
+    pub marks: Vec<Mark>,
+}
+
+/// The owner's side: the copies at its standbys.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    me: NodeName,
+    life: u64,
+    epoch: u64,
+    on_disk: u64,
+    /// The newest write that was handed out, as far as every copy shares it.
+    newest: Newest,
+    /// By standby; `None` for shards without one.
+    streams: BTreeMap<Option<NodeName>, Stream>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Newest {
+    number: u64,
+    horizon: WallTime,
+    floor: WallTime,
+    closed: WallTime,
+    held: ShardSet,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    shards: ShardSet,
+    acknowledged: u64,
+    /// Every live mark, with the write that raised it.
+    marks: BTreeMap<(LimitId, Key, u64), (Mark, u64)>,
+    /// Handed to the disk and not released.
+    pending: VecDeque<(u64, Released)>,
+    /// When what was sent last is sent again, and the last write that is in it.
+    sent: Option<(Timestamp, u64)>,
+}
+
+impl Copies {
+    /// Of a process; `life` differs from, and is above, that of every earlier one of this node.
+    pub fn new(me: NodeName, life: u64) -> Self {
+        Self { me, life, epoch: 0, on_disk: 0, newest: Newest::default(), streams: BTreeMap::new() }
+    }
+
+    /// Follows a new roster: every standby is new to its pair and gets `all` that is marked before anything is released.
+    pub fn handle_ranking(&mut self, ranking: &Ranking, all: impl Iterator<Item = Mark>) {
+        self.epoch = ranking.epoch();
+        let earlier = std::mem::take(&mut self.streams);
+        for shard in ranking.owned(&self.me).iter() {
+            self.streams.entry(ranking.standby(shard).cloned()).or_default().shards.insert(shard);
+        }
+        for mark in all {
+            let number = self.newest.number;
+            if let Some(stream) = self.stream_of(mark.key) {
+                stream.marks.insert((mark.limit, mark.key, mark.slot), (mark, number));
+            }
+        }
+        let mut pending: Vec<(u64, Released)> = earlier.into_values().flat_map(|stream| stream.pending).collect();
+        pending.sort_by_key(|(number, _)| *number);
+        for (number, released) in pending {
+            self.queue(number, released.horizon, &released.marks);
+        }
+    }
+
+    /// A write goes to the disk; `held`: the shards this node spends from once the write is durable.
+    pub fn handle_write(&mut self, write: &MarkWrite, held: ShardSet) {
+        let MarkWrite { sequence: MarkSequence(number), horizon, floor, closed, .. } = *write;
+        self.newest = Newest { number, horizon, floor, closed, held };
+        for mark in &write.marks {
+            if let Some(stream) = self.stream_of(mark.key) {
+                stream.marks.insert((mark.limit, mark.key, mark.slot), (*mark, number));
+            }
+        }
+        self.queue(number, horizon, &write.marks);
+    }
+
+    /// The write with this number and all before it are on disk.
+    pub fn handle_durable(&mut self, sequence: MarkSequence) {
+        self.on_disk = self.on_disk.max(sequence.0);
+    }
+
+    /// A standby answered. Answers of another epoch or to another process mean nothing here.
+    pub fn handle_acknowledgement(&mut self, from: &NodeName, answer: Acknowledgement) {
+        if (answer.epoch, answer.life) != (self.epoch, self.life) || answer.through > self.newest.number {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&Some(from.clone())) else { return };
+        // Less than before: it started anew and gets everything again. What was released stays released; the bound then
+        // rests on this node alone until that is done.
+        stream.acknowledged = answer.through;
+        stream.sent = None;
+    }
+
+    /// The next update to send.
+    pub fn poll_transmit(&mut self, now: Timestamp) -> Option<(NodeName, Update)> {
+        let (newest, epoch, life) = (self.newest, self.epoch, self.life);
+        let due = |stream: &Stream| match stream.sent {
+            Some((again, _)) if now < again => false,
+            _ => stream.acknowledged < newest.number,
+        };
+        let (standby, stream) = self
+            .streams
+            .iter_mut()
+            .find_map(|(name, stream)| Some((name.as_ref()?, stream)).filter(|(_, s)| due(s)))?;
+        stream.sent = Some((now + RESEND_AFTER, newest.number));
+        let update = Update {
+            epoch,
+            life,
+            after: stream.acknowledged,
+            through: newest.number,
+            held: newest.held.and(&stream.shards),
+            horizon: newest.horizon,
+            floor: newest.floor,
+            closed: newest.closed,
+            marks: stream.missing().collect(),
+        };
+        Some((standby.clone(), update))
+    }
+
+    /// When an update has to be sent again.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let waiting = self.standbys().filter(|(_, stream)| stream.acknowledged < self.newest.number);
+        waiting.filter_map(|(_, stream)| stream.sent.map(|(again, _)| again)).min()
+    }
+
+    /// What became durable since this was last asked.
+    pub fn poll_released(&mut self) -> Option<Released> {
+        let on_disk = self.on_disk;
+        self.streams.iter_mut().find_map(|(standby, stream)| {
+            let durable = if standby.is_some() { on_disk.min(stream.acknowledged) } else { on_disk };
+            stream.pending.pop_front_if(|(number, _)| *number <= durable).map(|(_, released)| released)
+        })
+    }
+
+    /// Whether no further write should be handed out: a standby that does not answer must not make the queue grow.
+    pub fn is_full(&self) -> bool {
+        self.streams.values().any(|stream| stream.pending.len() >= MAX_PENDING)
+    }
+
+    /// Forgets marks of slots that are over.
+    pub fn forget(&mut self, wall: WallTime) {
+        self.streams.values_mut().for_each(|stream| stream.marks.retain(|_, (mark, _)| mark.ends > wall));
+    }
+
+    fn standbys(&self) -> impl Iterator<Item = (&NodeName, &Stream)> {
+        self.streams.iter().filter_map(|(name, stream)| Some((name.as_ref()?, stream)))
+    }
+
+    fn stream_of(&mut self, key: Key) -> Option<&mut Stream> {
+        self.streams.values_mut().find(|stream| stream.shards.contains(Shard::of(key)))
+    }
+
+    fn queue(&mut self, number: u64, horizon: WallTime, marks: &[Mark]) {
+        for stream in self.streams.values_mut() {
+            let of_stream = |mark: &&Mark| stream.shards.contains(Shard::of(mark.key));
+            let marks = marks.iter().filter(of_stream).copied().collect();
+            let released = Released { shards: stream.shards, horizon, marks };
+            stream.pending.push_back((number, released));
+        }
+    }
+}
+
+impl Stream {
+    /// Marks that the standby may not have.
+    fn missing(&self) -> impl Iterator<Item = Mark> + '_ {
+        let known = |number: u64| number <= self.acknowledged && self.acknowledged > 0;
+        let missing = self.marks.values().filter(move |(_, number)| !known(*number));
+        missing.map(|(mark, _)| *mark).take(MAX_UPDATE)
+    }
+}
+
+/// The standby's side: what it knows of each owner.
+#[derive(Debug, Default)]
+pub(crate) struct Mirror {
+    owners: BTreeMap<NodeName, Mirrored>,
+    /// By shard: the last epoch under which it was whole here, and its owner then.
+    held: BTreeMap<Shard, (u64, NodeName)>,
+}
+
+/// What one owner may have spent, under this epoch or earlier: it only grows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mirrored {
+    epoch: u64,
+    life: u64,
+    through: u64,
+    pub horizon: WallTime,
+    pub floor: WallTime,
+    pub closed: WallTime,
+    marks: BTreeMap<(LimitId, Key, u64), Mark>,
+}
+
+impl Mirror {
+    /// Takes what `from` may spend, if that is what this node stands by for under `ranking`, and answers. No answer to
+    /// an owner of another epoch: a later one is not known here yet, an earlier one is over.
+    pub fn handle_update(
+        &mut self,
+        me: &NodeName,
+        from: &NodeName,
+        update: Update,
+        ranking: &Ranking,
+    ) -> Option<Acknowledgement> {
+        let pair = ranking.pair(from, me);
+        if update.epoch != ranking.epoch() || update.marks.len() > MAX_UPDATE || pair.is_empty() {
+            return None;
+        }
+        let owner = self.owners.entry(from.clone()).or_default();
+        let answer = |through| Some(Acknowledgement { epoch: update.epoch, life: update.life, through });
+        if (owner.epoch, owner.life) != (update.epoch, update.life) {
+            if update.after > 0 {
+                return answer(0);
+            }
+            (owner.epoch, owner.life, owner.through) = (update.epoch, update.life, 0);
+        } else if update.after > owner.through {
+            return answer(0);
+        }
+        owner.through = owner.through.max(update.through);
+        owner.horizon = owner.horizon.max(update.horizon);
+        owner.floor = owner.floor.max(update.floor);
+        owner.closed = owner.closed.max(update.closed);
+        for mark in update.marks.into_iter().filter(|mark| pair.contains(Shard::of(mark.key))) {
+            let known = owner.marks.entry((mark.limit, mark.key, mark.slot)).or_insert(mark);
+            known.spent = known.spent.max(mark.spent);
+        }
+        let (floor, through) = (owner.floor, owner.through);
+        owner.marks.retain(|_, mark| mark.ends > floor);
+        for shard in update.held.and(&pair).iter() {
+            self.held.insert(shard, (update.epoch, from.clone()));
+        }
+        answer(through)
+    }
+
+    /// The last epoch under which a shard was whole here, and what its owner may have spent since.
+    pub fn held(&self, shard: Shard) -> Option<(u64, &Mirrored)> {
+        let (epoch, owner) = self.held.get(&shard)?;
+        Some((*epoch, self.owners.get(owner)?))
+    }
+}
+
+impl Mirrored {
+    /// Marks of a shard.
+    pub fn marks(&self, shard: Shard) -> impl Iterator<Item = Mark> + '_ {
+        self.marks.values().copied().filter(move |mark| Shard::of(mark.key) == shard)
+    }
+}
+
+/// After which time an update is sent again: some round trips within a region.
+const RESEND_AFTER: Duration = Duration::from_millis(20);
+
+/// Marks in one update: as many as can be alive, so that a copy is one message. 200 kB when encoded.
+pub(crate) const MAX_UPDATE: usize = crate::marks::MAX_MARKS;
+
+/// Writes that wait for one standby. The disk takes a few milliseconds for each, so this is what comes together until a
+/// standby that died is out of the roster; beyond it no write is handed out.
+const MAX_PENDING: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use portolan_config::Roster;
+
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::new(name).expect("a name")
+    }
+
+    fn ranking(epoch: u64, nodes: &[&str]) -> Ranking {
+        Ranking::new(&Roster { epoch, nodes: nodes.iter().map(|name| node(name)).collect() })
+    }
+
+    fn wall(millis: u64) -> WallTime {
+        WallTime::from_unix_millis(millis)
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(millis)
+    }
+
+    /// A mark of a key in `shard`.
+    fn mark(shard: Shard, spent: u64) -> Mark {
+        let key = Key::from_bits((u64::from(shard.0) << 56) | 5);
+        Mark { limit: LimitId(1), key, slot: 3, spent, ends: wall(1_000_000) }
+    }
+
+    fn write(number: u64, marks: Vec<Mark>) -> MarkWrite {
+        let sequence = MarkSequence(number);
+        MarkWrite { sequence, horizon: wall(number * 100), floor: wall(1), closed: wall(0), marks }
+    }
+
+    /// A shard of `a` with standby `b` under the ranking.
+    fn shard_of(ranking: &Ranking, owner: &str, standby: Option<&str>) -> Shard {
+        let fits = |shard: &Shard| {
+            ranking.owner(*shard) == Some(&node(owner)) && ranking.standby(*shard).map(NodeName::as_str) == standby
+        };
+        Shard::all().find(fits).expect("there is such a shard")
+    }
+
+    fn copies(ranking: &Ranking) -> Copies {
+        let mut copies = Copies::new(node("a"), 1);
+        copies.handle_ranking(ranking, std::iter::empty());
+        copies
+    }
+
+    fn released(copies: &mut Copies) -> Vec<(u64, usize)> {
+        let next = || copies.poll_released().map(|released| (released.horizon.as_unix_millis(), released.marks.len()));
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn a_write_is_durable_when_the_disk_and_the_standby_of_the_epoch_have_it() {
+        let ranking = ranking(1, &["a", "b"]);
+        let shard = shard_of(&ranking, "a", Some("b"));
+        let (mut copies, mut mirror) = (copies(&ranking), Mirror::default());
+        copies.handle_write(&write(1, vec![mark(shard, 7)]), ShardSet::ALL);
+        let (to, update) = copies.poll_transmit(at(0)).expect("an update");
+        assert_eq!((to, update.marks.len()), (node("b"), 1));
+        assert_eq!(copies.poll_transmit(at(19)), None);
+        let (_, again) = copies.poll_transmit(at(20)).expect("it is sent again");
+        assert_eq!(again, update);
+        copies.handle_durable(MarkSequence(1));
+        assert_eq!(released(&mut copies), []);
+        let answer = mirror.handle_update(&node("b"), &node("a"), update, &ranking).expect("an answer");
+        copies.handle_acknowledgement(&node("b"), answer);
+        assert_eq!(released(&mut copies), [(100, 1)]);
+        assert!(copies.poll_transmit(at(40)).is_none());
+        let (epoch, mirrored) = mirror.held(shard).expect("whole");
+        assert_eq!((epoch, mirrored.horizon), (1, wall(100)));
+        assert_eq!(mirrored.marks(shard).map(|mark| mark.spent).collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
+    fn a_node_alone_needs_its_disk_only() {
+        let mut copies = copies(&ranking(1, &["a"]));
+        copies.handle_write(&write(1, vec![mark(Shard(3), 7)]), ShardSet::ALL);
+        assert!(copies.poll_transmit(at(0)).is_none());
+        assert_eq!(released(&mut copies), []);
+        copies.handle_durable(MarkSequence(1));
+        assert_eq!(released(&mut copies), [(100, 1)]);
+    }
+
+    #[test]
+    fn a_standby_that_knows_a_later_epoch_fences_the_owner_of_an_earlier_one() {
+        let (old, new) = (ranking(1, &["a", "b"]), ranking(2, &["b"]));
+        let (mut copies, mut mirror) = (copies(&old), Mirror::default());
+        copies.handle_write(&write(1, vec![]), ShardSet::ALL);
+        let (_, update) = copies.poll_transmit(at(0)).expect("an update");
+        assert_eq!(mirror.handle_update(&node("b"), &node("a"), update.clone(), &new), None);
+        // Nor does an owner that is ahead get an answer that would bind this node to what it does not know.
+        let early = Update { epoch: 3, ..update };
+        assert_eq!(mirror.handle_update(&node("b"), &node("a"), early, &old), None);
+        copies.handle_durable(MarkSequence(1));
+        assert_eq!(released(&mut copies), []);
+    }
+
+    #[test]
+    fn a_new_standby_gets_everything_before_anything_more_is_released() {
+        let (old, new) = (ranking(1, &["a", "b"]), ranking(2, &["a", "c"]));
+        let mut copies = copies(&old);
+        let shard = shard_of(&new, "a", Some("c"));
+        copies.handle_write(&write(1, vec![mark(shard, 7)]), ShardSet::ALL);
+        copies.handle_durable(MarkSequence(1));
+        copies.handle_ranking(&new, [mark(shard, 7), mark(shard, 9)].into_iter());
+        let late = Acknowledgement { epoch: 1, life: 1, through: 1 };
+        copies.handle_acknowledgement(&node("b"), late);
+        assert_eq!(released(&mut copies), []);
+        let (to, update) = copies.poll_transmit(at(0)).expect("an update");
+        assert_eq!((to, update.after, update.marks[0].spent), (node("c"), 0, 9));
+        let mut mirror = Mirror::default();
+        let answer = mirror.handle_update(&node("c"), &node("a"), update, &new).expect("an answer");
+        copies.handle_acknowledgement(&node("c"), answer);
+        assert_eq!(released(&mut copies), [(100, 1)]);
+    }
+
+    #[test]
+    fn a_standby_that_started_anew_is_told_everything_again() {
+        let ranking = ranking(1, &["a", "b"]);
+        let shard = shard_of(&ranking, "a", Some("b"));
+        let (mut copies, mut mirror) = (copies(&ranking), Mirror::default());
+        for number in 1..=3 {
+            copies.handle_write(&write(number, vec![mark(shard, number)]), ShardSet::ALL);
+            copies.handle_durable(MarkSequence(number));
+            if number == 3 {
+                mirror = Mirror::default();
+            }
+            let mut rounds = 0;
+            while let Some((_, update)) = copies.poll_transmit(at(number * 100)) {
+                let answer = mirror.handle_update(&node("b"), &node("a"), update, &ranking).expect("an answer");
+                copies.handle_acknowledgement(&node("b"), answer);
+                rounds += 1;
+            }
+            assert_eq!(rounds, if number == 3 { 2 } else { 1 });
+            assert_eq!(released(&mut copies), [(number * 100, 1)]);
+        }
+        let (_, mirrored) = mirror.held(shard).expect("whole again");
+        assert_eq!(mirrored.marks(shard).map(|mark| mark.spent).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn what_a_shard_may_have_spent_is_remembered_when_its_pair_has_changed() {
+        let (old, new) = (ranking(1, &["a", "b"]), ranking(2, &["a", "b", "c"]));
+        let shard = shard_of(&new, "a", Some("c"));
+        let (mut copies, mut mirror) = (copies(&old), Mirror::default());
+        copies.handle_write(&write(1, vec![mark(shard, 7)]), ShardSet::ALL);
+        let (_, update) = copies.poll_transmit(at(0)).expect("an update");
+        mirror.handle_update(&node("b"), &node("a"), update, &old).expect("an answer");
+        copies.handle_ranking(&new, std::iter::empty());
+        while let Some((to, update)) = copies.poll_transmit(at(0)) {
+            if to == node("b") {
+                mirror.handle_update(&node("b"), &node("a"), update, &new).expect("an answer");
+            }
+        }
+        let kept = mirror.held(shard).map(|(epoch, held)| (epoch, held.marks(shard).count()));
+        assert_eq!(kept, Some((1, 1)));
+        let other = shard_of(&new, "a", Some("b"));
+        assert_eq!(mirror.held(other).map(|(epoch, _)| epoch), Some(2));
+    }
+}

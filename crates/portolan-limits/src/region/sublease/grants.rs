@@ -1,0 +1,109 @@
+//! The owner's side: what each node of the region was granted. Decides how large a chunk is; the caller takes the units
+//! from the key's entry before the answer leaves, so that they count as consumed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use portolan_model::NodeName;
+
+use super::{Ask, Cell, Grant};
+
+/// What was granted, by cell and node.
+#[derive(Debug)]
+pub(crate) struct Grants {
+    life: u64,
+    given: BTreeMap<(Cell, NodeName), Given>,
+    /// Asks that found nothing while more was expected.
+    waiting: VecDeque<(NodeName, u64, Ask)>,
+    /// Asks there was no room for.
+    pub refused: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Given {
+    /// The asker's process.
+    life: u64,
+    granted: u64,
+    returned: u64,
+}
+
+/// What an ask comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Units that came back.
+    pub refund: u64,
+    /// Whether more may be granted now: the asker knows all it was granted.
+    pub grants: bool,
+}
+
+impl Grants {
+    /// Of a process; `life` tells it from every other one of the region.
+    pub fn new(life: u64) -> Self {
+        Self { life, given: BTreeMap::new(), waiting: VecDeque::new(), refused: 0 }
+    }
+
+    /// Takes an ask of the process `life` of `from`. `None`: nothing can be granted for want of room.
+    pub fn handle_ask(&mut self, from: &NodeName, life: u64, ask: &Ask) -> Option<Step> {
+        let at = (ask.cell, from.clone());
+        if !self.given.contains_key(&at) && self.given.len() >= MAX_GIVEN {
+            self.refused += 1;
+            return None;
+        }
+        let given = self.given.entry(at).or_default();
+        if given.life != life {
+            // What an earlier process of the node had is consumed, whether it spent it or not.
+            *given = Given { life, ..Given::default() };
+        }
+        let (granted, returned) = if ask.granted_by == self.life { (ask.granted, ask.returned) } else { (0, 0) };
+        let returned = returned.min(given.granted);
+        let refund = returned.saturating_sub(given.returned);
+        given.returned += refund;
+        Some(Step { refund, grants: ask.need > 0 && granted == given.granted })
+    }
+
+    /// How many of the `available` units a node of `nodes` is granted: guided self-scheduling (Polychronopoulos and
+    /// Kuck, 1987), so that chunks shrink with what is left and the last units go one at a time. No more than the node
+    /// says it can use, so that little is stranded where nobody asks.
+    pub fn chunk(available: u64, nodes: usize, ask: &Ask) -> u64 {
+        let guided = available.div_ceil(2 * nodes.max(1) as u64);
+        guided.max(ask.waiting.min(available / 2)).min(ask.need).min(available)
+    }
+
+    /// The answer after `taken` units were taken for an ask.
+    pub fn settle(&mut self, from: &NodeName, ask: &Ask, taken: u64, more: bool) -> Grant {
+        let given = self.given.entry((ask.cell, from.clone())).or_default();
+        given.granted += taken;
+        Grant { cell: ask.cell, granted: given.granted, returned: given.returned, more }
+    }
+
+    /// The answer to an ask for which there is no room or which this node has no say in.
+    pub fn nothing(ask: &Ask) -> Grant {
+        Grant { cell: ask.cell, granted: 0, returned: 0, more: false }
+    }
+
+    /// Keeps an ask that found nothing until more has come. The latest of a node and cell counts; of too many the oldest
+    /// is dropped: its node asks again.
+    pub fn wait(&mut self, from: NodeName, life: u64, ask: Ask) {
+        self.waiting.retain(|(node, _, waiting)| waiting.cell != ask.cell || *node != from);
+        if self.waiting.len() >= MAX_WAITING {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((from, life, ask));
+    }
+
+    /// Takes the asks that waited, to be answered anew.
+    pub fn take_waiting(&mut self) -> VecDeque<(NodeName, u64, Ask)> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Forgets cells that are not `live`.
+    pub fn retain(&mut self, live: impl Fn(&Cell) -> bool) {
+        self.given.retain(|(cell, _), _| live(cell));
+        self.waiting.retain(|(_, _, ask)| live(&ask.cell));
+    }
+}
+
+/// Cells of nodes that something is granted for at one time; further ones get nothing until a slot is over.
+const MAX_GIVEN: usize = 1 << 20;
+
+/// Asks that wait.
+const MAX_WAITING: usize = 1024;

@@ -1,0 +1,288 @@
+//! Owner and nodes together, over a network that loses, repeats and reorders, with processes that start anew.
+
+use std::time::Duration;
+
+use portolan_config::LimitId;
+use portolan_model::{NodeName, Timestamp};
+use proptest::prelude::*;
+
+use super::{
+    grants::{Grants, Step},
+    requests::Requests,
+    *,
+};
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("a name")
+}
+
+fn cell() -> Cell {
+    Cell { limit: LimitId(1), key: Key::from_bits(9), slot: 4 }
+}
+
+fn ask(granted: u64, returned: u64, need: u64) -> Ask {
+    Ask { cell: cell(), granted_by: 7, granted, returned, waiting: need.min(1), need }
+}
+
+#[test]
+fn chunks_shrink_with_what_is_left_and_the_last_units_go_one_at_a_time() {
+    let chunk = |available, need| Grants::chunk(available, 3, &ask(0, 0, need));
+    assert_eq!([1000, 100, 12, 6, 1, 0].map(|available| chunk(available, 10_000)), [167, 17, 2, 1, 1, 0]);
+    assert_eq!(chunk(1000, 5), 5);
+    let dear = Ask { waiting: 5, ..ask(0, 0, 5) };
+    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear)), [5, 5, 2]);
+}
+
+#[test]
+fn an_ask_that_is_repeated_or_late_is_granted_once() {
+    let mut grants = Grants::new(7);
+    let from = node("b");
+    let step = |refund, grants| Some(Step { refund, grants });
+    assert_eq!(grants.handle_ask(&from, 1, &ask(0, 0, 5)), step(0, true));
+    assert_eq!(grants.settle(&from, &ask(0, 0, 5), 5, true).granted, 5);
+    assert_eq!(grants.handle_ask(&from, 1, &ask(0, 0, 5)), step(0, false));
+    assert_eq!(grants.handle_ask(&from, 1, &ask(5, 3, 4)), step(3, true));
+    assert_eq!(grants.handle_ask(&from, 1, &ask(5, 3, 0)), step(0, false));
+    // More than it was granted never comes back.
+    assert_eq!(grants.handle_ask(&from, 1, &ask(5, 90, 0)), step(2, false));
+    // Of another process of the owner nothing does.
+    let foreign = Ask { granted_by: 6, ..ask(5, 5, 1) };
+    assert_eq!(grants.handle_ask(&from, 1, &foreign), step(0, false));
+    // What a process took with it is not given a second time, and not taken back either.
+    assert_eq!(grants.handle_ask(&from, 2, &ask(0, 5, 1)), step(0, true));
+}
+
+#[test]
+fn a_late_answer_of_an_owner_s_earlier_process_is_not_counted_again() {
+    let (owner, heir) = (node("a"), node("e"));
+    let mut requests = Requests::new(4);
+    let mut now = Timestamp::ZERO;
+    let mut ask = |requests: &mut Requests, used, by: &NodeName, life, granted| {
+        requests.handle_use(cell(), used, 1, now);
+        let sent = requests.poll_ask(now, |_| Some(by.clone())).map(|(_, ask)| ask.granted);
+        now = now + Duration::from_millis(200);
+        let grant = Grant { cell: cell(), granted, returned: 0, more: true };
+        (sent, requests.handle_grant(by, life, grant, now).map(|published| published.rights))
+    };
+    assert_eq!(ask(&mut requests, 0, &owner, 1, 10), (Some(0), Some(10)));
+    assert_eq!(ask(&mut requests, 10, &heir, 1, 5), (Some(0), Some(15)));
+    assert_eq!(ask(&mut requests, 15, &owner, 1, 12), (Some(0), None));
+    assert_eq!(requests.spent(&cell()), 15);
+}
+
+/// One owner with a pool, three nodes with counters, messages under way.
+struct Region {
+    quota: u64,
+    pool: u64,
+    grants: Grants,
+    owner_life: u64,
+    nodes: Vec<Asker>,
+    asks: Vec<(usize, u64, Ask)>,
+    answers: Vec<(usize, u64, u64, Grant)>,
+    spent: u64,
+    now: Timestamp,
+}
+
+struct Asker {
+    name: NodeName,
+    life: u64,
+    requests: Requests,
+    rights: u64,
+    used: u64,
+    refused: u64,
+}
+
+impl Asker {
+    fn new(at: usize, life: u64) -> Self {
+        let name = node(["b", "c", "d"][at]);
+        Self { name, life, requests: Requests::new(16), rights: 0, used: 0, refused: 0 }
+    }
+}
+
+impl Region {
+    fn new(quota: u64) -> Self {
+        Self {
+            quota,
+            pool: quota,
+            grants: Grants::new(100),
+            owner_life: 100,
+            nodes: (0..3).map(|at| Asker::new(at, 1)).collect(),
+            asks: Vec::new(),
+            answers: Vec::new(),
+            spent: 0,
+            now: Timestamp::ZERO,
+        }
+    }
+
+    fn request(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if node.used < node.rights {
+            node.used += 1;
+            self.spent += 1;
+        } else {
+            node.refused += 1;
+        }
+        node.requests.handle_use(cell(), node.used, std::mem::take(&mut node.refused), self.now);
+    }
+
+    fn hand_back(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let taken = node.rights - node.used;
+        node.used += taken;
+        node.requests.handle_withdrawn(cell(), taken, self.now);
+    }
+
+    fn send(&mut self) {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            node.requests.handle_timeout(self.now);
+            let owner = |_: &Cell| Some(super::tests::node("a"));
+            while let Some((_, ask)) = node.requests.poll_ask(self.now, owner) {
+                self.asks.push((at, node.life, ask));
+            }
+        }
+    }
+
+    fn take_ask(&mut self, at: usize, keep: bool) {
+        let (from, life, ask) = if keep { self.asks[at] } else { self.asks.swap_remove(at) };
+        let name = self.nodes[from].name.clone();
+        let Some(step) = self.grants.handle_ask(&name, life, &ask) else { return };
+        self.pool += step.refund;
+        let taken = if step.grants { Grants::chunk(self.pool, 3, &ask) } else { 0 };
+        self.pool -= taken;
+        let grant = self.grants.settle(&name, &ask, taken, self.pool > 0);
+        self.answers.push((from, life, self.owner_life, grant));
+    }
+
+    fn take_answer(&mut self, at: usize, keep: bool) {
+        let (to, life, owner_life, grant) = if keep { self.answers[at] } else { self.answers.swap_remove(at) };
+        let node = &mut self.nodes[to];
+        if node.life != life {
+            return;
+        }
+        if let Some(published) = node.requests.handle_grant(&super::tests::node("a"), owner_life, grant, self.now) {
+            node.rights = node.rights.max(published.rights);
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = self.now + Duration::from_millis(millis);
+    }
+}
+
+#[test]
+fn under_overload_every_unit_is_spent_and_not_one_more() {
+    for quota in [1, 2, 7, 100, 1000] {
+        let mut region = Region::new(quota);
+        for round in 0..2000usize {
+            for at in 0..3 {
+                if round % (at + 1) == 0 {
+                    region.request(at);
+                }
+            }
+            region.send();
+            while !region.asks.is_empty() {
+                region.take_ask(0, false);
+            }
+            while !region.answers.is_empty() {
+                region.take_answer(0, false);
+            }
+            region.pass(1);
+        }
+        assert_eq!(region.spent, quota);
+    }
+}
+
+#[test]
+fn what_an_idle_node_holds_goes_back_and_is_spent_elsewhere() {
+    let mut region = Region::new(100);
+    let exchange = |region: &mut Region| {
+        region.send();
+        while !region.asks.is_empty() {
+            region.take_ask(0, false);
+        }
+        while !region.answers.is_empty() {
+            region.take_answer(0, false);
+        }
+        region.pass(1);
+    };
+    for _ in 0..6 {
+        region.request(0);
+        exchange(&mut region);
+    }
+    let held = region.nodes[0].rights - region.nodes[0].used;
+    assert!(held > 0);
+    region.pass(1000);
+    assert_eq!(region.nodes[0].requests.idle(region.now, |_| None), [cell()]);
+    region.hand_back(0);
+    exchange(&mut region);
+    assert_eq!(region.nodes[0].requests.idle(region.now, |_| None), []);
+    for _ in 0..500 {
+        region.request(1);
+        exchange(&mut region);
+    }
+    assert_eq!(region.spent, 100);
+}
+
+#[derive(Clone, Debug)]
+enum Turn {
+    Request(usize),
+    HandBack(usize),
+    Send,
+    Ask { at: prop::sample::Index, keep: bool },
+    Answer { at: prop::sample::Index, keep: bool },
+    LoseAsk(prop::sample::Index),
+    LoseAnswer(prop::sample::Index),
+    Restart(usize),
+    RestartOwner,
+    Pass(u64),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        8 => (0..3usize).prop_map(Turn::Request),
+        1 => (0..3usize).prop_map(Turn::HandBack),
+        6 => Just(Turn::Send),
+        6 => (index(), any::<bool>()).prop_map(|(at, keep)| Turn::Ask { at, keep }),
+        6 => (index(), any::<bool>()).prop_map(|(at, keep)| Turn::Answer { at, keep }),
+        1 => index().prop_map(Turn::LoseAsk),
+        1 => index().prop_map(Turn::LoseAnswer),
+        1 => (0..3usize).prop_map(Turn::Restart),
+        1 => Just(Turn::RestartOwner),
+        3 => (1..120u64).prop_map(Turn::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_loss_repetition_reordering_or_restart_lets_more_be_spent_than_there_is(
+        quota in 0..60u64, turns in prop::collection::vec(turn(), 0..120),
+    ) {
+        let mut region = Region::new(quota);
+        for turn in turns {
+            match turn {
+                Turn::Request(at) => region.request(at),
+                Turn::HandBack(at) => region.hand_back(at),
+                Turn::Send => region.send(),
+                Turn::Ask { at, keep } if !region.asks.is_empty() => region.take_ask(at.index(region.asks.len()), keep),
+                Turn::Answer { at, keep } if !region.answers.is_empty() => {
+                    region.take_answer(at.index(region.answers.len()), keep);
+                }
+                Turn::LoseAsk(at) if !region.asks.is_empty() => drop(region.asks.swap_remove(at.index(region.asks.len()))),
+                Turn::LoseAnswer(at) if !region.answers.is_empty() => {
+                    region.answers.swap_remove(at.index(region.answers.len()));
+                }
+                Turn::Restart(at) => region.nodes[at] = Asker::new(at, region.nodes[at].life + 1),
+                // Its pool is what its marks left: nothing that it had granted comes back.
+                Turn::RestartOwner => {
+                    region.owner_life += 1;
+                    region.grants = Grants::new(region.owner_life);
+                }
+                Turn::Pass(millis) => region.pass(millis),
+                Turn::Ask { .. } | Turn::Answer { .. } | Turn::LoseAsk(_) | Turn::LoseAnswer(_) => {}
+            }
+            prop_assert!(region.spent <= region.quota);
+        }
+    }
+}
