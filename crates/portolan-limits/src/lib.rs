@@ -13,6 +13,7 @@
 //! per region, and per side of a partition `L` and what is spent within one staleness window; `closed` nothing while
 //! any region is not heard. A changed count gives at most the larger of both during the change.
 
+mod bounds;
 mod counter;
 mod definition;
 mod durability;
@@ -35,6 +36,7 @@ mod table;
 mod verdict;
 mod word;
 
+pub use bounds::{Bound, Bounds, Case, Fleet, Promise};
 pub use definition::Definition;
 pub use key::Key;
 pub use limiter::Limiter;

@@ -83,8 +83,7 @@ impl Peers {
             healing_since: now,
             stale_since: now,
         };
-        let stale_after = SHORTEST_STALENESS.max(3 * GOSSIP_INTERVAL + worst_rtt);
-        Self { peers: (0..regions).map(|_| fresh()).collect(), stale_after }
+        Self { peers: (0..regions).map(|_| fresh()).collect(), stale_after: stale_after(worst_rtt) }
     }
 
     /// Takes in a heartbeat of a region that says to have heard us `heard_us_ago` before it sent. Heartbeats may overtake
@@ -161,6 +160,11 @@ impl Peer {
         self.state = state;
         Change { region, state, silent: now.since(self.stale_since) }
     }
+}
+
+/// How long a region may be silent before it counts as unheard.
+pub(crate) fn stale_after(worst_rtt: Duration) -> Duration {
+    SHORTEST_STALENESS.max(3 * GOSSIP_INTERVAL + worst_rtt)
 }
 
 /// Shortest silence that counts: shorter ones are ordinary loss.

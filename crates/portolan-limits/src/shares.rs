@@ -101,7 +101,9 @@ mod tests {
             let gone = gone % weights.len();
             let mut without = weights.clone();
             without[gone] = 0;
-            prop_assume!(without.iter().any(|weight| *weight > 0));
+            if without.iter().all(|weight| *weight == 0) {
+                return Ok(());
+            }
             let (before, after) =
                 (base_shares(quota, &weights, weights.len()), base_shares(quota, &without, weights.len()));
             let others = before.iter().zip(&after).enumerate().filter(|(at, _)| *at != gone);

@@ -1,0 +1,177 @@
+//! Bounds held against cases worked out by hand, in a fleet of three regions 250 ms apart.
+
+use portolan_config::{Algorithm, OnPartition, Period, Window};
+use portolan_model::{Rate, Ratio};
+use proptest::prelude::*;
+
+use super::*;
+
+const RTT: Duration = Duration::from_millis(250);
+
+fn fixed(rate: &str) -> Algorithm {
+    let Rate { count, per } = rate.parse().expect("a rate");
+    Algorithm::FixedWindow { quota: count, window: Window::Length(per) }
+}
+
+fn sliding(rate: &str) -> Algorithm {
+    let Rate { count, per } = rate.parse().expect("a rate");
+    Algorithm::SlidingWindow { quota: count, window: per }
+}
+
+fn strict(rate: &str) -> Promise {
+    Promise::strict(fixed(rate))
+}
+
+/// Admitted per slot and in any span, and refused wrongly: healthy, then in a partition.
+fn figures(promise: &Promise) -> [(u64, Option<u64>, u64); 2] {
+    let bounds = Bounds::of(promise, &Fleet::new(3, RTT, 3));
+    [bounds.healthy, bounds.partition].map(|case| {
+        (case.admitted_per_slot.units, case.admitted_in_any_window.map(|bound| bound.units), case.refused_wrongly.units)
+    })
+}
+
+#[test]
+fn a_strict_limit_is_never_exceeded_and_refuses_what_a_cut_off_region_does_not_own() {
+    // Shares 334, 333, 333; 1000 - 333.
+    assert_eq!(figures(&strict("1000/s")), [(1000, Some(2000), 667), (1000, Some(2000), 667)]);
+    // Shares 600, 300, 100.
+    let weighted = Promise { weights: vec![6, 3, 1], ..strict("1000/s") };
+    assert_eq!(figures(&weighted), [(1000, Some(2000), 900), (1000, Some(2000), 900)]);
+    let closed = Promise { on_partition: OnPartition::Closed, ..strict("1000/s") };
+    assert_eq!(figures(&closed), [(1000, Some(2000), 667), (1000, Some(2000), 1000)]);
+    // Shares 1, 1, 0: one region lives on loans.
+    assert_eq!(figures(&strict("2/s")), [(2, Some(4), 2), (2, Some(4), 2)]);
+}
+
+#[test]
+fn a_wait_for_loans_refuses_nothing_while_all_is_well() {
+    let waiting = |millis| Promise { borrow_wait: Duration::from_millis(millis), ..strict("10/min") };
+    // A loan is there after 250 ms and two rounds of 100 ms.
+    assert_eq!(figures(&waiting(449))[0].2, 7);
+    assert_eq!(figures(&waiting(450))[0].2, 0);
+    assert_eq!(figures(&waiting(450))[1].2, 7);
+}
+
+#[test]
+fn overdraft_adds_a_part_of_every_share_and_at_least_one() {
+    let check = |rate, percent: u32, expected| {
+        let promise = Promise { overdraft: Ratio::from_parts(percent * 100), ..strict(rate) };
+        assert_eq!(Bounds::of(&promise, &Fleet::new(3, RTT, 1)).overdraft.map(|bound| bound.units), expected);
+        assert_eq!(figures(&promise)[1].0, promise.algorithm.quota() + expected.unwrap_or(0), "{rate} {percent}");
+    };
+    check("1000/s", 0, None);
+    // 33 + 33 + 33.
+    check("1000/s", 10, Some(99));
+    // 1 + 1 + 1.
+    check("10/s", 10, Some(3));
+    // 668 + 666 + 666: as much as two regions more.
+    check("1000/s", 200, Some(2000));
+    // No region goes beyond the limit by itself: 1 + 1 + 1 would be 4 with the limit.
+    check("1/s", 100, Some(2));
+}
+
+#[test]
+fn an_open_limit_admits_itself_once_per_region_at_most() {
+    let open = |cap: Option<u32>| Promise {
+        on_partition: OnPartition::Open { cap: cap.map(Ratio::from_parts) },
+        ..strict("1000/s")
+    };
+    assert_eq!(figures(&open(None)), [(1000, Some(2000), 667), (3000, Some(6000), 0)]);
+    // A part of two regions owns 667, and 1.2 times that is 800; one of the three had borrowed the whole before the cut.
+    // A lone region of 333 reaches 399.
+    assert_eq!(figures(&open(Some(12_000)))[1], (2600, Some(5200), 601));
+    let parts = |cap| Bounds::of(&open(cap), &Fleet::new(3, RTT, 1)).parts;
+    assert_eq!(parts(None), [2000, 3000]);
+    // The part that had borrowed everything spends 1000, the others 1.2 times the 667 that they own: 800.
+    assert_eq!(parts(Some(12_000)), [1800, 1800]);
+    assert!(Bounds::of(&strict("5/s"), &Fleet::new(3, RTT, 1)).parts.is_empty());
+}
+
+#[test]
+fn a_sliding_window_holds_its_estimate_and_may_nearly_double() {
+    let bounds = Bounds::of(&Promise::strict(sliding("1000/s")), &Fleet::new(3, RTT, 1));
+    assert_eq!(bounds.estimate.map(|bound| bound.units), Some(1000));
+    assert_eq!(bounds.healthy.admitted_in_any_window.map(|bound| bound.units), Some(2000));
+    assert_eq!(bounds.skewed.map(|bound| bound.units), Some(3000));
+}
+
+#[test]
+fn a_token_bucket_admits_its_burst_and_what_drips_in() {
+    let rate = "600/min".parse().expect("a rate");
+    let bucket = Promise::strict(Algorithm::TokenBucket { rate, burst: 50 });
+    assert_eq!(figures(&bucket), [(650, Some(650), 400), (650, Some(650), 400)]);
+    assert_eq!(Bounds::of(&bucket, &Fleet::new(3, RTT, 1)).skewed, None);
+    let open = Promise { on_partition: OnPartition::OPEN, ..bucket };
+    assert_eq!(figures(&open)[1].0, 1950);
+}
+
+#[test]
+fn a_concurrency_limit_bounds_rights_and_a_cut_node_works_on_what_it_holds() {
+    let parallel = Promise::strict(Algorithm::Concurrency { limit: 100 });
+    assert_eq!(figures(&parallel), [(100, None, 67), (100, None, 67)]);
+    let cut = |nodes| Bounds::of(&parallel, &Fleet::new(3, RTT, nodes)).cut_node.map(|bound| bound.units);
+    assert_eq!((cut(1), cut(3)), (None, Some(200)));
+}
+
+#[test]
+fn a_failover_of_the_lender_may_lend_what_it_held_again() {
+    // The regions keep 200 of 1000: 67, 67, 66.
+    let lent = Promise { lent: true, ..strict("1000/s") };
+    assert_eq!(figures(&lent), [(1000, Some(2000), 934), (1000, Some(2000), 934)]);
+    assert_eq!(Bounds::of(&lent, &Fleet::new(3, RTT, 1)).failover.map(|bound| bound.units), Some(1800));
+}
+
+#[test]
+fn a_restart_costs_windows_or_what_a_mark_was_ahead() {
+    let check = |promise: &Promise, units, lasts| {
+        let bounds = Bounds::of(promise, &Fleet::new(3, RTT, 1));
+        assert_eq!((bounds.restart.units, bounds.restart_lasts), (units, Duration::from_secs(lasts)), "{promise:?}");
+    };
+    // Three windows of 334: those that begin within 2 s, and the one under way.
+    check(&strict("1000/s"), 1002, 3);
+    // A tenth of 200.
+    check(&strict("600/min"), 20, 0);
+    let day = Window::Calendar { period: Period::Day, zone: "UTC".to_owned() };
+    check(&Promise::strict(Algorithm::FixedWindow { quota: 10_000, window: day }), 333, 0);
+    check(&Promise::strict(Algorithm::Concurrency { limit: 100 }), 0, 0);
+}
+
+#[test]
+fn a_fleet_of_one_region_refuses_nothing_wrongly() {
+    let bounds = Bounds::of(&strict("1000/s"), &Fleet::new(1, Duration::ZERO, 1));
+    assert_eq!((bounds.healthy.refused_wrongly.units, bounds.dead_region.units), (0, 0));
+    assert_eq!(bounds.skewed, None);
+}
+
+proptest! {
+    #[test]
+    fn bounds_of_any_limit_are_in_order(
+        quota in 1..1_000_000_000u64,
+        regions in 1..20usize,
+        weights in proptest::collection::vec(0..100u32, 0..20),
+        overdraft in 0..40_000u32,
+        cap in proptest::option::of(10_000..30_000u32),
+        policy in 0..4,
+    ) {
+        let on_partition = match policy {
+            0 => OnPartition::Static,
+            1 => OnPartition::Closed,
+            2 => OnPartition::ClosedMinority,
+            _ => OnPartition::Open { cap: cap.map(Ratio::from_parts) },
+        };
+        let window = Window::Length(Duration::from_secs(1));
+        let promise = Promise {
+            weights,
+            overdraft: Ratio::from_parts(overdraft),
+            on_partition,
+            ..Promise::strict(Algorithm::FixedWindow { quota, window })
+        };
+        let bounds = Bounds::of(&promise, &Fleet::new(regions, RTT, 2));
+        let (healthy, partition) = (bounds.healthy, bounds.partition);
+        prop_assert!(quota <= healthy.admitted_per_slot.units);
+        prop_assert!(healthy.admitted_per_slot.units <= partition.admitted_per_slot.units);
+        prop_assert!(partition.admitted_per_slot.units <= quota * regions as u64);
+        prop_assert!(healthy.refused_wrongly.units <= quota && partition.refused_wrongly.units <= quota);
+        prop_assert!(bounds.parts.iter().all(|parts| *parts <= partition.admitted_per_slot.units.max(healthy.admitted_per_slot.units)));
+    }
+}

@@ -1,0 +1,89 @@
+//! What a dead region, a restarted node, a node cut from its region and a failover of the lender cost.
+
+use std::time::Duration;
+
+use portolan_config::Algorithm;
+use portolan_model::render_duration;
+
+use super::{Bound, Fleet, KEPT, Promise};
+use crate::{definition::MARKED_WINDOW, horizon::HORIZON_LEAD};
+
+/// The share of a dead region lies idle until it is taken away from it.
+pub(super) fn dead_region(promise: &Promise, fleet: &Fleet) -> Bound {
+    let largest = promise.shares(fleet).into_iter().max().unwrap_or(0);
+    if fleet.regions == 1 {
+        return Bound { units: 0, why: "there is no other region that could lack its share".to_owned() };
+    }
+    let why = match promise.reclaim {
+        Some(after) => {
+            format!("the largest share lies idle until {} after the region was last heard", render_duration(after))
+        }
+        None => {
+            "the largest share lies idle until `portolan limits fence` takes it from the dead region, since nobody \
+                 can tell dead from cut off"
+                .to_owned()
+        }
+    };
+    Bound { units: largest, why }
+}
+
+/// What a restarted node does not spend, and for how long it refuses.
+pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
+    let share = promise.shares(fleet).into_iter().max().unwrap_or(0);
+    let window = promise.algorithm.window();
+    let lead = render_duration(HORIZON_LEAD);
+    let (units, lasts, why) = match &promise.algorithm {
+        Algorithm::Concurrency { .. } => {
+            (0, Duration::ZERO, "requests in flight end with the process, and their rights come back".to_owned())
+        }
+        Algorithm::TokenBucket { burst, .. } => {
+            let why = "the bucket begins empty: what it held is not known any more".to_owned();
+            (share_of(*burst, share, promise), Duration::ZERO, why)
+        }
+        _ if window >= MARKED_WINDOW => {
+            let second = share.saturating_mul(1000) / u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1);
+            let why = "spend goes on from its durable mark, which is at most this far ahead of it".to_owned();
+            ((share / 10).max(second).max(1).min(share), Duration::ZERO, why)
+        }
+        _ => {
+            let lasts = HORIZON_LEAD + window;
+            let slots = HORIZON_LEAD.as_millis().div_ceil(window.as_millis().max(1)) + 1;
+            let slots = u64::try_from(slots).unwrap_or(u64::MAX);
+            let why = format!(
+                "windows that the process before may have spent give no rights: {slots} at most, those that begin \
+                 within {lead} of its last word"
+            );
+            (share.saturating_mul(slots), lasts, why)
+        }
+    };
+    (Bound { units, why }, lasts)
+}
+
+fn share_of(amount: u64, share: u64, promise: &Promise) -> u64 {
+    let part = u128::from(amount) * u128::from(share) / u128::from(promise.algorithm.quota().max(1));
+    u64::try_from(part).unwrap_or(u64::MAX)
+}
+
+/// A node that is cut from its region keeps working on what it had admitted.
+pub(super) fn cut_node(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
+    let Algorithm::Concurrency { limit } = &promise.algorithm else { return None };
+    let why =
+        "a node cut from its region still works on what it had admitted, while its rights lapse and go to others; \
+               once more for every further cut before that work is done"
+            .to_owned();
+    (fleet.nodes > 1).then(|| Bound { units: limit.saturating_mul(2), why })
+}
+
+/// A failover of the lender that forgets what it had lent.
+pub(super) fn failover(promise: &Promise) -> Option<Bound> {
+    if !promise.lent {
+        return None;
+    }
+    let quota = promise.algorithm.quota();
+    let held = quota - KEPT.of(quota);
+    let why = format!(
+        "a failover that forgets acknowledged writes lends those chunks again; one that forgets everything, at most the \
+         {held} that the lender holds"
+    );
+    Some(Bound { units: quota.saturating_add(held), why })
+}
