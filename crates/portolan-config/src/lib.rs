@@ -47,8 +47,8 @@ pub use fault::{Fault, Faults};
 pub use history::HistoryEntry;
 pub use intent::{Drain, Intent, IntentError, MemberRecord};
 pub use limit::{
-    Algorithm, Budget, Calendar, Cost, KeyPart, Lender, Limit, LimitKey, MAX_QUOTA, OnPartition, Period, PlanSource,
-    Plans, RefundOn, ShareChange, SharePlan, Shares, Slot, Window,
+    Algorithm, Budget, Cost, KeyPart, Lender, Limit, LimitKey, MAX_QUOTA, OnPartition, Period, PlanSource, Plans,
+    RefundOn, ShareChange, SharePlan, Shares, Window,
 };
 pub use node_file::{AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile, Peer};
 pub use region::{Location, Region, RegionMap};

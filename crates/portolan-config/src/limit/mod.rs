@@ -1,21 +1,20 @@
 //! A limit as the data path sees it: plain values whose bounds were checked when the document was read. Never counts
 //! anything; how regions keep to it is the rights ledger's.
 
-mod calendar;
 mod key;
 mod policy;
 mod shares;
+mod zone;
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
 use portolan_model::{Name, Rate, Ratio};
 
 pub(crate) use self::{
-    calendar::zone_remedy,
     key::{API_KEY_HEADER, MAX_KEY_PARTS, TENANT_CLAIM},
+    zone::{zone_name, zone_remedy},
 };
 pub use self::{
-    calendar::{Calendar, Slot},
     key::{KeyPart, LimitKey},
     policy::OnPartition,
     shares::{ShareChange, SharePlan, Shares},

@@ -5,10 +5,10 @@ use std::{ops::RangeInclusive, time::Duration};
 use portolan_model::{Rate, parse_duration, render_duration};
 
 use crate::{
-    Algorithm, Calendar, MAX_QUOTA, Period, Window,
+    Algorithm, MAX_QUOTA, Period, Window,
     decode::{self, Fields, choice, text, whole, within},
     fault::Report,
-    limit::zone_remedy,
+    limit::{zone_name, zone_remedy},
     tree::Node,
 };
 
@@ -118,7 +118,7 @@ fn calendar(node: &Node, fields: &Fields<'_>, report: &mut Report<'_>) -> Option
 fn time_zone(node: &Node, report: &mut Report<'_>) -> Option<String> {
     let word = text(node, report)?;
     // The database takes any case; a document and its differences show one.
-    let zone = Calendar::new(Period::Day, word).map(|calendar| calendar.to_string());
+    let zone = zone_name(word);
     if zone.is_none() {
         let remedy = if report.is_full() { String::new() } else { zone_remedy(word) };
         report.fault(node.at, format!("{} names no time zone", node.quoted()), remedy);
