@@ -2,7 +2,7 @@
 //! figures are promised for, against an oracle that counts verdicts.
 //!
 //! The ordinary run is short. `ROWS_SEEDS=5 ROWS_SECONDS=60 cargo test --release -p portolan-limits --test rows --
-//! --nocapture` runs every row longer and prints the tables.
+//! --nocapture` runs every row longer and prints the tables; `ROWS_ONLY=rotates` runs the rows with that in their name.
 
 #![allow(dead_code, reason = "the base, overdraft and waits of a row await their definition")]
 
@@ -25,7 +25,8 @@ fn variable(name: &str, ordinary: u64) -> u64 {
 /// Runs rows and demands that each stays in its bands.
 fn check(rows: fn(Scale) -> Vec<Row>) {
     let scale = Scale { seconds: variable("ROWS_SECONDS", 16), seeds: variable("ROWS_SEEDS", 1) };
-    let rows = rows(scale);
+    let only = std::env::var("ROWS_ONLY").unwrap_or_default();
+    let rows: Vec<Row> = rows(scale).into_iter().filter(|row| row.name.contains(&only)).collect();
     let outcomes = report::run(&rows, scale);
     println!("{}", report::markdown(&rows, &outcomes));
     for (row, outcome) in rows.iter().zip(&outcomes) {

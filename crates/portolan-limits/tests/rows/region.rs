@@ -11,8 +11,11 @@ use portolan_model::{HashKey, Name, Now, Rate, RegionId, Timestamp, WallTime};
 
 use crate::{network::RTT, table::Row};
 
-/// Civil time at the start: not a round number of anything.
+/// Civil time near the start: not a round number of anything.
 const EPOCH_MS: u64 = 1_795_312_345_678;
+
+/// Parts of a slot by which the starts of one seed and the next lie apart: the golden ratio spreads them evenly.
+const APART: f64 = 0.618_034;
 
 /// From asking for a write until it is on disk.
 const DISK_US: u64 = 2000;
@@ -35,6 +38,7 @@ pub struct Region {
     limiter: Option<Arc<Limiter>>,
     /// Clock minus the run's.
     pub clock_ms: i64,
+    epoch: WallTime,
     log: MarkLog,
     disk: [Vec<u8>; 2],
     writes: VecDeque<(u64, MarkSequence, Vec<PageWrite>)>,
@@ -55,21 +59,23 @@ fn definition(row: &Row) -> Definition {
     }
 }
 
-/// Civil time of the run at `us`.
-pub fn civil(us: u64) -> WallTime {
-    WallTime::from_unix_millis(EPOCH_MS + us / 1000)
+/// Civil time at the start of a run: each seed starts in another part of the slot.
+pub fn epoch(row: &Row, seed: u64) -> WallTime {
+    let part = (seed as f64 * APART).fract();
+    WallTime::from_unix_millis(EPOCH_MS + (part * row.window.as_millis() as f64) as u64)
 }
 
 impl Region {
-    pub fn new(at: usize) -> Self {
+    pub fn new(at: usize, epoch: WallTime) -> Self {
         let (log, _) = MarkLog::recover([&[], &[]]);
         let disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
-        Self { id: region_id(at), limits: None, limiter: None, clock_ms: 0, log, disk, writes: VecDeque::new() }
+        Self { id: region_id(at), limits: None, limiter: None, clock_ms: 0, epoch, log, disk, writes: VecDeque::new() }
     }
 
     pub fn now(&self, us: u64) -> Now {
-        let wall = civil(us).as_unix_millis().saturating_add_signed(self.clock_ms);
-        Now { mono: Timestamp::ZERO + Duration::from_micros(us), wall: WallTime::from_unix_millis(wall) }
+        let passed = Duration::from_micros(us);
+        let wall = (self.epoch + passed).as_unix_millis().saturating_add_signed(self.clock_ms);
+        Now { mono: Timestamp::ZERO + passed, wall: WallTime::from_unix_millis(wall) }
     }
 
     pub fn runs(&self) -> bool {

@@ -52,7 +52,7 @@ fn run_row(row: &Row, seeds: u64) -> Outcome {
     let (mut asked, mut waited, mut waited_ms) = (0, 0, 0.0);
     for seed in 1..=seeds {
         let world = World::new(row, seed).run();
-        let errors = world.oracle.errors(row.quota, row.measured_slots());
+        let errors = world.errors();
         outcome.errors.slots += errors.slots;
         outcome.errors.over_units = outcome.errors.over_units.max(errors.over_units);
         outcome.errors.over_most = outcome.errors.over_most.max(errors.over_most);

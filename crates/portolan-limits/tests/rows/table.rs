@@ -8,7 +8,6 @@ use portolan_model::WallTime;
 use crate::{
     demand::{Demand, zipf},
     network::{Link, RTT},
-    region::civil,
 };
 
 #[derive(Clone, Debug)]
@@ -87,12 +86,6 @@ impl Row {
     /// The slot of the row that `wall` falls into.
     pub fn slot(&self, wall: WallTime) -> u64 {
         wall.as_unix_millis() / self.window.as_millis() as u64
-    }
-
-    /// The slots to measure.
-    pub fn measured_slots(&self) -> std::ops::Range<u64> {
-        let slot = |at: Duration| self.slot(civil(at.as_micros() as u64));
-        slot(self.measured.0) + 1..slot(self.measured.1)
     }
 
     /// Weights of the regions for the base shares; none for equal ones.

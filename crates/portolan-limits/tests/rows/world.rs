@@ -6,6 +6,7 @@ use std::{
 };
 
 use portolan_limits::{Message, Recovery};
+use portolan_model::WallTime;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
@@ -14,8 +15,8 @@ use rand_chacha::{
 use crate::{
     demand::Moment,
     network::{Network, unit},
-    oracle::Oracle,
-    region::{Answer, Region, civil},
+    oracle::{Errors, Oracle},
+    region::{Answer, Region, epoch},
     table::{Fault, Row},
 };
 
@@ -43,6 +44,7 @@ pub struct World<'a> {
     row: &'a Row,
     pub oracle: Oracle,
     pub messages: u64,
+    epoch: WallTime,
     regions: Vec<Region>,
     waiting: Vec<VecDeque<Waiting>>,
     woken_at: Vec<Option<u64>>,
@@ -57,11 +59,13 @@ pub struct World<'a> {
 impl<'a> World<'a> {
     pub fn new(row: &'a Row, seed: u64) -> Self {
         let count = row.demand.regions();
+        let epoch = epoch(row, seed);
         let mut world = Self {
             row,
             oracle: Oracle::default(),
             messages: 0,
-            regions: (0..count).map(Region::new).collect(),
+            epoch,
+            regions: (0..count).map(|at| Region::new(at, epoch)).collect(),
             waiting: (0..count).map(|_| VecDeque::new()).collect(),
             woken_at: vec![None; count],
             durable_at: vec![None; count],
@@ -81,6 +85,13 @@ impl<'a> World<'a> {
             world.at(time.as_micros() as u64, Event::Fault(index));
         }
         world
+    }
+
+    /// Errors over the slots that the row measures.
+    pub fn errors(&self) -> Errors {
+        let slot = |at: Duration| self.row.slot(self.epoch + at);
+        let (from, to) = self.row.measured;
+        self.oracle.errors(self.row.quota, slot(from) + 1..slot(to))
     }
 
     /// Runs to the end of the row.
@@ -251,7 +262,8 @@ impl<'a> World<'a> {
 
     fn rate(&self, at: usize) -> f64 {
         let slot = self.row.window.as_millis() as u64;
-        let in_slot = (civil(self.now).as_unix_millis() % slot) as f64 / 1e3;
+        let civil = self.epoch + Duration::from_micros(self.now);
+        let in_slot = (civil.as_unix_millis() % slot) as f64 / 1e3;
         let moment = Moment { seconds: self.now as f64 / 1e6, in_slot, slot: self.row.window.as_secs_f64() };
         self.row.demand.rate(at, moment) * self.per_second()
     }
