@@ -70,7 +70,9 @@ impl View {
         self.board.pick(service, &self.region_order, tried, now, choice)
     }
 
-    fn claims(&self, route: &Route, subject: &Subject<'_>) -> Option<SmallVec<[Claim; 4]>> {
+    /// What a request asks of the limits of `route`, in the order written; `None` for a route of another view that reads
+    /// otherwise here. Equal for equal subjects until the document changes.
+    pub fn claims(&self, route: &Route, subject: &Subject<'_>) -> Option<SmallVec<[Claim; 4]>> {
         let bindings = self.bindings.of_route(route)?;
         Some(bindings.iter().map(|binding| claim(binding, &self.limiter, route, subject)).collect())
     }

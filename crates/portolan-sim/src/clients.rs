@@ -1,45 +1,54 @@
-//! Load: what clients send, where DNS leads them, and what they get. A request is one decision of the code under test
-//! (route, limits, endpoint), not a connection: wire code is tested elsewhere.
+//! Load: what clients send and where DNS leads them. A request is one decision of the code under test (route, limits,
+//! endpoint), not a connection: wire code is tested elsewhere.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    rc::Rc,
 };
 
 use ipnet::IpNet;
-use portolan_config::{ClientLoad, LimitKey, OnPartition, Route, Scenario};
+use portolan_config::{ClientLoad, Scenario};
 use portolan_geodns::{ClientSubnet, Query, Rcode, qtype};
-use portolan_limits::{Admission, Charge, DenyReason};
+use portolan_limits::Charge;
 use portolan_model::{RegionId, Timestamp};
-use portolan_node::{Subject, View};
-use portolan_routing::{Found, RequestHead};
-use rand::RngExt;
+use portolan_node::{Attributes, Subject};
 use rand_chacha::ChaCha8Rng;
+use smallvec::SmallVec;
 use tokio::time::Duration;
 
 use crate::{
-    Sources, chance, oracle,
+    Sources, chance,
+    load::{Due, Users, sends},
     outcome::Invariant,
+    waiting::{Ask, Asked, Batch},
     world::{Plan, World},
 };
 
 /// How often a client sends what has come due.
-const TICK: Duration = Duration::from_millis(10);
-
-/// Longest wait for a durable mark, and how often a waiting request asks meanwhile.
-const MARK_WAIT: Duration = Duration::from_millis(20);
-const MARK_RETRY: Duration = Duration::from_millis(4);
+pub const TICK: Duration = Duration::from_millis(10);
 
 /// Where clients of a region are that no configured network places (RFC 2544).
-const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 255, 1));
 
 /// One load of the scenario.
 pub struct Client {
-    load: ClientLoad,
-    address: IpAddr,
-    sent: u64,
+    /// What it sends.
+    pub load: ClientLoad,
+    /// Place of its region in the list of all.
+    pub place: usize,
+    /// Where its requests and queries come from.
+    pub address: IpAddr,
+    /// What each user asks for, as decided last.
+    pub asked: BTreeMap<u32, Rc<Asked>>,
+    /// Chance of its requests.
+    pub draws: ChaCha8Rng,
+    due: Due,
+    users: Users,
     resolved: Option<Resolved>,
-    draws: ChaCha8Rng,
+    /// Takes the nodes of a region in turn.
+    turn: usize,
 }
 
 /// A DNS answer in a client's cache.
@@ -48,40 +57,81 @@ struct Resolved {
     until: Timestamp,
 }
 
-/// One request that is being decided.
-pub struct Ask {
-    client: usize,
-    host: usize,
-    life: u64,
-    user: Option<String>,
-    give_up: Timestamp,
+/// An admitted request that is under way.
+pub struct Lasting {
+    /// Where.
+    pub host: usize,
+    /// In which life of it.
+    pub life: u64,
+    /// What it holds.
+    pub charges: SmallVec<[Charge; 4]>,
+    /// Where that is counted.
+    pub counters: SmallVec<[u32; 4]>,
 }
 
 impl Client {
     /// The clients of a scenario.
     pub fn all(scenario: &Scenario, sources: &Sources, seed: u64) -> Vec<Self> {
-        let client = |(index, load): (usize, &ClientLoad)| Self {
-            load: load.clone(),
-            address: address_near(sources, &load.region),
-            sent: 0,
-            resolved: None,
-            draws: chance::stream(seed, "client", &index.to_string()),
+        let mut tables: Vec<(ClientLoad, Users)> = Vec::new();
+        let client = |(index, load): (usize, &ClientLoad)| {
+            let mut draws = chance::stream(seed, "client", &index.to_string());
+            let same = |(other, _): &&(ClientLoad, Users)| {
+                (other.users, other.distribution) == (load.users, load.distribution)
+            };
+            let users = match tables.iter().find(same) {
+                Some((_, users)) => users.clone(),
+                None => {
+                    let users = Users::new(load);
+                    tables.push((load.clone(), users.clone()));
+                    users
+                }
+            };
+            Self {
+                place: sources.regions.ids().iter().position(|id| *id == load.region).unwrap_or_default(),
+                address: address_near(sources, &load.region),
+                asked: BTreeMap::new(),
+                due: Due::new(load, &mut draws),
+                draws,
+                users,
+                resolved: None,
+                turn: 0,
+                load: load.clone(),
+            }
         };
         scenario.clients.iter().enumerate().map(client).collect()
     }
 
-    /// Where its requests and queries come from.
-    pub fn address(&self) -> IpAddr {
-        self.address
+    /// Asks `with` what a user's request carries.
+    pub fn with_subject<T>(&self, user: u32, with: impl FnOnce(&Subject<'_>) -> T) -> T {
+        let name = self.load.user.as_ref().map(|name| match self.load.users {
+            0 | 1 => name.clone(),
+            _ => format!("{name}-{}", user + 1),
+        });
+        let carried = Carried { load: &self.load, user };
+        with(&Subject { user: name.as_deref(), client: self.address, attributes: &carried })
+    }
+}
+
+/// Header fields and claims of one request.
+#[derive(Debug)]
+struct Carried<'a> {
+    load: &'a ClientLoad,
+    user: u32,
+}
+
+impl Carried<'_> {
+    fn filled(&self, value: &str) -> String {
+        value.replace("{n}", &(self.user + 1).to_string())
+    }
+}
+
+impl Attributes for Carried<'_> {
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        self.load.headers.get(name).map(|value| Cow::Owned(self.filled(value).into_bytes()))
     }
 
-    /// The user of the next request.
-    fn next_user(&self) -> Option<String> {
-        let user = self.load.user.as_ref()?;
-        match u64::from(self.load.users) {
-            0 | 1 => Some(user.clone()),
-            users => Some(format!("{user}-{}", self.sent % users + 1)),
-        }
+    fn claim(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.load.claims.get(name).map(|value| Cow::Owned(self.filled(value)))
     }
 }
 
@@ -108,27 +158,51 @@ impl World<'_> {
         if elapsed >= self.scenario.length {
             return;
         }
-        let rate = self.clients[client].load.rate;
-        let due = elapsed.as_nanos() * u128::from(rate.count) / rate.per.as_nanos().max(1);
-        while u128::from(self.clients[client].sent) < due {
-            let user = self.clients[client].next_user();
-            self.clients[client].sent += 1;
-            self.figures.requests.sent += 1;
-            self.send_request(client, user);
-        }
         let now = self.clock.now();
         self.agenda.plan(now + TICK, Plan::Load(client));
+        if !sends(&self.clients[client].load, elapsed) {
+            return;
+        }
+        let factor = self.faults.surge(&self.clients[client].load.region);
+        let Client { load, due, draws, .. } = &mut self.clients[client];
+        let due = due.take(load.rate, factor, TICK, draws);
+        if due > 0 {
+            self.send_requests(client, due);
+        }
     }
 
-    fn send_request(&mut self, client: usize, user: Option<String>) {
+    fn send_requests(&mut self, client: usize, count: u32) {
         let region = self.resolve(client);
-        let target = region.and_then(|region| self.hosts.iter().position(|host| host.region == region));
-        let Some(host) = target.filter(|&host| self.hosts[host].process.is_some()) else {
-            self.figures.requests.unanswered += 1;
-            return;
-        };
-        let (life, give_up) = (self.hosts[host].lives, self.clock.now() + MARK_WAIT);
-        self.ask(Ask { client, host, life, user, give_up });
+        let place = region.and_then(|region| self.regions.binary_search(&region).ok());
+        let counted = place.unwrap_or(self.clients[client].place);
+        let mut batch = Batch::default();
+        for _ in 0..count {
+            let Client { users, draws, .. } = &mut self.clients[client];
+            let user = users.next(draws);
+            self.recorder.requests[counted].sent += 1;
+            let Some(host) = place.and_then(|place| self.next_host(client, place)) else {
+                self.recorder.requests[counted].unanswered += 1;
+                continue;
+            };
+            let ask = Ask::new(client, user, host, self.hosts[host].lives, self.clock.now());
+            self.ask(ask, &mut batch);
+        }
+        self.close_batch(&batch, client);
+    }
+
+    /// The next node of a region that takes connections, in turn.
+    fn next_host(&mut self, client: usize, place: usize) -> Option<usize> {
+        let hosts = &self.region_hosts[place];
+        let client = &mut self.clients[client];
+        for _ in 0..hosts.len() {
+            client.turn = (client.turn + 1) % hosts.len();
+            let host = hosts[client.turn];
+            if self.hosts[host].process.is_some() {
+                // A process that is stopped takes connections and says nothing.
+                return self.hosts[host].paused.is_none().then_some(host);
+            }
+        }
+        None
     }
 
     /// The region a client connects to: its own, unless its host name is in a zone and DNS says otherwise.
@@ -143,8 +217,10 @@ impl World<'_> {
         // Resolvers ask the nearest name server that answers.
         let order = self.sources.regions.nearest_first(&home);
         let answering = order.iter().find_map(|region| {
-            let host = self.hosts.iter().find(|host| host.region == *region)?;
-            host.process.as_ref().map(|process| process.node.view())
+            let place = self.regions.binary_search(region).ok()?;
+            let up = |host: &&usize| self.hosts[**host].process.is_some() && self.hosts[**host].paused.is_none();
+            let host = self.region_hosts[place].iter().find(up)?;
+            self.hosts[*host].process.as_ref().map(|process| process.node.view())
         });
         let Some(view) = answering else {
             return self.clients[client].resolved.as_ref().map(|resolved| resolved.region.clone());
@@ -156,6 +232,8 @@ impl World<'_> {
         };
         let answer = view.dns.answer(&query, &view.states);
         if answer.rcode == Rcode::Refused {
+            let until = now + UNKNOWN_NAME_TTL;
+            self.clients[client].resolved = Some(Resolved { region: home.clone(), until });
             return Some(home);
         }
         self.figures.dns_queries += 1;
@@ -167,65 +245,7 @@ impl World<'_> {
         self.clients[client].resolved = Some(Resolved { region: region.clone(), until: now + answer.ttl });
         Some(region)
     }
-
-    /// Has a request decided by the node it reached.
-    pub fn ask(&mut self, ask: Ask) {
-        let now = self.clock.read(self.hosts[ask.host].skew);
-        let process = self.hosts[ask.host].process.as_ref().filter(|_| self.hosts[ask.host].lives == ask.life);
-        let Some(view) = process.map(|process| process.node.view()) else {
-            self.figures.requests.unanswered += 1;
-            return;
-        };
-        let client = &self.clients[ask.client];
-        let load = &client.load;
-        let head = RequestHead { host: &load.host, path: &load.path, method: &load.method };
-        let Found::Route(route) = view.route(&head) else {
-            self.figures.requests.rejected += 1;
-            return;
-        };
-        let subject = Subject { user: ask.user.as_deref(), client: client.address, attributes: &() };
-        let admission = view.admit(&route, &subject, now);
-        let counts = &mut self.figures.requests;
-        match admission {
-            Admission::Allow(charges) => {
-                self.count_charges(&view, &route, &charges, &ask);
-                self.forward(&view, &route, &ask);
-            }
-            Admission::Deny(denial) if denial.reason == DenyReason::Exhausted => counts.limited += 1,
-            Admission::Deny(_) => counts.unavailable += 1,
-            Admission::Wait if now.mono + MARK_RETRY > ask.give_up => counts.unavailable += 1,
-            Admission::Wait => self.agenda.plan(now.mono + MARK_RETRY, Plan::AskAgain(Ask { ..ask })),
-        }
-        if view.limiter.take_attention() {
-            self.attend(ask.host);
-        }
-    }
-
-    fn count_charges(&mut self, view: &View, route: &Route, charges: &[Charge], ask: &Ask) {
-        let at = self.since_zero();
-        let address = self.clients[ask.client].address.to_string();
-        let must_be_closed = self.must_be_closed(ask.host);
-        for charge in charges {
-            let limit = view.intent.snapshot.limits.get(&charge.name);
-            let (policy, kind) =
-                limit.map_or((OnPartition::Static, LimitKey::global()), |l| (l.on_partition, l.key.clone()));
-            if policy == OnPartition::Closed && must_be_closed {
-                let detail = format!("`{}` is closed while a region is unheard, {} admitted", charge.name, view.region);
-                self.oracle.violate(at, Invariant::LimitBound, detail);
-            }
-            self.oracle.admit(charge, policy, &oracle::subject(&kind, route, ask.user.as_deref(), &address), at);
-        }
-    }
-
-    fn forward(&mut self, view: &Arc<View>, route: &Route, ask: &Ask) {
-        let choice = self.clients[ask.client].draws.random();
-        match view.pick(&route.service, &[], self.clock.now(), choice) {
-            Some(_) => {
-                self.figures.requests.forwarded += 1;
-                let region = self.hosts[ask.host].region.to_string();
-                *self.figures.forwarded_by_region.entry(region).or_default() += 1;
-            }
-            None => self.figures.requests.unavailable += 1,
-        }
-    }
 }
+
+/// How long a client goes to its own region that no zone of the gateway leads.
+const UNKNOWN_NAME_TTL: Duration = Duration::from_secs(10);

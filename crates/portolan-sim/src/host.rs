@@ -1,32 +1,28 @@
-//! One simulated machine: a disk that outlives its processes, and the process that runs now.
+//! One simulated machine: a disk and a clock that outlive its processes, and the process that runs now.
 //!
-//! Drives [`Node`] as the production driver does, with the world's network, disk and clock in place of real ones.
+//! Decides how a process starts and dies, as the production driver does; what it does in between is in `drive`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_limits::{Found, MarkLog, MarkSequence, PageWrite, Recovery, SEGMENT_LEN};
+use portolan_config::Disk;
+use portolan_limits::{Found, MarkLog, Mode, Recovery};
 use portolan_model::{HashKey, NodeName, RegionId, Timestamp};
-use portolan_node::{Event, Node, NodeConfig, RaftStatus, Transmit};
+use portolan_node::{Node, NodeConfig, RaftStatus};
 use portolan_raft::{MemoryDisk, Raft, RaftConfig, Role, Store};
-use portolan_routing::ProbeOutcome;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Duration;
 
 use crate::{
-    chance, clock,
-    wire::{Errand, Life, SimulatedTransport, Wire},
+    chance,
+    clock::{Clock, HostClock},
+    marks::MarkFiles,
+    wire::{Errand, Life, SimulatedTransport},
     world::{Plan, World},
 };
 
 /// How often Raft's state is read, as in production.
 const RAFT_POLL: Duration = Duration::from_millis(50);
-
-/// Time a durable write of marks takes: from a good disk to a busy one.
-const SYNC: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(8));
-
-/// What a probe takes besides the round trip.
-const PROBE_COST: Duration = Duration::from_millis(1);
 
 /// A machine.
 pub struct Host {
@@ -34,17 +30,30 @@ pub struct Host {
     pub name: NodeName,
     /// Where it stands.
     pub region: RegionId,
-    /// How far its civil clock is ahead.
-    pub skew: Duration,
+    /// Place of the region in the list of all.
+    pub place: usize,
+    /// Its civil clock.
+    pub clock: HostClock,
     /// Starts so far.
     pub lives: u64,
     /// The process, once Raft has started.
     pub process: Option<Process>,
     /// Whether a process is starting or running.
     pub up: bool,
-    disk: MemoryDisk,
-    marks: MarkFiles,
-    draws: ChaCha8Rng,
+    /// While its process is stopped: what it would have been told.
+    pub paused: Option<Vec<Plan>>,
+    /// While its process is stopped: what its Raft would have said.
+    pub held_errands: Vec<Errand>,
+    /// By how much everything reaches it late.
+    pub slow_by: Option<Duration>,
+    /// Raft's disk.
+    pub disk: MemoryDisk,
+    /// The files of marks.
+    pub marks: MarkFiles,
+    /// The mode of its limits, as it told last.
+    pub mode: Mode,
+    /// Its chance.
+    pub draws: ChaCha8Rng,
 }
 
 /// A running process.
@@ -55,25 +64,49 @@ pub struct Process {
     pub raft: Raft,
     /// When it began to serve.
     pub started: Timestamp,
-    marks: MarkLog,
+    /// Where the next mark goes.
+    pub marks: MarkLog,
     /// What the marks of an earlier process say, until the limits have started.
     found: Option<Found>,
-    wake_at: Option<Timestamp>,
+    /// When it is to be woken.
+    pub wake_at: Option<Timestamp>,
 }
 
 impl Host {
     /// A machine with an empty disk.
-    pub fn new(name: NodeName, region: RegionId, seed: u64) -> Self {
-        let skew = clock::skew(seed, name.as_str());
-        let draws = chance::stream(seed, "host", name.as_str());
-        let (disk, marks) = (MemoryDisk::new(), MarkFiles::default());
-        Self { name, region, skew, lives: 0, process: None, up: false, disk, marks, draws }
+    pub fn new(name: NodeName, region: RegionId, place: usize, clock: Clock, seed: u64) -> Self {
+        Self {
+            clock: HostClock::new(clock, seed, name.as_str()),
+            draws: chance::stream(seed, "host", name.as_str()),
+            name,
+            region,
+            place,
+            lives: 0,
+            process: None,
+            up: false,
+            paused: None,
+            held_errands: Vec::new(),
+            slow_by: None,
+            disk: MemoryDisk::new(),
+            marks: MarkFiles::default(),
+            mode: Mode::Healthy,
+        }
     }
 
-    /// Puts an empty disk in.
-    pub fn replace_disk(&mut self) {
-        self.disk = MemoryDisk::new();
-        self.marks = MarkFiles::default();
+    /// Leaves on the disks what a crash does.
+    fn crash_disks(&mut self, disk: Disk) {
+        self.disk.crash();
+        match disk {
+            Disk::Kept => self.marks.drop_unwritten(),
+            Disk::Torn => {
+                let share = self.draws.random_range(0.0..1.0);
+                self.marks.tear_unwritten(share);
+            }
+            Disk::Lost => {
+                self.disk = MemoryDisk::new();
+                self.marks = MarkFiles::default();
+            }
+        }
     }
 }
 
@@ -86,8 +119,8 @@ impl World<'_> {
         place.up = true;
         let life = Life { host, number: place.lives };
         let (name, region, disk) = (place.name.clone(), place.region.clone(), place.disk.clone());
-        let (clock, skew) = (self.clock, place.skew);
-        let wall = Arc::new(move || clock.read(skew).wall);
+        let clock = place.clock.clone();
+        let wall = Arc::new(move || clock.read().wall);
         let config = RaftConfig::new(name, region, bootstrap, Arc::clone(&self.sources.regions), wall);
         let errands = self.errands.clone();
         let transport = SimulatedTransport { life, errands: errands.clone() };
@@ -101,12 +134,14 @@ impl World<'_> {
         });
     }
 
-    /// Takes a process away at once; its disk keeps what was made durable.
-    pub fn crash_host(&mut self, host: usize) {
+    /// Takes a process away at once.
+    pub fn crash_host(&mut self, host: usize, disk: Disk) {
         let place = &mut self.hosts[host];
         place.up = false;
         place.lives += 1;
-        place.disk.crash();
+        place.paused = None;
+        place.held_errands.clear();
+        place.crash_disks(disk);
         if let Some(process) = place.process.take() {
             tokio::spawn(async move { process.raft.shutdown().await });
         }
@@ -134,24 +169,15 @@ impl World<'_> {
             hash_key: HashKey::new([7; 16]),
             seed: chance::derived_seed(self.seed, "node", &format!("{} {}", place.name, life.number)),
         };
-        let now = self.clock.read(place.skew);
+        let now = place.clock.read();
         let mut node = Node::new(config, intent, now);
         node.set_member(raft.member(), now);
-        let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments.each_ref().map(Vec::as_slice));
+        let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments());
         self.hosts[life.host].process =
             Some(Process { node, raft, started: now.mono, marks, found: Some(found), wake_at: None });
         self.agenda.plan(now.mono, Plan::ReadRaft(life));
         self.start_limits(life.host);
         self.pump(life.host);
-    }
-
-    /// Its limits have asked for attention.
-    pub fn attend(&mut self, host: usize) {
-        let now = self.clock.read(self.hosts[host].skew);
-        if let Some(process) = &mut self.hosts[host].process {
-            process.node.handle_timeout(now);
-        }
-        self.pump(host);
     }
 
     /// The process of a host, if this life of it is still running.
@@ -162,7 +188,7 @@ impl World<'_> {
 
     /// Hands the last applied intent to the node.
     pub fn take_intent(&mut self, life: Life) {
-        let now = self.clock.read(self.hosts[life.host].skew);
+        let now = self.hosts[life.host].clock.read();
         let Some(process) = self.process(life) else { return };
         let intent = Arc::clone(&process.raft.intent().borrow());
         process.node.handle_intent(intent, now);
@@ -173,7 +199,7 @@ impl World<'_> {
 
     /// Hands Raft's state to the node and plans the next reading.
     pub fn read_raft(&mut self, life: Life) {
-        let now = self.clock.read(self.hosts[life.host].skew);
+        let now = self.hosts[life.host].clock.read();
         let Some(process) = self.process(life) else { return };
         let status = process.raft.status();
         let is_leader = status.role == Role::Leader;
@@ -199,7 +225,7 @@ impl World<'_> {
     /// often Raft saw the region begin without them.
     fn start_limits(&mut self, host: usize) {
         let place = &mut self.hosts[host];
-        let now = self.clock.read(place.skew);
+        let now = place.clock.read();
         let Some(process) = place.process.as_mut() else { return };
         let incarnation = *process.raft.joined().borrow();
         let store = process.raft.store();
@@ -227,124 +253,9 @@ impl World<'_> {
 
     /// Starts the limits of a region that never existed, which is noted.
     pub fn start_limits_first(&mut self, life: Life) {
-        let now = self.clock.read(self.hosts[life.host].skew);
+        let now = self.hosts[life.host].clock.read();
         let Some(process) = self.process(life) else { return };
         process.node.start_limits(Recovery::FirstStart, now);
         self.pump(life.host);
-    }
-
-    /// Carries out everything the node asks for, and plans its next waking.
-    pub fn pump(&mut self, host: usize) {
-        let life = Life { host, number: self.hosts[host].lives };
-        let now = self.clock.now();
-        loop {
-            let Some(process) = self.process(life) else { return };
-            if let Some(transmit) = process.node.poll_transmit() {
-                let Transmit { to, class, message } = transmit;
-                self.send(host, &to, class, &Wire::Node(message));
-            } else if let Some(write) = process.node.poll_marks() {
-                let pages = process.marks.append(&write);
-                let place = &mut self.hosts[host];
-                // One write at a time, as a file has them.
-                let begin = place.marks.busy_until.max(now);
-                place.marks.busy_until = begin + place.draws.random_range(SYNC.0..SYNC.1);
-                self.agenda.plan(place.marks.busy_until, Plan::Synced(life, write.sequence, pages));
-            } else if let Some(request) = process.node.poll_probe() {
-                let view = process.node.view();
-                let Some(endpoint) = view.board.endpoint(request.endpoint, now) else { continue };
-                let rtt = self.sources.regions.rtt(&self.hosts[host].region, endpoint.region);
-                self.agenda.plan(now + rtt + PROBE_COST, Plan::Probed(life, request.endpoint));
-            } else if let Some(event) = process.node.poll_event() {
-                self.handle_event(host, event);
-            } else {
-                break;
-            }
-        }
-        self.plan_waking(life);
-    }
-
-    fn plan_waking(&mut self, life: Life) {
-        let now = self.clock.now();
-        let Some(process) = self.process(life) else { return };
-        let Some(at) = process.node.poll_timeout() else { return };
-        // Tokio's clock has whole milliseconds; a timeout of this very moment waits for the next.
-        let at = at.max(now + Duration::from_millis(1));
-        if process.wake_at.is_none_or(|planned| at < planned || planned <= now) {
-            process.wake_at = Some(at);
-            self.agenda.plan(at, Plan::Wake(life));
-        }
-    }
-
-    /// The node's timeout, or a call for attention by its limits.
-    pub fn wake(&mut self, life: Life) {
-        let now = self.clock.read(self.hosts[life.host].skew);
-        let Some(process) = self.process(life) else { return };
-        // A later plan that was overtaken by an earlier one finds nothing to do.
-        if process.wake_at.is_some_and(|at| at > now.mono) {
-            return;
-        }
-        process.wake_at = None;
-        process.node.handle_timeout(now);
-        self.pump(life.host);
-    }
-
-    /// Marks have reached the disk.
-    pub fn marks_synced(&mut self, life: Life, sequence: MarkSequence, pages: Vec<PageWrite>) {
-        let place = &mut self.hosts[life.host];
-        let now = self.clock.read(place.skew);
-        if place.lives != life.number {
-            return;
-        }
-        place.marks.write(pages);
-        if let Some(process) = &mut place.process {
-            process.node.handle_durable(sequence, now);
-        }
-        self.pump(life.host);
-    }
-
-    /// A probe has come back; endpoints of a simulation do not fail.
-    pub fn probed(&mut self, life: Life, endpoint: portolan_routing::EndpointId) {
-        let now = self.clock.read(self.hosts[life.host].skew);
-        let Some(process) = self.process(life) else { return };
-        process.node.handle_probe(endpoint, ProbeOutcome::Success, now);
-        self.pump(life.host);
-    }
-
-    fn handle_event(&mut self, host: usize, event: Event) {
-        let name = self.hosts[host].name.clone();
-        let at = self.since_zero();
-        match event {
-            Event::EligibleForElection(eligible) => {
-                if let Some(process) = &self.hosts[host].process {
-                    process.raft.set_eligible(eligible);
-                }
-            }
-            Event::RegionDown { region } => self.trace.event(at, format_args!("`{name}` finds {region} down")),
-            Event::RegionUp { region } => self.trace.event(at, format_args!("`{name}` finds {region} up again")),
-            Event::Ready(true) => self.trace.event(at, format_args!("`{name}` is ready")),
-            Event::Ready(false) => self.trace.event(at, format_args!("`{name}` is not ready")),
-            Event::Limits(portolan_limits::Event::Mode { mode }) => {
-                self.trace.event(at, format_args!("limits of `{name}` are {mode:?}"));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The two files of durable marks: only what was synced, and when the last sync ends.
-#[derive(Default)]
-struct MarkFiles {
-    segments: [Vec<u8>; 2],
-    busy_until: Timestamp,
-}
-
-impl MarkFiles {
-    fn write(&mut self, pages: Vec<PageWrite>) {
-        for page in pages {
-            let segment = &mut self.segments[page.segment];
-            segment.resize(SEGMENT_LEN, 0);
-            let start = usize::try_from(page.offset).expect("a segment is far smaller than memory");
-            segment[start..start + page.bytes.len()].copy_from_slice(&page.bytes);
-        }
     }
 }

@@ -1,17 +1,25 @@
 //! Rehearses a fleet: the real node and the real Raft under virtual time, over a network, disks and faults that follow
 //! from a seed. The same scenario and seed give the same run, packet for packet.
 //!
-//! Start reading at [`run`]; what happens inside is in `world`. Modelled: delays, loss, cuts, crashes, disks that keep
-//! what was synced, clocks that are a little off, clients that follow DNS. Not modelled: the operating system, TLS,
-//! connections, and endpoints that fail. Never reads a real clock, opens a file or draws an unseeded number.
+//! Start reading at [`run`]; what happens inside is in `world`. Modelled: delays, loss, cuts, crashes, stopped processes,
+//! disks that keep what was synced, clocks that are off, clients that follow DNS. Not modelled: the operating system,
+//! TLS, connections, endpoints that fail, and lenders. Never reads a real clock, opens a file or draws an unseeded number.
 
 mod run;
 
 mod world;
 
-mod clients;
-mod faults;
+mod drive;
 mod host;
+mod mail;
+mod marks;
+
+mod clients;
+mod load;
+mod waiting;
+
+mod faults;
+mod orders;
 
 mod agenda;
 mod chance;
@@ -19,8 +27,15 @@ mod clock;
 mod network;
 mod wire;
 
+mod bound;
+mod expectations;
 mod oracle;
+mod recorder;
+mod slots;
+mod tally;
 mod watch;
+
+mod replay;
 
 mod outcome;
 mod report;
@@ -32,8 +47,9 @@ pub use outcome::{
     FailedExpectation, Figures, Invariant, LimitFigures, Outcome, Refusals, RegionUse, RequestCounts, Verdict,
     Violation,
 };
+pub use replay::replay;
 pub use report::{MAX_TOLD, Rehearsal, Report, Runs, Terms};
-pub use run::run;
+pub use run::{Options, run, run_with};
 pub use series::{
     DnsSeen, LimitRegionSeries, LimitSeries, MAX_LIMITS, MAX_POINTS, MAX_SLOTS, ModeSeen, RegionSeries, Series,
     SlotPoint, Span, SpanKind,

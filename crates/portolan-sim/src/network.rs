@@ -1,13 +1,14 @@
-//! Decides the fate of every packet: how long it takes, whether it is lost, whether a cut swallows it.
+//! Decides the fate of every packet: how long it takes, whether it is lost, doubled or overtaken, whether a cut swallows
+//! it.
 //!
-//! One-way delay is half the round trip between the regions plus jitter. Datagrams are lost; what travels on a stream
-//! is sent again after a round trip, as QUIC would, so loss makes it late. A cut swallows both. Never moves bytes itself:
-//! the world does, at the time that is returned here.
+//! One-way delay is half the round trip between the regions plus jitter; within a region it is half a millisecond and
+//! nothing is lost. Datagrams are lost; what travels on a stream is sent again after a round trip, as QUIC would, so loss
+//! makes it late. A cut swallows both. Never moves bytes itself: the world does, at the time that is returned here.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use portolan_config::{Cut, RegionMap};
-use portolan_model::{Ratio, RegionId};
+use portolan_config::{Cut, LinkEffect, RegionMap, Scenario};
+use portolan_model::{ByteSize, Ratio, RegionId, Timestamp};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Duration;
@@ -27,89 +28,217 @@ pub enum Carriage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
     /// It arrives after this time, unless a cut falls in between.
-    Arrives(Duration),
+    Arrives {
+        /// Until it arrives.
+        after: Duration,
+        /// Until a second copy of it does.
+        again: Option<Duration>,
+    },
     /// It is lost.
     Lost,
     /// A cut lies in its way.
     Cut,
 }
 
+/// Way between two nodes of one region.
+const LOCAL: Duration = Duration::from_micros(500);
+
 /// Longest run of losses of one packet on a stream: after it the connection would be given up.
 const MAX_REPEATS: u32 = 8;
 
-/// The links between all pairs of regions.
+/// What an overtaken packet is late by, beside its own way once more.
+const OVERTAKEN: Duration = Duration::from_millis(20);
+
+/// Longest queue before a narrow link.
+const MAX_QUEUE: Duration = Duration::from_secs(1);
+
+/// The links between all pairs of regions, in each direction.
 pub struct Network {
-    regions: Arc<RegionMap>,
-    loss: Ratio,
+    regions: Vec<RegionId>,
     jitter: Duration,
-    seed: u64,
-    draws: BTreeMap<(RegionId, RegionId), ChaCha8Rng>,
-    cuts: BTreeMap<usize, Cut>,
+    loss: Ratio,
+    /// By place of the sender's region, then of the receiver's.
+    links: Vec<Link>,
+    faults: BTreeMap<usize, Fault>,
+}
+
+/// What a step of the scenario does to links.
+enum Fault {
+    Cut(Cut),
+    Worse(Cut, LinkEffect),
+}
+
+/// One direction of one pair.
+struct Link {
+    rtt: Duration,
+    draws: ChaCha8Rng,
+    state: State,
+    /// When a narrow link has passed what it took.
+    free_at: Timestamp,
+}
+
+/// What a link is like at the moment. Shares are in 65 536ths.
+#[derive(Clone, Copy, Default)]
+struct State {
+    cut: bool,
+    latency: Duration,
+    loss: u64,
+    duplicate: u64,
+    reorder: u64,
+    bandwidth: Option<u64>,
 }
 
 impl Network {
     /// Takes round trips from `regions`.
-    pub fn new(regions: Arc<RegionMap>, loss: Ratio, jitter: Duration, seed: u64) -> Self {
-        Self { regions, loss, jitter, seed, draws: BTreeMap::new(), cuts: BTreeMap::new() }
+    pub fn new(regions: &RegionMap, scenario: &Scenario, seed: u64) -> Self {
+        let ids = regions.ids();
+        let pairs = ids.iter().flat_map(|from| ids.iter().map(move |to| (from, to)));
+        let link = |(from, to): (&RegionId, &RegionId)| Link {
+            rtt: regions.rtt(from, to),
+            draws: chance::stream(seed, "link", &format!("{from} {to}")),
+            state: State::default(),
+            free_at: Timestamp::ZERO,
+        };
+        let links = pairs.map(link).collect();
+        let (jitter, loss) = (scenario.jitter, scenario.loss);
+        let mut network = Self { regions: ids.to_vec(), jitter, loss, links, faults: BTreeMap::new() };
+        network.renew();
+        network
     }
 
-    /// Cuts links until [`Network::heal`] is called with the same number.
+    /// Cuts links until [`Network::mend`] is called with the same number.
     pub fn cut(&mut self, number: usize, cut: Cut) {
-        self.cuts.insert(number, cut);
+        self.faults.insert(number, Fault::Cut(cut));
+        self.renew();
     }
 
-    /// Ends a cut.
-    pub fn heal(&mut self, number: usize) {
-        self.cuts.remove(&number);
+    /// Makes links worse until [`Network::mend`] is called with the same number.
+    pub fn worsen(&mut self, number: usize, links: Cut, effect: LinkEffect) {
+        self.faults.insert(number, Fault::Worse(links, effect));
+        self.renew();
     }
 
-    /// Whether a cut swallows what `from` sends to `to`.
-    pub fn is_cut(&self, from: &RegionId, to: &RegionId) -> bool {
-        self.cuts.values().any(|cut| cut.concerns(from, to))
+    /// Ends what a step did.
+    pub fn mend(&mut self, number: usize) {
+        self.faults.remove(&number);
+        self.renew();
+    }
+
+    /// Whether a cut swallows what the region at `from` sends to that at `to`.
+    pub fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.links[from * self.regions.len() + to].state.cut
     }
 
     /// Whether any pair of regions is cut in any direction.
     pub fn has_cuts(&self) -> bool {
-        !self.cuts.is_empty()
+        self.links.iter().any(|link| link.state.cut)
     }
 
-    /// Decides what becomes of a packet that leaves at this moment.
-    pub fn depart(&mut self, from: &RegionId, to: &RegionId, carriage: Carriage) -> Departure {
-        // Drawn before the cut is looked at, so that a cut shifts no later draw.
-        let seed = self.seed;
-        let link = || chance::stream(seed, "link", &format!("{from} {to}"));
-        let draw = self.draws.entry((from.clone(), to.clone())).or_insert_with(link);
-        let jitter = self.jitter.mul_f64(draw.random_range(0.0..1.0));
-        let repeats = (0..MAX_REPEATS).take_while(|_| draw.random_range(0..Ratio::ONE.parts()) < self.loss.parts());
-        let repeats = repeats.count() as u32;
-        if self.is_cut(from, to) {
+    /// Whether what passes between these two is counted in bytes.
+    pub fn is_narrow(&self, from: usize, to: usize) -> bool {
+        self.links[from * self.regions.len() + to].state.bandwidth.is_some()
+    }
+
+    /// Decides what becomes of a packet of `bytes` that leaves at this moment; the size matters to narrow links only.
+    pub fn depart(&mut self, from: usize, to: usize, carriage: Carriage, bytes: usize, now: Timestamp) -> Departure {
+        if from == to {
+            return Departure::Arrives { after: LOCAL, again: None };
+        }
+        let link = &mut self.links[from * self.regions.len() + to];
+        // One draw for everything, before anything is looked at, so that no fault shifts a later draw.
+        let draw: u64 = link.draws.random();
+        let part = |at: u32| (draw >> (16 * at)) & 0xffff;
+        if link.state.cut {
             return Departure::Cut;
         }
-        let rtt = self.regions.rtt(from, to);
+        let way = link.rtt / 2 + link.state.latency;
+        let mut after = way + self.jitter.mul_f64(part(0) as f64 / 65_536.0);
+        if let Some(bandwidth) = link.state.bandwidth {
+            let queued = link.free_at.since(now);
+            if queued > MAX_QUEUE {
+                return Departure::Lost;
+            }
+            let passing = Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / bandwidth.max(1));
+            link.free_at = now + queued + passing;
+            after += queued + passing;
+        }
+        let lost = part(1) < link.state.loss;
         match carriage {
-            Carriage::Datagram if repeats > 0 => Departure::Lost,
-            Carriage::Datagram => Departure::Arrives(rtt / 2 + jitter),
-            Carriage::Stream => Departure::Arrives(rtt / 2 + jitter + rtt * repeats),
+            Carriage::Datagram if lost => Departure::Lost,
+            Carriage::Datagram => {
+                if part(2) < link.state.reorder {
+                    after += way + OVERTAKEN;
+                }
+                let again = (part(3) < link.state.duplicate).then(|| after + OVERTAKEN);
+                Departure::Arrives { after, again }
+            }
+            Carriage::Stream => {
+                // Each repetition looks at other bits of the same draw.
+                let mut repeats = u32::from(lost);
+                let mut bits = draw;
+                while repeats > 0 && repeats < MAX_REPEATS {
+                    bits = bits.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+                    if (bits >> 24) & 0xffff >= link.state.loss {
+                        break;
+                    }
+                    repeats += 1;
+                }
+                Departure::Arrives { after: after + (link.rtt + link.state.latency) * repeats, again: None }
+            }
+        }
+    }
+
+    /// Combines all faults anew for every link.
+    fn renew(&mut self) {
+        let regions = &self.regions;
+        let pairs = regions.iter().flat_map(|from| regions.iter().map(move |to| (from, to)));
+        for ((from, to), link) in pairs.zip(&mut self.links) {
+            let mut state = State { loss: share(self.loss), ..State::default() };
+            for fault in self.faults.values().filter(|_| from != to) {
+                match fault {
+                    Fault::Cut(cut) => state.cut |= cut.concerns(from, to),
+                    Fault::Worse(links, effect) if links.concerns(from, to) => state.take(*effect),
+                    Fault::Worse(..) => {}
+                }
+            }
+            link.state = state;
         }
     }
 }
 
+impl State {
+    /// Adds one more effect.
+    fn take(&mut self, effect: LinkEffect) {
+        match effect {
+            LinkEffect::Latency(by) => self.latency += by,
+            LinkEffect::Loss(loss) => self.loss = (self.loss + share(loss)).min(65_536),
+            LinkEffect::Duplicate(duplicate) => self.duplicate = self.duplicate.max(share(duplicate)),
+            LinkEffect::Reorder(reorder) => self.reorder = self.reorder.max(share(reorder)),
+            LinkEffect::Bandwidth(ByteSize(bytes)) => {
+                self.bandwidth = Some(self.bandwidth.map_or(bytes, |narrower| narrower.min(bytes)));
+            }
+        }
+    }
+}
+
+fn share(ratio: Ratio) -> u64 {
+    u64::from(ratio.parts()) * 65_536 / u64::from(Ratio::ONE.parts())
+}
+
 #[cfg(test)]
 mod tests {
-    use portolan_config::{Direction, SourceFile};
+    use portolan_config::{Direction, RegionSource, SourceFile};
 
     use super::*;
 
-    fn network(loss: u32, seed: u64) -> Network {
-        let file = |name: &str, text: String| SourceFile { path: format!("{name}.yaml"), text };
-        let region = |name: &str, host: u8| {
-            let rest = format!("coordinates: {{ latitude: 1, longitude: 1 }}, addresses: [192.0.2.{host}] }}");
-            file(name, format!("{{ version: 1, region: {name}, title: T, {rest}"))
-        };
-        let trips = "{ version: 1, rtt: [{ between: [a, b], rtt: 100ms }] }".to_owned();
-        let map = RegionMap::parse(&[region("a", 1), region("b", 2), file("rtt", trips)]);
-        let map = Arc::new(map.unwrap_or_else(|faults| panic!("{}", faults.render())));
-        Network::new(map, Ratio::from_parts(loss), Duration::from_millis(10), seed)
+    fn network(loss: &str, seed: u64) -> Network {
+        let text = format!(
+            "version: 1\ntitle: t\nlength: 1s\nregions: {{ a: {{}}, b: {{}}, c: {{}} }}\nrtt: 100ms\njitter: 10ms\nloss: {loss}\n"
+        );
+        let scenario = Scenario::parse(&SourceFile { path: "s.yaml".to_owned(), text });
+        let scenario = scenario.unwrap_or_else(|faults| panic!("{}", faults.render()));
+        let RegionSource::Inline(map) = &scenario.regions else { panic!("the regions stand in the scenario") };
+        Network::new(map, &scenario, seed)
     }
 
     fn region(text: &str) -> RegionId {
@@ -117,50 +246,68 @@ mod tests {
     }
 
     fn departures(network: &mut Network, carriage: Carriage) -> Vec<Departure> {
-        (0..200).map(|_| network.depart(&region("a"), &region("b"), carriage)).collect()
+        (0..200).map(|_| network.depart(0, 1, carriage, 100, Timestamp::ZERO)).collect()
+    }
+
+    fn later_than(departures: &[Departure], millis: u64) -> usize {
+        let late = |departure: &&Departure| matches!(departure, Departure::Arrives { after, .. } if *after >= Duration::from_millis(millis));
+        departures.iter().filter(late).count()
     }
 
     #[test]
     fn a_packet_takes_half_the_round_trip_and_some_jitter() {
-        let least = Duration::from_millis(50);
-        for departure in departures(&mut network(0, 1), Carriage::Datagram) {
-            let Departure::Arrives(after) = departure else { panic!("{departure:?} without loss or cut") };
-            assert!(after >= least && after <= least + Duration::from_millis(10));
-        }
+        let departures = departures(&mut network("0%", 1), Carriage::Datagram);
+        assert_eq!((later_than(&departures, 50), later_than(&departures, 60)), (200, 0));
     }
 
     #[test]
     fn loss_takes_datagrams_and_makes_streams_late() {
         let lost = |carriage| {
-            let found = departures(&mut network(2000, 1), carriage);
+            let found = departures(&mut network("20%", 1), carriage);
             found.into_iter().filter(|departure| *departure == Departure::Lost).count()
         };
         assert!((20..60).contains(&lost(Carriage::Datagram)), "a fifth of 200");
         assert_eq!(lost(Carriage::Stream), 0);
-        let late = |departure: &&Departure| match departure {
-            Departure::Arrives(after) => *after >= Duration::from_millis(150),
-            _ => false,
+        let streams = departures(&mut network("20%", 1), Carriage::Stream);
+        assert!((20..60).contains(&later_than(&streams, 150)));
+    }
+
+    #[test]
+    fn each_effect_does_what_it_says() {
+        let check = |effect| {
+            let mut network = network("0%", 1);
+            network.worsen(0, Cut::All, effect);
+            departures(&mut network, Carriage::Datagram)
         };
-        let streams = departures(&mut network(2000, 1), Carriage::Stream);
-        assert!((20..60).contains(&streams.iter().filter(late).count()));
+        let fifth = Ratio::from_parts(2000);
+        assert_eq!(later_than(&check(LinkEffect::Latency(Duration::from_millis(30))), 80), 200);
+        assert!((20..60).contains(&later_than(&check(LinkEffect::Reorder(fifth)), 110)));
+        let twice = |departure: &&Departure| matches!(departure, Departure::Arrives { again: Some(_), .. });
+        assert!((20..60).contains(&check(LinkEffect::Duplicate(fifth)).iter().filter(twice).count()));
+        // 200 packets of 100 bytes: one second's worth passes, one second's worth waits.
+        let narrow = check(LinkEffect::Bandwidth(ByteSize(5000)));
+        let lost = narrow.iter().filter(|departure| **departure == Departure::Lost).count();
+        assert!((130..160).contains(&lost), "{lost}");
     }
 
     #[test]
     fn a_cut_takes_what_its_direction_says_and_shifts_no_later_draw() {
-        let check = |direction, out, back| {
-            let mut network = network(0, 1);
-            network.cut(0, Cut::Side { regions: vec![region("a")], direction });
-            assert_eq!(network.is_cut(&region("a"), &region("b")), out, "{direction:?}");
-            assert_eq!(network.is_cut(&region("b"), &region("a")), back, "{direction:?}");
+        let check = |cut: Cut, out, back, elsewhere| {
+            let mut network = network("0%", 1);
+            network.cut(0, cut);
+            assert_eq!((network.is_cut(0, 1), network.is_cut(1, 0), network.is_cut(0, 2)), (out, back, elsewhere));
             departures(&mut network, Carriage::Datagram);
-            network.heal(0);
+            network.mend(0);
             departures(&mut network, Carriage::Datagram)
         };
-        let mut uncut = network(0, 1);
+        let mut uncut = network("0%", 1);
         departures(&mut uncut, Carriage::Datagram);
         let undisturbed = departures(&mut uncut, Carriage::Datagram);
-        assert_eq!(check(Direction::Both, true, true), undisturbed);
-        assert_eq!(check(Direction::In, false, true), undisturbed);
-        assert_eq!(check(Direction::Out, true, false), undisturbed);
+        let side = |direction| Cut::Side { regions: vec![region("a")], direction };
+        assert_eq!(check(side(Direction::Both), true, true, true), undisturbed);
+        assert_eq!(check(side(Direction::In), false, true, false), undisturbed);
+        assert_eq!(check(side(Direction::Out), true, false, true), undisturbed);
+        let bridge = Cut::Pairs { pairs: vec![(region("a"), region("b"))], direction: Direction::Both };
+        assert_eq!(check(bridge, true, true, false), undisturbed);
     }
 }

@@ -1,15 +1,12 @@
-//! Watches a run from outside: counts what was allowed and acknowledged, and says when something happened that must
-//! not. Never asks the code under test for the very figure it checks: a limit is counted from verdicts, not from the
-//! counters of the ledger, which cannot see two owners that write the same cell.
+//! Watches a run from outside: notes what was acknowledged and who leads, and says when something happened that must not.
+//! Never asks the code under test for the very figure it checks. Limits are counted in `tally`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portolan_config::{OnPartition, Route};
-use portolan_limits::Charge;
-use portolan_model::{Hash128, MemberId, Name, NodeName, Revision, Timestamp};
+use portolan_model::{Hash128, MemberId, NodeName, Revision, Timestamp};
 use tokio::time::Duration;
 
-use crate::outcome::{Invariant, LimitFigures, Violation};
+use crate::outcome::{Invariant, Violation};
 
 /// Violations kept; a broken run repeats itself.
 const MAX_VIOLATIONS: usize = 50;
@@ -18,9 +15,8 @@ const MAX_VIOLATIONS: usize = 50;
 const SEEN_WITHIN: Duration = Duration::from_millis(500);
 
 /// Everything seen so far.
+#[derive(Default)]
 pub struct Oracle {
-    regions: u64,
-    slots: BTreeMap<SlotKey, Spent>,
     /// By term, with the moment each was seen first.
     leaders: BTreeMap<u64, Vec<(MemberId, Timestamp)>>,
     documents: BTreeMap<Revision, Hash128>,
@@ -29,54 +25,11 @@ pub struct Oracle {
     violations: Vec<Violation>,
 }
 
-/// One counter of one slot: the limit's number and name, the subject and the slot.
-type SlotKey = (u32, Name, String, u64);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Spent {
-    admitted: u64,
-    quota: u64,
-    bound: u64,
-}
-
 impl Oracle {
-    /// Watches a fleet of this many regions.
-    pub fn new(regions: usize) -> Self {
-        Self {
-            regions: regions as u64,
-            slots: BTreeMap::new(),
-            leaders: BTreeMap::new(),
-            documents: BTreeMap::new(),
-            revisions: BTreeMap::new(),
-            acknowledged: BTreeSet::new(),
-            violations: Vec::new(),
-        }
-    }
-
     /// Notes that something must not have happened.
     pub fn violate(&mut self, at: Timestamp, invariant: Invariant, detail: String) {
         if self.violations.len() < MAX_VIOLATIONS {
             self.violations.push(Violation { at_ms: at.as_nanos() / 1_000_000, invariant, detail });
-        }
-    }
-
-    /// Counts one allowed request against a limit. `subject` is what the limit counts apart, as this side sees it.
-    pub fn admit(&mut self, charge: &Charge, policy: OnPartition, subject: &str, at: Timestamp) {
-        // `open` may reach the whole quota on every side of a partition, and there are as many sides as regions at most.
-        let sides = if matches!(policy, OnPartition::Open { .. }) { self.regions } else { 1 };
-        let key = (charge.limit.0, charge.name.clone(), subject.to_owned(), charge.slot);
-        let spent = self.slots.entry(key).or_default();
-        spent.admitted += 1;
-        // While a limit changes, the larger of both quotas holds.
-        spent.quota = spent.quota.max(charge.quota);
-        spent.bound = spent.bound.max(charge.quota * sides);
-        let (spent, name, slot) = (*spent, &charge.name, charge.slot);
-        if spent.admitted == spent.bound + 1 {
-            let detail = format!(
-                "limit `{name}` admitted {} for {subject} in slot {slot}, at most {} may be",
-                spent.admitted, spent.bound
-            );
-            self.violate(at, Invariant::LimitBound, detail);
         }
     }
 
@@ -143,87 +96,22 @@ impl Oracle {
         }
     }
 
-    /// Figures of every limit that was charged.
-    pub fn limits(&self) -> BTreeMap<String, LimitFigures> {
-        let mut limits: BTreeMap<String, LimitFigures> = BTreeMap::new();
-        for ((_, name, _, _), spent) in &self.slots {
-            let figures = limits.entry(name.to_string()).or_default();
-            figures.slots += 1;
-            figures.quota = figures.quota.max(spent.quota);
-            figures.bound = figures.bound.max(spent.bound);
-            figures.most_admitted = figures.most_admitted.max(spent.admitted);
-        }
-        limits
-    }
-
     /// All that went wrong, in order of time.
     pub fn into_violations(self) -> Vec<Violation> {
         self.violations
     }
 }
 
-/// What a limit counts apart, as seen from outside.
-pub fn subject(key: &portolan_config::LimitKey, route: &Route, user: Option<&str>, client: &str) -> String {
-    use portolan_config::KeyPart;
-    let word = |part: &KeyPart| match part {
-        KeyPart::Global => "everyone".to_owned(),
-        KeyPart::Service => format!("service {}", route.service),
-        KeyPart::Route => format!("route {}", route.name),
-        KeyPart::User => format!("user {}", user.unwrap_or_default()),
-        KeyPart::ClientAddress { .. } => format!("client {client}"),
-        KeyPart::Header(_) | KeyPart::Claim(_) => part.to_string(),
-    };
-    key.parts().iter().map(word).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
-    use portolan_limits::LimitId;
-
     use super::*;
 
     const AT: Timestamp = Timestamp::from_nanos(5_000_000);
 
-    fn charge(slot: u64) -> Charge {
-        Charge {
-            limit: LimitId(1),
-            name: Name::new("total").expect("a name"),
-            slot,
-            quota: 10,
-            window: Duration::from_secs(1),
-            remaining: 0,
-            resets_in: Duration::ZERO,
-            expose_slot: false,
-        }
-    }
-
     fn broken(watch: impl FnOnce(&mut Oracle)) -> Vec<Invariant> {
-        let mut oracle = Oracle::new(3);
+        let mut oracle = Oracle::default();
         watch(&mut oracle);
         oracle.into_violations().into_iter().map(|violation| violation.invariant).collect()
-    }
-
-    #[test]
-    fn one_verdict_too_many_in_a_slot_is_found_once() {
-        let check = |policy, times, expected: &[Invariant]| {
-            let found = broken(|oracle| (0..times).for_each(|_| oracle.admit(&charge(7), policy, "everyone", AT)));
-            assert_eq!(found, expected, "{policy:?} x {times}");
-        };
-        check(OnPartition::Static, 10, &[]);
-        check(OnPartition::Static, 12, &[Invariant::LimitBound]);
-        check(OnPartition::Closed, 11, &[Invariant::LimitBound]);
-        check(OnPartition::OPEN, 30, &[]);
-        check(OnPartition::OPEN, 31, &[Invariant::LimitBound]);
-    }
-
-    #[test]
-    fn slots_and_subjects_are_counted_apart() {
-        let found = broken(|oracle| {
-            for (slot, subject) in [(1, "user a"), (1, "user b"), (2, "user a")] {
-                (0..10).for_each(|_| oracle.admit(&charge(slot), OnPartition::Static, subject, AT));
-            }
-        });
-        assert_eq!(found, []);
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub struct Figures {
     pub unacknowledged_orders: u64,
     /// Longest time from an acknowledgement until every node that was up and reachable had the revision in force.
     pub slowest_activation_ms: Option<u64>,
+    /// The same for 99 of 100 revisions.
+    pub config_lag_p99_ms: Option<u64>,
     /// Changes of the leader after the first election.
     pub leader_changes: u64,
     /// Time without any leader after the first election.

@@ -1,13 +1,11 @@
 //! One run from first start to verdict.
 
-use portolan_config::Scenario;
-use portolan_model::Ratio;
+use portolan_config::{Scenario, Start};
 use tokio::{sync::mpsc, time::Duration};
 
 use crate::{
-    Sources, chance,
-    outcome::{FailedExpectation, Invariant, Outcome, Verdict},
-    series::Series,
+    Sources, chance, expectations,
+    outcome::{Invariant, Outcome, Verdict},
     wire::Errand,
     world::{Plan, World},
 };
@@ -21,27 +19,46 @@ const SETTLED_FOR: Duration = Duration::from_secs(5);
 /// How long the fleet may take to agree after the last fault where the scenario does not say.
 const AGREEMENT_BOUND: Duration = Duration::from_secs(30);
 
+/// How a run is watched.
+#[derive(Default)]
+pub struct Options<'w> {
+    /// Sends every packet through the encoding of real nodes, and holds what is read against what was written. Slower;
+    /// the run is the same.
+    pub check_codec: bool,
+    /// Takes a line for every packet, verdict and event.
+    pub write: Option<&'w mut (dyn FnMut(&str) + Send)>,
+    /// Is told ten times in a second of virtual time how much of the scenario has passed.
+    pub progress: Option<&'w mut (dyn FnMut(Duration) + Send)>,
+}
+
 /// Runs `scenario` once. Takes a thread of its own, since Raft's random numbers belong to a thread, and returns when
 /// the run is over; may be called from anywhere, also from asynchronous code that can wait.
 pub fn run(scenario: &Scenario, sources: &Sources, seed: u64) -> Outcome {
+    run_with(scenario, sources, seed, Options::default())
+}
+
+/// As [`run`], watched.
+pub fn run_with<'a>(scenario: &'a Scenario, sources: &'a Sources, seed: u64, options: Options<'a>) -> Outcome {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             let runtime =
                 builder.enable_time().start_paused(true).build().expect("a runtime without I/O needs nothing");
             portolan_raft::seed_thread(chance::derived_seed(seed, "raft", ""));
-            runtime.block_on(play(scenario, sources, seed))
+            runtime.block_on(play(scenario, sources, seed, options))
         });
         run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-async fn play(scenario: &Scenario, sources: &Sources, seed: u64) -> Outcome {
-    let (mut world, mut incoming) = World::new(scenario, sources, seed);
+async fn play<'a>(scenario: &'a Scenario, sources: &'a Sources, seed: u64, options: Options<'a>) -> Outcome {
+    let (mut world, mut incoming) = World::new(scenario, sources, seed, options);
     if start(&mut world, &mut incoming).await {
         world.begin();
         for (step, planned) in scenario.steps.iter().enumerate() {
-            world.plan_at(planned.earliest(), Plan::Begin(step));
+            if let Start::At(at) = planned.start {
+                world.plan_at(at, Plan::Begin(step));
+            }
         }
         for client in 0..world.clients.len() {
             world.plan_at(Duration::ZERO, Plan::Load(client));
@@ -83,13 +100,19 @@ async fn start(world: &mut World<'_>, incoming: &mut mpsc::UnboundedReceiver<Err
 }
 
 fn verdict(mut world: World<'_>) -> Outcome {
+    world.tally.close();
+    let regions: Vec<String> = world.regions.iter().map(ToString::to_string).collect();
     world.figures.virtual_ms = world.since_zero().as_nanos() / 1_000_000;
-    world.figures.limits = world.oracle.limits();
+    world.figures.requests = world.recorder.total();
+    world.figures.forwarded_by_region =
+        regions.iter().cloned().zip(world.recorder.requests.iter().map(|counts| counts.forwarded)).collect();
+    world.figures.limits = world.tally.figures(&regions);
     world.figures.leader_changes = world.oracle.leader_changes();
     world.figures.packets = world.trace.packets;
-    let failed_expectations = failed_expectations(&world);
+    world.figures.config_lag_p99_ms = world.config_lag_p99().map(|lag| lag.as_millis() as u64);
+    let failed_expectations = expectations::failed(&world);
     let scenario_hash = world.sources.hash(world.scenario);
-    let World { oracle, trace, figures, seed, .. } = world;
+    let World { oracle, trace, figures, seed, recorder, tally, .. } = world;
     let violations = oracle.into_violations();
     let verdict = match (violations.is_empty(), failed_expectations.is_empty()) {
         (false, _) => Verdict::InvariantBroken,
@@ -107,32 +130,6 @@ fn verdict(mut world: World<'_>) -> Outcome {
         figures,
         trace_hash,
         events: trace.into_events(),
-        series: Series::default(),
+        series: recorder.into_series(&tally),
     }
-}
-
-fn failed_expectations(world: &World<'_>) -> Vec<FailedExpectation> {
-    let (expect, figures) = (&world.scenario.expect, &world.figures);
-    let mut failed = Vec::new();
-    let mut fail = |expected: String, actual: String| failed.push(FailedExpectation { expected, actual });
-    if let Some(bound) = &expect.availability {
-        let parts = figures.requests.answered_well() * 10_000 / figures.requests.sent.max(1);
-        let actual = Ratio::from_parts(u32::try_from(parts).unwrap_or(u32::MAX));
-        if !bound.holds(&actual) {
-            fail(format!("availability {bound}"), actual.to_string());
-        }
-    }
-    if let Some(bound) = &expect.leader_changes
-        && !bound.holds(&figures.leader_changes)
-    {
-        fail(format!("leader changes {bound}"), figures.leader_changes.to_string());
-    }
-    for expected in &expect.limits {
-        let limit = &expected.limit;
-        let most = figures.limits.get(limit.as_str()).map_or(0, |limit| limit.most_admitted);
-        if let Some(bound) = expected.per_slot.filter(|bound| !bound.holds(&most)) {
-            fail(format!("`{limit}` admits {bound} in its fullest slot"), most.to_string());
-        }
-    }
-    failed
 }

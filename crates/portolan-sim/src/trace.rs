@@ -1,12 +1,12 @@
-//! What a run leaves behind: a hash over every packet and fault, equal for equal runs, and a short list of events for
-//! people.
+//! What a run leaves behind: a hash over every packet, verdict and fault, equal for equal runs, and a short list of
+//! events for people.
 
 use std::fmt;
 use std::hash::Hasher;
 
 use portolan_model::Timestamp;
 use serde::Serialize;
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// Events kept for people; the hash goes on beyond.
 const MAX_EVENTS: usize = 2000;
@@ -14,7 +14,7 @@ const MAX_EVENTS: usize = 2000;
 /// The record of one run.
 #[derive(Default)]
 pub struct Trace {
-    hasher: SipHasher24,
+    hasher: SipHasher13,
     events: Vec<TimedEvent>,
     dropped: usize,
     /// Packets by fate.
@@ -54,20 +54,33 @@ pub enum Fate {
     NoNode,
 }
 
+impl Fate {
+    /// In one word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Delivered => "packet",
+            Self::Lost => "lost",
+            Self::Cut => "cut",
+            Self::NoNode => "no-node",
+        }
+    }
+}
+
 impl Trace {
-    /// Takes a packet down at the moment its fate is known.
-    pub fn packet(&mut self, at: Timestamp, from: &str, to: &str, bytes: &[u8], fate: Fate) {
+    /// Takes a packet down at the moment its fate is known: who sends what kind to whom.
+    pub fn packet(&mut self, at: Timestamp, from: usize, to: usize, kind: u8, fate: Fate) {
         match fate {
             Fate::Delivered => self.packets.delivered += 1,
             Fate::Lost => self.packets.lost += 1,
             Fate::Cut | Fate::NoNode => self.packets.cut += 1,
         }
         self.hasher.write_u64(at.as_nanos());
-        self.hasher.write_u8(fate as u8);
-        for part in [from.as_bytes(), to.as_bytes(), bytes] {
-            self.hasher.write_usize(part.len());
-            self.hasher.write(part);
-        }
+        self.hasher.write_u64((from as u64) << 40 | (to as u64) << 16 | u64::from(kind) << 8 | fate as u64);
+    }
+
+    /// Takes numbers down that stand for something a run decided.
+    pub fn numbers(&mut self, numbers: [u64; 2]) {
+        numbers.iter().for_each(|number| self.hasher.write_u64(*number));
     }
 
     /// Takes an event down.

@@ -18,7 +18,7 @@ use crate::{
 /// How often the oracle looks.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Every how many looks every name is asked of every node.
+/// Every how many looks every name is asked of every region.
 const DNS_EVERY: u64 = 5;
 
 /// How long the fleet may name a region that is gone or drained.
@@ -39,6 +39,8 @@ pub struct Watch {
     counters_agreed_at: Option<Timestamp>,
     /// Acknowledged revisions that are not in force everywhere.
     pending: Vec<(Revision, Timestamp)>,
+    /// Time that acknowledged revisions took until they were in force everywhere.
+    lags: Vec<Duration>,
     /// Since when some region does not hear some other.
     impaired_since: Option<Timestamp>,
     down_since: BTreeMap<RegionId, Timestamp>,
@@ -51,18 +53,20 @@ impl World<'_> {
         let now = self.clock.now();
         self.agenda.plan(now + PERIOD, Plan::Observe);
         self.watch.looks += 1;
-        for host in 0..self.hosts.len() {
-            let place = &self.hosts[host];
-            let region = place.region.clone();
-            if let Some(process) = &place.process {
-                self.watch.down_since.remove(&region);
-                let (view, at) = (process.node.view(), self.since_zero());
-                self.oracle.run_revision(&place.name, view.revision, at);
-                if let Some(entry) = view.intent.history().last() {
-                    self.oracle.hold_document(&place.name, entry.revision, entry.digest, at);
-                }
+        for host in &self.hosts {
+            let Some(process) = &host.process else { continue };
+            let (view, at) = (process.node.view(), self.since_zero());
+            self.oracle.run_revision(&host.name, view.revision, at);
+            if let Some(entry) = view.intent.history().last() {
+                self.oracle.hold_document(&host.name, entry.revision, entry.digest, at);
+            }
+        }
+        for (place, region) in self.regions.iter().enumerate() {
+            let speaks = |host: &usize| self.hosts[*host].process.is_some() && self.hosts[*host].paused.is_none();
+            if self.region_hosts[place].iter().any(speaks) {
+                self.watch.down_since.remove(region);
             } else {
-                self.watch.down_since.entry(region).or_insert(now);
+                self.watch.down_since.entry(region.clone()).or_insert(now);
             }
         }
         let impaired = self.network.has_cuts() || !self.watch.down_since.is_empty();
@@ -70,6 +74,9 @@ impl World<'_> {
         if self.watch.zero.is_none() {
             return;
         }
+        self.record();
+        self.begin_waiting_steps();
+        self.report_progress();
         if self.leader().is_none() {
             self.figures.leaderless_ms += PERIOD.as_millis() as u64;
         }
@@ -178,21 +185,41 @@ impl World<'_> {
     /// The revision of some node changed: acknowledged ones may be in force everywhere.
     pub fn note_activation(&mut self) {
         let now = self.clock.now();
+        let regions = 0..self.regions.len();
         let reachable = |host: &&crate::host::Host| {
-            let others = self.sources.regions.ids().iter();
-            let cut = others.filter(|id| **id != host.region).all(|id| self.network.is_cut(id, &host.region));
-            !cut && host.process.is_some()
+            let mut others = regions.clone().filter(|place| *place != host.place).peekable();
+            let alone = others.peek().is_none();
+            let cut = !alone && others.all(|place| self.network.is_cut(place, host.place));
+            !cut && host.process.is_some() && host.paused.is_none()
         };
         let revisions = self.hosts.iter().filter(reachable).filter_map(|host| host.process.as_ref());
         let Some(oldest) = revisions.map(|process| process.node.view().revision).min() else { return };
-        let slowest = &mut self.figures.slowest_activation_ms;
+        let (slowest, lags) = (&mut self.figures.slowest_activation_ms, &mut self.watch.lags);
         self.watch.pending.retain(|(revision, since)| {
             let active = *revision <= oldest;
             if active {
-                *slowest = (*slowest).max(Some(now.since(*since).as_millis() as u64));
+                let lag = now.since(*since);
+                *slowest = (*slowest).max(Some(lag.as_millis() as u64));
+                lags.push(lag);
             }
             !active
         });
+    }
+
+    /// The lag of configuration that 99 of 100 revisions kept to; `None` without any.
+    pub fn config_lag_p99(&self) -> Option<Duration> {
+        let mut lags = self.watch.lags.clone();
+        lags.sort_unstable();
+        let rank = (lags.len() * 99).div_ceil(100);
+        lags.get(rank.checked_sub(1)?).copied()
+    }
+
+    /// Tells whoever waits for the run how far it has come.
+    fn report_progress(&mut self) {
+        let elapsed = self.since_zero().since(Timestamp::ZERO);
+        if let Some(progress) = &mut self.options.progress {
+            progress(elapsed);
+        }
     }
 
     /// Whether a host must refuse under every `closed` limit by this time: some region has been unheard for long
@@ -217,7 +244,7 @@ impl World<'_> {
 
     fn counters_agree(&self) -> bool {
         let digests = |host: &crate::host::Host| {
-            let now = self.clock.read(host.skew);
+            let now = host.clock.read();
             host.process.as_ref().map(|process| process.node.status(now).slot_digests)
         };
         let first = self.hosts.first().and_then(digests);
@@ -238,7 +265,8 @@ impl World<'_> {
         self.hosts.iter().map(position).collect::<Vec<_>>().join(", ")
     }
 
-    fn leader(&self) -> Option<usize> {
+    /// The node that leads and is followed.
+    pub fn leader(&self) -> Option<usize> {
         let leads = |host: &crate::host::Host| {
             host.process.as_ref().is_some_and(|process| {
                 let status = process.raft.status();
@@ -252,10 +280,14 @@ impl World<'_> {
     fn observe_dns(&mut self) {
         let now = self.clock.now();
         let settled = self.watch.last_fault.is_none_or(|fault| now.since(fault) >= DNS_SETTLED);
-        let clients: BTreeSet<IpAddr> = self.clients.iter().map(|client| client.address()).collect();
+        let clients: BTreeSet<IpAddr> = self.clients.iter().map(|client| client.address).collect();
         let mut found = Vec::new();
-        for host in &self.hosts {
-            let Some(view) = host.process.as_ref().map(|process| process.node.view()).filter(|view| view.ready) else {
+        let turn = usize::try_from(self.watch.looks / DNS_EVERY).unwrap_or_default();
+        // One node of each region at a time: a name is asked of every node within a few looks.
+        for hosts in &self.region_hosts {
+            let host = &self.hosts[hosts[turn % hosts.len()]];
+            let serving = host.process.as_ref().filter(|_| host.paused.is_none());
+            let Some(view) = serving.map(|process| process.node.view()).filter(|view| view.ready) else {
                 continue;
             };
             for (name, regions) in names(&view) {

@@ -1,8 +1,10 @@
-//! What travels between simulated nodes, in the encoding that real ones use, and the transport that Raft calls.
+//! What travels between simulated nodes, as values; on demand through the encoding that real nodes use. And the
+//! transport that Raft calls.
 //!
 //! A transport only hands a call to the world and waits; fate and time of every packet are the world's.
 
 use portolan_model::{NodeName, codec};
+use portolan_node::Message;
 use portolan_raft::{Request, Response, Transport, Unreachable};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -14,11 +16,41 @@ use tokio::{
 #[derive(Serialize, Deserialize)]
 pub enum Wire {
     /// From node to node.
-    Node(portolan_node::Message),
+    Node(Message),
     /// A call of Raft, with its number.
     Request(u64, Request),
     /// The answer to the call with this number.
     Response(u64, Response),
+}
+
+impl Wire {
+    /// What it is, as a number for the trace.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Node(Message::Heartbeat(_)) => 0,
+            Self::Node(Message::Gossip(_)) => 1,
+            Self::Node(Message::Limits(_)) => 2,
+            Self::Request(..) => 4,
+            Self::Response(..) => 5,
+        }
+    }
+
+    /// What it is, for people.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Node(message) => format!("{message:?}"),
+            Self::Request(call, request) => format!("call {call}: {request:?}"),
+            Self::Response(call, response) => format!("answer {call}: {response:?}"),
+        }
+    }
+
+    /// A second one like it; only datagrams come twice, and those are between nodes.
+    pub fn copy(&self) -> Option<Self> {
+        match self {
+            Self::Node(message) => Some(Self::Node(message.clone())),
+            Self::Request(..) | Self::Response(..) => None,
+        }
+    }
 }
 
 /// Identifies one life of one node: place in the list of hosts and number of starts.
@@ -80,6 +112,17 @@ pub enum Errand {
     },
 }
 
+impl Errand {
+    /// The process that it comes from, where that is one: nothing leaves a process that is stopped.
+    pub fn speaker(&self) -> Option<Life> {
+        match self {
+            Self::Call { from, .. } | Self::Answer { from, .. } => Some(*from),
+            Self::Started { life, .. } | Self::Applied { life } | Self::FirstStart { life } => Some(*life),
+            Self::Ordered { .. } => None,
+        }
+    }
+}
+
 /// Sends the world on errands.
 pub type Errands = mpsc::UnboundedSender<Errand>;
 
@@ -111,7 +154,10 @@ pub fn encode(wire: &Wire) -> Vec<u8> {
     codec::encode(wire).expect("what nodes say to each other is bounded below the codec's limit")
 }
 
-/// Decodes a packet's content.
-pub fn decode(bytes: &[u8]) -> Wire {
-    codec::decode(bytes).expect("the simulated network does not damage packets")
+/// What the other side would read, through the encoding that real nodes use.
+pub fn checked(wire: Wire) -> Wire {
+    let bytes = encode(&wire);
+    let read: Wire = codec::decode(&bytes).expect("what is written can be read");
+    assert_eq!(encode(&read), bytes, "what is read is what was written");
+    read
 }

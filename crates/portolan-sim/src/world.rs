@@ -7,46 +7,51 @@
 use std::collections::BTreeMap;
 
 use portolan_config::Scenario;
-use portolan_limits::{MarkSequence, PageWrite};
-use portolan_model::{NodeName, Timestamp};
-use portolan_node::Class;
-use portolan_raft::Response;
+use portolan_limits::MarkSequence;
+use portolan_model::{NodeName, RegionId, Timestamp};
 use portolan_routing::EndpointId;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Duration, sleep_until},
 };
 
 use crate::{
-    Sources,
+    Options, Sources,
     agenda::Agenda,
-    clients::{Ask, Client},
+    clients::{Client, Lasting},
     clock::Clock,
+    faults::Faults,
     host::Host,
-    network::{Carriage, Departure, Network},
+    mail::Mail,
+    network::Network,
     oracle::Oracle,
     outcome::Figures,
-    trace::{Fate, Trace},
+    recorder::Recorder,
+    tally::Tally,
+    trace::Trace,
+    waiting::Ask,
     watch::Watch,
-    wire::{self, Errand, Errands, Life, Wire},
+    wire::{Errand, Errands, Life, Wire},
 };
 
 /// Something that will happen.
 pub enum Plan {
     /// A packet arrives.
-    Arrive { from: usize, to: usize, bytes: Vec<u8> },
+    Arrive { from: usize, to: usize, wire: Box<Wire> },
     /// A node's timeout.
     Wake(Life),
     /// Raft's state is read.
     ReadRaft(Life),
-    /// Marks have reached a disk.
-    Synced(Life, MarkSequence, Vec<PageWrite>),
+    /// A write of marks has reached a disk, or would have.
+    Synced(Life, MarkSequence),
     /// A probe has come back.
     Probed(Life, EndpointId),
     /// A client sends what is due.
     Load(usize),
-    /// A request that waited for a mark asks again.
-    AskAgain(Ask),
+    /// A request that waited asks again.
+    AskAgain(Box<Ask>),
+    /// An admitted request ends.
+    Finish(Box<Lasting>),
     /// A step of the scenario begins.
     Begin(usize),
     /// A step of the scenario ends.
@@ -55,64 +60,79 @@ pub enum Plan {
     Order(usize),
     /// The oracle looks.
     Observe,
+    /// Something that reaches a slow node late.
+    Late(Box<Plan>),
 }
 
 /// One run under way.
 pub struct World<'a> {
     pub scenario: &'a Scenario,
     pub sources: &'a Sources,
+    pub options: Options<'a>,
     pub seed: u64,
     pub clock: Clock,
     pub agenda: Agenda<Plan>,
     pub errands: Errands,
     pub network: Network,
+    pub mail: Mail,
     pub trace: Trace,
     pub oracle: Oracle,
+    pub tally: Tally,
     pub watch: Watch,
+    pub recorder: Recorder,
     pub figures: Figures,
+    /// All regions by name; hosts and counts name them by place.
+    pub regions: Vec<RegionId>,
     pub hosts: Vec<Host>,
+    pub host_names: BTreeMap<NodeName, usize>,
+    /// Hosts of each region.
+    pub region_hosts: Vec<Vec<usize>>,
     pub clients: Vec<Client>,
-    pub faults: crate::faults::Faults,
-    calls: BTreeMap<u64, Call>,
-    called: u64,
+    pub faults: Faults,
 }
-
-/// A call of Raft that waits for its answer.
-struct Call {
-    caller: Life,
-    reply: oneshot::Sender<Response>,
-}
-
-/// Calls kept before those whose caller has given up are swept out.
-const CALLS_SWEPT_AT: usize = 1024;
 
 impl<'a> World<'a> {
-    /// A fleet with one node per region, every disk empty, nothing started.
-    pub fn new(scenario: &'a Scenario, sources: &'a Sources, seed: u64) -> (Self, mpsc::UnboundedReceiver<Errand>) {
+    /// A fleet with every disk empty, nothing started.
+    pub fn new(
+        scenario: &'a Scenario,
+        sources: &'a Sources,
+        seed: u64,
+        options: Options<'a>,
+    ) -> (Self, mpsc::UnboundedReceiver<Errand>) {
         let (errands, incoming) = mpsc::unbounded_channel();
-        let regions = &sources.regions;
-        let host = |region: &portolan_model::RegionId| {
-            let name =
-                NodeName::new(&format!("{region}-1")).expect("a region's name with two more characters is a name");
-            Host::new(name, region.clone(), seed)
-        };
+        let regions = sources.regions.ids().to_vec();
+        let clock = Clock::start();
+        let mut hosts = Vec::new();
+        let mut region_hosts = Vec::new();
+        for (place, region) in regions.iter().enumerate() {
+            let first = hosts.len();
+            for number in 1..=scenario.nodes_in(region) {
+                hosts.push(Host::new(node_name(region, number), region.clone(), place, clock, seed));
+            }
+            region_hosts.push((first..hosts.len()).collect());
+        }
         let world = Self {
             scenario,
             sources,
+            options,
             seed,
-            clock: Clock::start(),
+            clock,
             agenda: Agenda::new(),
             errands,
-            network: Network::new(regions.clone(), scenario.loss, scenario.jitter, seed),
+            network: Network::new(&sources.regions, scenario, seed),
+            mail: Mail::default(),
             trace: Trace::default(),
-            oracle: Oracle::new(regions.ids().len()),
+            oracle: Oracle::default(),
+            tally: Tally::new(regions.len(), &scenario.expect.limits),
             watch: Watch::default(),
+            recorder: Recorder::new(&regions, scenario.length),
             figures: Figures::default(),
-            hosts: regions.ids().iter().map(host).collect(),
+            host_names: hosts.iter().enumerate().map(|(at, host)| (host.name.clone(), at)).collect(),
+            regions,
+            hosts,
+            region_hosts,
             clients: Client::all(scenario, sources, seed),
-            faults: crate::faults::Faults::default(),
-            calls: BTreeMap::new(),
-            called: 0,
+            faults: Faults::new(scenario),
         };
         (world, incoming)
     }
@@ -129,7 +149,8 @@ impl<'a> World<'a> {
                 biased;
                 errand = incoming.recv() => self.run_errand(errand.expect("the world keeps a sender")),
                 () = sleep_until(self.clock.instant(next)) => {
-                    while let Some(plan) = self.agenda.take_due(self.clock.now()) {
+                    let now = self.clock.now();
+                    while let Some(plan) = self.agenda.take_due(now) {
                         let observed = matches!(plan, Plan::Observe);
                         self.carry_out(plan);
                         if observed && done(self) {
@@ -142,109 +163,79 @@ impl<'a> World<'a> {
     }
 
     fn carry_out(&mut self, plan: Plan) {
+        if let Some(host) = self.host_of(&plan) {
+            if let Some(held) = &mut self.hosts[host].paused {
+                held.push(plan);
+                return;
+            }
+            if let Some(by) = self.hosts[host].slow_by {
+                self.agenda.plan(self.clock.now() + by, Plan::Late(Box::new(plan)));
+                return;
+            }
+        }
+        self.carry_out_now(plan);
+    }
+
+    fn carry_out_now(&mut self, plan: Plan) {
         match plan {
-            Plan::Arrive { from, to, bytes } => self.arrive(from, to, &bytes),
+            Plan::Arrive { from, to, wire } => self.arrive(from, to, *wire),
             Plan::Wake(life) => self.wake(life),
             Plan::ReadRaft(life) => self.read_raft(life),
-            Plan::Synced(life, sequence, pages) => self.marks_synced(life, sequence, pages),
+            Plan::Synced(life, sequence) => self.marks_synced(life, sequence),
             Plan::Probed(life, endpoint) => self.probed(life, endpoint),
             Plan::Load(client) => self.load(client),
-            Plan::AskAgain(ask) => self.ask(ask),
+            Plan::AskAgain(ask) => self.ask_again(*ask),
+            Plan::Finish(lasting) => self.finish(&lasting),
             Plan::Begin(step) => self.begin_step(step),
             Plan::End(step) => self.end_step(step),
             Plan::Order(order) => self.give_order(order),
             Plan::Observe => self.observe(),
+            Plan::Late(plan) => {
+                let paused = self.host_of(&plan).and_then(|host| self.hosts[host].paused.as_mut());
+                match paused {
+                    Some(held) => held.push(*plan),
+                    None => self.carry_out_now(*plan),
+                }
+            }
+        }
+    }
+
+    /// The host that a plan is an input of.
+    fn host_of(&self, plan: &Plan) -> Option<usize> {
+        match plan {
+            Plan::Arrive { to, .. } => Some(*to),
+            Plan::Wake(life) | Plan::ReadRaft(life) | Plan::Synced(life, _) | Plan::Probed(life, _) => Some(life.host),
+            _ => None,
+        }
+    }
+
+    /// Gives a host that goes on what it missed, in the order in which it came.
+    pub fn resume_host(&mut self, host: usize) {
+        for plan in self.hosts[host].paused.take().unwrap_or_default() {
+            self.carry_out(plan);
+        }
+        for errand in std::mem::take(&mut self.hosts[host].held_errands) {
+            self.run_errand(errand);
         }
     }
 
     fn run_errand(&mut self, errand: Errand) {
+        let errand = match errand.speaker().filter(|life| self.hosts[life.host].paused.is_some()) {
+            Some(life) => return self.hosts[life.host].held_errands.push(errand),
+            None => errand,
+        };
         match errand {
-            Errand::Call { from, to, request, reply } => {
-                let number = self.called;
-                self.called += 1;
-                if self.calls.len() >= CALLS_SWEPT_AT {
-                    self.calls.retain(|_, call| !call.reply.is_closed());
-                }
-                self.calls.insert(number, Call { caller: from, reply });
-                if self.hosts[from.host].lives == from.number {
-                    self.send(from.host, &to, Class::Stream, &Wire::Request(number, request));
-                }
-            }
-            Errand::Answer { from, caller, call, response } => {
-                if self.hosts[from.host].lives == from.number {
-                    let to = self.hosts[caller.host].name.clone();
-                    self.send(from.host, &to, Class::Stream, &Wire::Response(call, response));
-                }
-            }
+            Errand::Call { from, to, request, reply } => self.call(from, &to, request, reply),
+            Errand::Answer { from, caller, call, response } => self.answer(from, caller, call, response),
             Errand::Started { life, raft: Ok(raft) } => self.host_started(life, raft),
             Errand::Started { life, raft: Err(reason) } => {
                 let what = format!("`{}` does not start: {reason}", self.hosts[life.host].name);
-                self.trace.event(self.since_zero(), what);
+                self.note(what);
             }
             Errand::Applied { life } => self.take_intent(life),
             Errand::FirstStart { life } => self.start_limits_first(life),
             Errand::Ordered { order, outcome } => self.order_done(order, outcome),
         }
-    }
-
-    /// Sends a packet on its way.
-    pub fn send(&mut self, from: usize, to: &NodeName, class: Class, wire: &Wire) {
-        let Some(target) = self.hosts.iter().position(|host| host.name == *to) else { return };
-        let bytes = wire::encode(wire);
-        let carriage = if class == Class::Datagram { Carriage::Datagram } else { Carriage::Stream };
-        let departure = self.network.depart(&self.hosts[from].region, &self.hosts[target].region, carriage);
-        let now = self.clock.now();
-        match departure {
-            Departure::Arrives(after) => self.agenda.plan(now + after, Plan::Arrive { from, to: target, bytes }),
-            Departure::Lost => self.note_packet(from, target, &bytes, Fate::Lost),
-            Departure::Cut => self.note_packet(from, target, &bytes, Fate::Cut),
-        }
-    }
-
-    fn arrive(&mut self, from: usize, to: usize, bytes: &[u8]) {
-        let fate = if self.network.is_cut(&self.hosts[from].region, &self.hosts[to].region) {
-            Fate::Cut
-        } else if self.hosts[to].process.is_none() {
-            Fate::NoNode
-        } else {
-            Fate::Delivered
-        };
-        self.note_packet(from, to, bytes, fate);
-        if fate != Fate::Delivered {
-            return;
-        }
-        let life = Life { host: to, number: self.hosts[to].lives };
-        match wire::decode(bytes) {
-            Wire::Node(message) => {
-                let (now, sender) = (self.clock.read(self.hosts[to].skew), self.hosts[from].name.clone());
-                if let Some(process) = self.process(life) {
-                    // Refusals are ordinary for a moment after a change of limits; the node counts them.
-                    let _ = process.node.handle_message(&sender, message, now);
-                }
-                self.pump(to);
-            }
-            Wire::Request(call, request) => {
-                let Some(caller) = self.calls.get(&call).map(|call| call.caller) else { return };
-                let (sender, errands) = (self.hosts[from].name.clone(), self.errands.clone());
-                let Some(raft) = self.process(life).map(|process| process.raft.clone()) else { return };
-                tokio::spawn(async move {
-                    let response = raft.handle(&sender, request).await;
-                    // Nobody listens once the run is over.
-                    let _ = errands.send(Errand::Answer { from: life, caller, call, response });
-                });
-            }
-            Wire::Response(call, response) => {
-                if let Some(call) = self.calls.remove(&call).filter(|call| call.caller == life) {
-                    // The caller may have given up.
-                    let _ = call.reply.send(response);
-                }
-            }
-        }
-    }
-
-    fn note_packet(&mut self, from: usize, to: usize, bytes: &[u8], fate: Fate) {
-        let (from, to) = (self.hosts[from].name.as_str(), self.hosts[to].name.as_str());
-        self.trace.packet(self.clock.now(), from, to, bytes, fate);
     }
 
     /// Time since the fleet was ready and the scenario began; zero before.
@@ -260,4 +251,31 @@ impl<'a> World<'a> {
         let zero = self.watch.zero.unwrap_or_default();
         self.agenda.plan(zero + at, plan);
     }
+
+    /// Takes an event down.
+    pub fn note(&mut self, what: impl std::fmt::Display) {
+        let at = self.since_zero();
+        let what = what.to_string();
+        self.write_line(at, "event", "", "", &what);
+        self.trace.event(at, what);
+    }
+
+    /// Hands one line to whoever replays the run.
+    pub fn write_line(&mut self, at: Timestamp, kind: &str, from: &str, to: &str, what: &str) {
+        if let Some(write) = &mut self.options.write {
+            write(&crate::replay::line(at, kind, from, to, what));
+        }
+    }
+
+    /// The gateway documents of the run, for orders.
+    pub fn document(&self, file: &str) -> portolan_config::Bundle {
+        self.sources.documents.get(file).unwrap_or(&self.sources.gateway).clone()
+    }
+}
+
+/// The name of a node: that of its region and a number from 1 up.
+fn node_name(region: &RegionId, number: u32) -> NodeName {
+    let room = 63 - 1 - number.to_string().len();
+    let region: String = region.as_str().chars().take(room).collect();
+    NodeName::new(&format!("{region}-{number}")).expect("a region's name cut to fit, with a number, is a name")
 }

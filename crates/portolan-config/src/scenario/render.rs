@@ -113,12 +113,18 @@ fn client(load: &ClientLoad) -> String {
 }
 
 /// One step, as it stands between braces.
-pub(super) fn step(step: &Step) -> String {
-    let mut keys = match &step.start {
-        Start::At(at) => vec![format!("at: {}", moment(*at))],
-        Start::When { condition, not_before } if not_before.is_zero() => vec![format!("when: {condition}")],
-        Start::When { condition, not_before } => vec![format!("at: {}, when: {condition}", moment(*not_before))],
+fn step(step: &Step) -> String {
+    let start = match &step.start {
+        Start::At(at) => format!("at: {}", moment(*at)),
+        Start::When { condition, not_before } if not_before.is_zero() => format!("when: {condition}"),
+        Start::When { condition, not_before } => format!("at: {}, when: {condition}", moment(*not_before)),
     };
+    format!("{start}, {}", action(step))
+}
+
+/// What a step does, and for how long.
+pub(super) fn action(step: &Step) -> String {
+    let mut keys = Vec::new();
     match &step.action {
         Action::Operator(verb) => keys.push(format!("do: {}", quoted(&verb.to_string()))),
         Action::Fault(broken) => fault(&mut keys, broken),
@@ -128,7 +134,7 @@ pub(super) fn step(step: &Step) -> String {
 }
 
 fn fault(keys: &mut Vec<String>, fault: &ScenarioFault) {
-    let mut kind = |word: &str| keys.insert(1, format!("fault: {word}"));
+    let mut kind = |word: &str| keys.push(format!("fault: {word}"));
     match fault {
         ScenarioFault::Partition(cut) => {
             kind("partition");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::OperatorVerb;
 
-use super::{Condition, ScenarioFault};
+use super::{Condition, ScenarioFault, render};
 
 /// Something that happens once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,11 @@ impl Step {
             Start::At(at) => *at,
             Start::When { not_before, .. } => *not_before,
         }
+    }
+
+    /// The step as a scenario file has it, without braces and without its time.
+    pub fn words(&self) -> String {
+        render::action(self)
     }
 }
 

@@ -1,5 +1,7 @@
 //! A node's account of itself for operators.
 
+use std::time::Duration;
+
 use portolan_geodns::RegionState;
 use portolan_model::{NodeName, Now, RegionId, Timestamp};
 use portolan_routing::{EndpointRef, Health};
@@ -7,7 +9,7 @@ use portolan_routing::{EndpointRef, Health};
 use super::Node;
 use crate::{
     Counts, EndpointHealth, EndpointStatus, NodeStatus, PeerFacts, PeerNodeStatus, RaftStatus, RegionHealth,
-    RegionStatus,
+    RegionStatus, Sight,
 };
 
 impl Node {
@@ -47,6 +49,14 @@ impl Node {
             limits: self.limits.usage(now),
             slot_digests: self.limits.slot_digests(now),
             counts: self.counts(),
+        }
+    }
+
+    /// Time since any node of `region` was heard; since the start of this node for one never heard.
+    pub fn silence_of(&self, region: &RegionId, now: Timestamp) -> Duration {
+        match self.presence.sight(region, now) {
+            Sight::Heard { age } | Sight::Silent { age } => age,
+            Sight::Unknown => now.since(self.presence.started()),
         }
     }
 

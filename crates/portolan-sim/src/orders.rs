@@ -1,0 +1,178 @@
+//! What operators order in a run.
+//!
+//! Orders take the way that the command line takes: to a node that is up and, where the cluster has no leader yet, to
+//! the next one a second later. An order that may have been applied is never given twice.
+
+use portolan_config::{Applied, Bundle, Command, OperatorVerb};
+use portolan_model::{RegionId, Timestamp};
+use portolan_raft::ProposeError;
+use tokio::time::Duration;
+
+use crate::{
+    outcome::Invariant,
+    wire::{Errand, Life},
+    world::{Plan, World},
+};
+
+/// Who the operators of a simulation are in the history.
+const AUTHOR: &str = "operator";
+
+/// How often an order is given before the operator goes home, and the pause between.
+const MAX_TRIES: u32 = 20;
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Orders by number.
+#[derive(Default)]
+pub struct Orders(Vec<Order>);
+
+struct Order {
+    what: What,
+    tries: u32,
+}
+
+/// What is ordered.
+#[derive(Clone)]
+enum What {
+    /// As on the command line.
+    Verb(OperatorVerb),
+    /// The document in force with a fault in it.
+    BadConfig,
+}
+
+impl World<'_> {
+    /// An operator gives an order.
+    pub fn order(&mut self, verb: OperatorVerb) {
+        self.order_what(What::Verb(verb));
+    }
+
+    /// Puts the scenario's document in force before the scenario begins.
+    pub fn order_first_document(&mut self) {
+        self.order(OperatorVerb::Apply { file: String::new() });
+    }
+
+    /// An operator pushes a document that must not be accepted.
+    pub fn order_bad_config(&mut self) {
+        self.order_what(What::BadConfig);
+    }
+
+    fn order_what(&mut self, what: What) {
+        self.faults.orders.0.push(Order { what, tries: 0 });
+        self.give_order(self.faults.orders.0.len() - 1);
+    }
+
+    /// Gives an order to the next node that is up.
+    pub fn give_order(&mut self, number: usize) {
+        let tries = self.faults.orders.0[number].tries as usize;
+        let serves = |host: &usize| self.hosts[*host].process.is_some() && self.hosts[*host].paused.is_none();
+        let up: Vec<usize> = (0..self.hosts.len()).filter(serves).collect();
+        let Some(&host) = up.get(tries % up.len().max(1)) else { return self.order_again(number) };
+        let life = Life { host, number: self.hosts[host].lives };
+        let what = self.faults.orders.0[number].what.clone();
+        if let What::Verb(OperatorVerb::Restore { region }) = &what {
+            // Nodes may act on it before the operator hears that they do.
+            self.note_drain(region, false);
+        }
+        let command = self.command(host, &what);
+        let Some(raft) = self.process(life).map(|process| process.raft.clone()) else { return };
+        let errands = self.errands.clone();
+        tokio::spawn(async move {
+            let outcome = raft.propose(command).await;
+            // Nobody listens once the run is over.
+            let _ = errands.send(Errand::Ordered { order: number, outcome });
+        });
+    }
+
+    fn command(&self, host: usize, what: &What) -> Command {
+        let at = self.hosts[host].clock.read().wall;
+        let author = AUTHOR.to_owned();
+        match what {
+            What::BadConfig => {
+                let bundle = with_a_fault(self.document(""));
+                Command::Apply { bundle, author, at, expected: None }
+            }
+            What::Verb(OperatorVerb::Apply { file }) => {
+                Command::Apply { bundle: self.document(file), author, at, expected: None }
+            }
+            What::Verb(OperatorVerb::Rollback { to }) => Command::Rollback { to: *to, author, at },
+            What::Verb(OperatorVerb::Drain { region, reason }) => {
+                let serving = self.serving(host);
+                Command::Drain { region: region.clone(), reason: reason.clone(), author, at, serving }
+            }
+            What::Verb(OperatorVerb::Restore { region }) => Command::Restore { region: region.clone(), author, at },
+        }
+    }
+
+    /// The regions that serve, as the node that takes the order sees it.
+    fn serving(&self, host: usize) -> Vec<RegionId> {
+        let Some(process) = &self.hosts[host].process else { return Vec::new() };
+        let view = process.node.view();
+        let serves = |id: &&RegionId| view.states.get(id) == portolan_geodns::RegionState::Serving;
+        self.sources.regions.ids().iter().filter(serves).cloned().collect()
+    }
+
+    /// An order has an outcome.
+    pub fn order_done(&mut self, number: usize, outcome: Result<Applied, ProposeError>) {
+        let what = self.faults.orders.0[number].what.clone();
+        let words = words(&what);
+        match outcome {
+            Ok(Applied::Accepted { revision }) => {
+                if matches!(what, What::BadConfig) {
+                    let detail = format!("a document with a fault became revision {revision}");
+                    self.oracle.violate(self.since_zero(), Invariant::OneDocumentPerRevision, detail);
+                }
+                self.note(format_args!("{words}: revision {revision}"));
+                self.note_acknowledged(revision);
+            }
+            Ok(applied) => {
+                if let (Applied::Drained, What::Verb(OperatorVerb::Drain { region, .. })) = (&applied, &what) {
+                    self.note_drain(region, true);
+                }
+                let refused = matches!(applied, Applied::Refused(_));
+                match &applied {
+                    // It quotes the document: the kind of answer is enough here.
+                    Applied::Refused(_) if matches!(what, What::BadConfig) => {
+                        self.note(format_args!("{words}: refused"))
+                    }
+                    applied => self.note(format_args!("{words}: {applied:?}")),
+                }
+                if refused && !matches!(what, What::BadConfig) {
+                    self.figures.unacknowledged_orders += 1;
+                }
+            }
+            Err(ProposeError::Timeout { may_have_been_applied: true }) => {
+                self.note(format_args!("{words}: no answer, it may have been applied"));
+                self.figures.unacknowledged_orders += 1;
+            }
+            Err(error) => {
+                self.note(format_args!("{words}: {error}"));
+                self.order_again(number);
+            }
+        }
+    }
+
+    fn order_again(&mut self, number: usize) {
+        let order = &mut self.faults.orders.0[number];
+        order.tries += 1;
+        if order.tries < MAX_TRIES {
+            let now: Timestamp = self.clock.now();
+            self.agenda.plan(now + RETRY, Plan::Order(number));
+        } else {
+            self.figures.unacknowledged_orders += 1;
+        }
+    }
+}
+
+/// The document with a key that none has.
+fn with_a_fault(mut bundle: Bundle) -> Bundle {
+    bundle.document.text += "\nno-such-key: true\n";
+    bundle
+}
+
+fn words(what: &What) -> String {
+    match what {
+        What::BadConfig => "apply of a document with a fault".to_owned(),
+        What::Verb(OperatorVerb::Apply { file }) if file.is_empty() => "first apply".to_owned(),
+        What::Verb(OperatorVerb::Drain { region, .. }) => format!("drain {region}"),
+        What::Verb(verb) => verb.to_string(),
+    }
+}

@@ -1,0 +1,184 @@
+//! The slots of one counter, newest last, and sums over those that are closed.
+
+use std::collections::VecDeque;
+
+use portolan_model::{Rate, Timestamp};
+
+/// Slots of a counter that stay open: a clock that is set back may return to any of them.
+const OPEN: usize = 128;
+
+/// What was asked and admitted in one slot, over all regions.
+#[derive(Clone, Debug, Default)]
+pub struct Slot {
+    /// Its number, as the gateway charged it.
+    pub slot: u64,
+    /// When it began, in milliseconds of the scenario; before it for a negative one.
+    pub begins_ms: i64,
+    /// When it was asked first, in milliseconds of the scenario.
+    pub from_ms: u64,
+    /// Units asked for.
+    pub demand: u64,
+    /// Units admitted.
+    pub admitted: u64,
+    /// What the limit says.
+    pub quota: u64,
+    /// What the policy allows.
+    pub bound: u64,
+    /// Whether it was told that the bound is exceeded.
+    pub told: bool,
+    /// Admitted by region; empty where that is not remembered.
+    pub by_region: Vec<u64>,
+}
+
+/// Slots of one counter.
+#[derive(Debug, Default)]
+pub struct Slots(VecDeque<Slot>);
+
+impl Slots {
+    /// The slot of that number; `close` is given one that no longer fits.
+    pub fn at(&mut self, slot: u64, begins_ms: i64, now_ms: u64, mut close: impl FnMut(&Slot)) -> &mut Slot {
+        let later = self.0.iter().rev().take_while(|kept| kept.slot > slot).count();
+        let mut at = self.0.len() - later;
+        if at == 0 || self.0[at - 1].slot != slot {
+            self.0.insert(at, Slot { slot, begins_ms, from_ms: now_ms, ..Slot::default() });
+            at += 1;
+            if self.0.len() > OPEN && at > 1 {
+                self.0.pop_front().iter().for_each(&mut close);
+                at -= 1;
+            }
+        }
+        &mut self.0[at - 1]
+    }
+
+    /// Those that are open, in order.
+    pub fn kept(&self) -> impl Iterator<Item = &Slot> {
+        self.0.iter()
+    }
+}
+
+/// Figures over closed slots.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    /// Slots that were asked.
+    pub slots: u64,
+    /// Slots that began within the scenario: the shares are taken from these.
+    pub whole_slots: u64,
+    /// Largest quota.
+    pub quota: u64,
+    /// Largest bound.
+    pub bound: u64,
+    /// The most that was admitted.
+    pub most_admitted: u64,
+    /// Units above the quota, in parts per million of it, in the worst slot.
+    pub over_most_ppm: u64,
+    /// Units refused that the quota had room for, in parts per million of it, in the worst slot.
+    pub false_rejects_most_ppm: u64,
+    over_ppm: u64,
+    false_rejects_ppm: u64,
+}
+
+impl Sums {
+    /// Adds a closed slot.
+    pub fn add(&mut self, slot: &Slot) {
+        self.slots += 1;
+        self.quota = self.quota.max(slot.quota);
+        self.bound = self.bound.max(slot.bound);
+        self.most_admitted = self.most_admitted.max(slot.admitted);
+        let share = |units: u64| units.saturating_mul(1_000_000) / slot.quota.max(1);
+        let over = share(slot.admitted.saturating_sub(slot.quota));
+        self.over_most_ppm = self.over_most_ppm.max(over);
+        if slot.begins_ms >= 0 {
+            let refused = share(slot.demand.min(slot.quota).saturating_sub(slot.admitted));
+            self.whole_slots += 1;
+            self.over_ppm += over;
+            self.false_rejects_ppm += refused;
+            self.false_rejects_most_ppm = self.false_rejects_most_ppm.max(refused);
+        }
+    }
+
+    /// Units above the quota, mean over slots, in parts per million of it.
+    pub fn over_mean_ppm(&self) -> u64 {
+        self.over_ppm.checked_div(self.whole_slots).unwrap_or_default()
+    }
+
+    /// Units refused that the quota had room for, mean over slots, in parts per million of it.
+    pub fn false_rejects_ppm(&self) -> u64 {
+        self.false_rejects_ppm.checked_div(self.whole_slots).unwrap_or_default()
+    }
+}
+
+/// An exact token bucket beside that of the code under test.
+#[derive(Debug)]
+pub struct Tank {
+    /// Billionths of a unit.
+    level: i128,
+    filled_at: Timestamp,
+}
+
+/// One unit.
+const UNIT: i128 = 1_000_000_000;
+
+impl Tank {
+    /// A full one, before anything was taken.
+    pub fn full(burst: u64) -> Self {
+        Self { level: i128::from(burst) * UNIT, filled_at: Timestamp::ZERO }
+    }
+
+    /// Takes `cost`; `false` when it is not there, less one unit for rounding.
+    pub fn take(&mut self, cost: u64, rate: Rate, burst: u64, now: Timestamp) -> bool {
+        let passed = i128::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(i128::MAX);
+        let per = i128::try_from(rate.per.as_nanos().max(1)).unwrap_or(i128::MAX);
+        let dripped = passed.saturating_mul(i128::from(rate.count)).saturating_mul(UNIT) / per;
+        let level = self.level.saturating_add(dripped).min(i128::from(burst) * UNIT) - i128::from(cost) * UNIT;
+        self.filled_at = now;
+        // What was not there is not owed: one excess is told once.
+        self.level = level.max(-UNIT);
+        level >= -UNIT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_slot_that_is_returned_to_is_the_same_one() {
+        let mut slots = Slots::default();
+        let mut closed = Vec::new();
+        for slot in (0..200).chain([150, 199, 80]) {
+            slots.at(slot, 0, 0, |slot| closed.push(slot.slot)).admitted += 1;
+        }
+        assert_eq!(closed, (0..72).collect::<Vec<u64>>());
+        let twice: Vec<u64> = slots.kept().filter(|slot| slot.admitted == 2).map(|slot| slot.slot).collect();
+        assert_eq!(twice, [80, 150, 199]);
+    }
+
+    #[test]
+    fn what_is_refused_wrongly_is_what_the_quota_had_room_for() {
+        let check = |demand, admitted, over, refused| {
+            let mut sums = Sums::default();
+            sums.add(&Slot { demand, admitted, quota: 100, ..Slot::default() });
+            assert_eq!((sums.over_mean_ppm(), sums.false_rejects_ppm()), (over, refused), "{demand} {admitted}");
+        };
+        check(150, 100, 0, 0);
+        check(150, 97, 0, 30_000);
+        check(80, 80, 0, 0);
+        check(80, 60, 0, 200_000);
+        check(150, 110, 100_000, 0);
+    }
+
+    #[test]
+    fn a_tank_gives_its_burst_and_then_what_drips_in() {
+        let rate = Rate { count: 10, per: Duration::from_secs(1) };
+        let mut tank = Tank::full(5);
+        let at = |millis: u64| Timestamp::from_nanos(millis * 1_000_000);
+        let taken = |tank: &mut Tank, millis| (0..20).take_while(|_| tank.take(1, rate, 5, at(millis))).count();
+        // One more than the burst passes as rounding.
+        assert_eq!(taken(&mut tank, 0), 6);
+        assert_eq!(taken(&mut tank, 1000), 6);
+        assert_eq!(taken(&mut tank, 1100), 1);
+        assert_eq!(taken(&mut tank, 1300), 2);
+    }
+}

@@ -1,0 +1,281 @@
+//! Requests that are being decided: at once, or after a wait for a mark, an owner or a loan.
+//!
+//! What a request claims follows from client, user and revision; it is worked out once for each, since the key of a limit
+//! is a keyed hash and a route is a search.
+
+use std::{rc::Rc, sync::Arc};
+
+use portolan_config::{Budget, KeyPart, Limit, OnPartition, Route};
+use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason};
+use portolan_model::{Now, Revision, Timestamp};
+use portolan_node::{Subject, View};
+use portolan_routing::{Found, RequestHead};
+use rand::RngExt;
+use smallvec::SmallVec;
+use tokio::time::Duration;
+
+use crate::{
+    clients::Lasting,
+    outcome::Invariant,
+    tally::{Refusal, Seen, cost_of},
+    world::{Plan, World},
+};
+
+/// Longest wait for a durable mark.
+const MARK_WAIT: Duration = Duration::from_millis(20);
+
+/// How often a waiting request asks meanwhile.
+const RETRY: Duration = Duration::from_millis(4);
+
+/// One request that is being decided.
+pub struct Ask {
+    client: usize,
+    user: u32,
+    host: usize,
+    life: u64,
+    asked_at: Timestamp,
+    give_up: Option<Timestamp>,
+}
+
+impl Ask {
+    /// A request of a client's user at a host in one of its lives.
+    pub fn new(client: usize, user: u32, host: usize, life: u64, now: Timestamp) -> Self {
+        Self { client, user, host, life, asked_at: now, give_up: None }
+    }
+}
+
+/// What one user of one client asks for under one revision.
+pub struct Asked {
+    revision: Revision,
+    way: Option<Way>,
+}
+
+/// A route with the counters that a request on it is charged to.
+struct Way {
+    route: Arc<Route>,
+    claims: Option<SmallVec<[Claim; 4]>>,
+    counters: SmallVec<[u32; 4]>,
+    /// Whether one of the limits is closed while any region is unheard.
+    closed: bool,
+}
+
+/// Requests of one client that are decided at one moment: what they share is read once.
+#[derive(Default)]
+pub struct Batch {
+    places: SmallVec<[Place; 4]>,
+    allowed: u64,
+    refused: u64,
+    waiting: u64,
+}
+
+/// One host of a batch.
+struct Place {
+    host: usize,
+    view: Arc<View>,
+    now: Now,
+    must_be_closed: bool,
+    /// Whether some endpoint was left; all requests of a client go to one service.
+    forwards: Option<bool>,
+}
+
+impl World<'_> {
+    /// Has a request decided by the node it reached.
+    pub fn ask(&mut self, ask: Ask, batch: &mut Batch) {
+        let place = self.hosts[ask.host].place;
+        let Some(at) = self.place_in(batch, &ask) else {
+            self.recorder.requests[place].unanswered += 1;
+            return;
+        };
+        let view = Arc::clone(&batch.places[at].view);
+        let asked = self.asked(ask.client, ask.user, &view);
+        let Some(way) = &asked.way else {
+            self.recorder.requests[place].rejected += 1;
+            return;
+        };
+        let now = batch.places[at].now;
+        let admission = way.claims.as_ref().map_or(Admission::Wait, |claims| view.limiter.admit(claims, now));
+        match admission {
+            Admission::Allow(charges) => {
+                batch.allowed += 1;
+                self.allowed(&ask, way, charges, &mut batch.places[at]);
+            }
+            Admission::Deny(denial) => {
+                batch.refused += 1;
+                self.denied(&ask, way, Some(&denial));
+            }
+            Admission::Wait => {
+                batch.waiting += 1;
+                let give_up = ask.give_up.unwrap_or(now.mono + MARK_WAIT);
+                if now.mono + RETRY > give_up {
+                    self.denied(&ask, way, None);
+                } else {
+                    let again = Ask { give_up: Some(give_up), ..ask };
+                    self.agenda.plan(now.mono + RETRY, Plan::AskAgain(Box::new(again)));
+                }
+            }
+        }
+    }
+
+    /// A request that waited asks again.
+    pub fn ask_again(&mut self, ask: Ask) {
+        let (client, mut batch) = (ask.client, Batch::default());
+        self.ask(ask, &mut batch);
+        self.close_batch(&batch, client);
+    }
+
+    /// Takes down what a batch came to, and lets nodes attend to what it left them.
+    pub fn close_batch(&mut self, batch: &Batch, client: usize) {
+        self.trace.numbers([client as u64, batch.allowed << 40 | batch.refused << 20 | batch.waiting]);
+        if self.options.write.is_some() && batch.allowed + batch.refused + batch.waiting > 0 {
+            let (at, load) = (self.since_zero(), &self.clients[client].load);
+            let what = format!(
+                "{} {}: {} allowed, {} refused, {} wait",
+                load.host, load.path, batch.allowed, batch.refused, batch.waiting
+            );
+            let region = load.region.to_string();
+            self.write_line(at, "requests", &region, "", &what);
+        }
+        for place in &batch.places {
+            if place.view.limiter.take_attention() {
+                self.attend(place.host);
+            }
+        }
+    }
+
+    /// An admitted request has ended at its endpoint.
+    pub fn finish(&mut self, lasting: &Lasting) {
+        for (charge, counter) in lasting.charges.iter().zip(&lasting.counters) {
+            self.tally.release(*counter, cost_of(charge));
+        }
+        let host = &self.hosts[lasting.host];
+        if let Some(process) = host.process.as_ref().filter(|_| host.lives == lasting.life) {
+            let view = process.node.view();
+            let _ = view;
+        }
+    }
+
+    fn place_in(&mut self, batch: &mut Batch, ask: &Ask) -> Option<usize> {
+        if let Some(at) = batch.places.iter().position(|place| place.host == ask.host) {
+            return Some(at);
+        }
+        let host = &self.hosts[ask.host];
+        let process = host.process.as_ref().filter(|_| host.lives == ask.life && host.paused.is_none())?;
+        let (view, now) = (process.node.view(), host.clock.read());
+        let must_be_closed = self.must_be_closed(ask.host);
+        batch.places.push(Place { host: ask.host, view, now, must_be_closed, forwards: None });
+        Some(batch.places.len() - 1)
+    }
+
+    fn asked(&mut self, client: usize, user: u32, view: &Arc<View>) -> Rc<Asked> {
+        if let Some(asked) = self.clients[client].asked.get(&user)
+            && asked.revision == view.revision
+        {
+            return Rc::clone(asked);
+        }
+        let asked = Rc::new(self.work_out(client, user, view));
+        self.clients[client].asked.insert(user, Rc::clone(&asked));
+        asked
+    }
+
+    fn work_out(&mut self, client: usize, user: u32, view: &Arc<View>) -> Asked {
+        let revision = view.revision;
+        let of = &self.clients[client];
+        let head = RequestHead { host: &of.load.host, path: &of.load.path, method: &of.load.method };
+        let Found::Route(route) = view.route(&head) else { return Asked { revision, way: None } };
+        let tally = &mut self.tally;
+        let way = of.with_subject(user, |subject| {
+            let claims = view.claims(&route, subject);
+            let limits: Vec<&Arc<Limit>> =
+                route.limits.iter().filter_map(|name| view.intent.snapshot.limits.get(name)).collect();
+            let counter = |(claim, limit): (&Claim, &&Arc<Limit>)| {
+                tally.counter(limit, claim.limit, words(limit, &route, subject))
+            };
+            let counters = claims.iter().flatten().zip(&limits).map(counter).collect();
+            let closed = limits.iter().any(|limit| limit.on_partition == OnPartition::Closed);
+            Way { route: Arc::clone(&route), claims, counters, closed }
+        });
+        Asked { revision, way: Some(way) }
+    }
+
+    fn allowed(&mut self, ask: &Ask, way: &Way, charges: SmallVec<[Charge; 4]>, place: &mut Place) {
+        let seen = self.seen(ask.host);
+        let Seen { place: region, at, .. } = seen;
+        for (charge, counter) in charges.iter().zip(&way.counters) {
+            if let Some(detail) = self.tally.admit(*counter, charge, seen) {
+                self.oracle.violate(at, Invariant::LimitBound, detail);
+            }
+        }
+        if way.closed && place.must_be_closed {
+            let detail = format!(
+                "a limit of route `{}` is closed while a region is unheard, {} admitted",
+                way.route.name, place.view.region
+            );
+            self.oracle.violate(at, Invariant::LimitBound, detail);
+        }
+        self.note_wait(ask, way);
+        let load = &self.clients[ask.client].load;
+        if !load.lasting.is_zero() {
+            let ends = place.now.mono + load.lasting;
+            let lasting = Lasting { host: ask.host, life: ask.life, charges, counters: way.counters.clone() };
+            self.agenda.plan(ends, Plan::Finish(Box::new(lasting)));
+        }
+        let forwards = *place.forwards.get_or_insert_with(|| {
+            let choice = self.clients[ask.client].draws.random();
+            place.view.pick(&way.route.service, &[], place.now.mono, choice).is_some()
+        });
+        let counts = &mut self.recorder.requests[region];
+        *if forwards { &mut counts.forwarded } else { &mut counts.unavailable } += 1;
+    }
+
+    fn denied(&mut self, ask: &Ask, way: &Way, denial: Option<&Denial>) {
+        let seen = self.seen(ask.host);
+        let why = match denial.map(|denial| denial.reason) {
+            Some(DenyReason::Exhausted) => Refusal::Limited,
+            Some(DenyReason::Degraded | DenyReason::Closed) => Refusal::Degraded,
+            None => Refusal::Undecided,
+        };
+        let refused_by = |denial: &Denial| way.claims.iter().flatten().position(|claim| claim.limit == denial.limit);
+        let claim = denial.and_then(refused_by).unwrap_or_default();
+        if let Some(&counter) = way.counters.get(claim) {
+            let cost = 1u32;
+            self.tally.refuse(counter, denial, why, u64::from(cost), seen);
+        }
+        self.note_wait(ask, way);
+        let counts = &mut self.recorder.requests[seen.place];
+        *if why == Refusal::Limited { &mut counts.limited } else { &mut counts.unavailable } += 1;
+    }
+
+    fn seen(&self, host: usize) -> Seen {
+        Seen { place: self.hosts[host].place, zero: self.watch.zero.unwrap_or_default(), at: self.since_zero() }
+    }
+
+    fn note_wait(&mut self, ask: &Ask, way: &Way) {
+        if ask.give_up.is_some() {
+            let wait = self.clock.now().since(ask.asked_at);
+            way.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
+        }
+    }
+}
+
+/// What a limit counts apart, as seen from outside.
+fn words(limit: &Limit, route: &Route, subject: &Subject<'_>) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for part in limit.key.parts() {
+        words.push(match part {
+            KeyPart::Global => "everyone".to_owned(),
+            KeyPart::Service => format!("service {}", route.service),
+            KeyPart::Route => format!("route {}", route.name),
+            KeyPart::User => format!("user {}", subject.user.unwrap_or_default()),
+            KeyPart::ClientAddress { .. } => format!("client {}", subject.client),
+            KeyPart::Header(name) => {
+                let value = subject.attributes.header(name).unwrap_or_default();
+                format!("{name} {}", String::from_utf8_lossy(&value))
+            }
+            KeyPart::Claim(name) => format!("{name} {}", subject.attributes.claim(name).unwrap_or_default()),
+        });
+    }
+    if limit.per == Budget::Route {
+        words.push(format!("on route {}", route.name));
+    }
+    words.join(", ")
+}
