@@ -256,7 +256,7 @@ impl Node {
 
     /// Takes what Raft applied last.
     pub fn handle_intent(&mut self, intent: Arc<Intent>, now: Now) {
-        if !Arc::ptr_eq(&self.intent.snapshot, &intent.snapshot) || self.intent.limit_ids != intent.limit_ids {
+        if !Arc::ptr_eq(&self.intent.snapshot, &intent.snapshot) || self.intent.limits != intent.limits {
             self.compiled = Compiled::new(&intent, &self.config.regions, Some(&self.compiled.board));
             self.probes.follow(&self.compiled.board, &mut self.rng, now.mono);
             self.limits.handle_definitions(&definitions(&intent), now);
