@@ -35,7 +35,9 @@ mod slots;
 mod tally;
 mod watch;
 
+mod builtin;
 mod replay;
+mod shrink;
 
 mod outcome;
 mod report;
@@ -43,6 +45,7 @@ mod series;
 mod sources;
 mod trace;
 
+pub use builtin::{FOLDER as BUILT_IN, names as built_in_names, scenarios as built_in};
 pub use outcome::{
     FailedExpectation, Figures, Invariant, LimitFigures, Outcome, Refusals, RegionUse, RequestCounts, Verdict,
     Violation,
@@ -50,6 +53,7 @@ pub use outcome::{
 pub use replay::replay;
 pub use report::{MAX_TOLD, Rehearsal, Report, Runs, Terms};
 pub use run::{Options, run, run_with};
+pub use shrink::{Shrunk, shrink};
 pub use series::{
     DnsSeen, LimitRegionSeries, LimitSeries, MAX_LIMITS, MAX_POINTS, MAX_SLOTS, ModeSeen, RegionSeries, Series,
     SlotPoint, Span, SpanKind,

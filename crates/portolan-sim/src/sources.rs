@@ -46,12 +46,22 @@ impl Sources {
         regions: Arc<RegionMap>,
         read: &mut dyn FnMut(&str) -> Result<String, String>,
     ) -> Result<Self, SourceError> {
-        scenario.check(&regions)?;
         let gateway = match &scenario.config {
             Some(GatewaySource::File(path)) => bundle(read_file(path, read)?, path, read)?,
             Some(GatewaySource::Inline(document)) => bundle(document.clone(), "", read)?,
             None => return Err(SourceError::NoGateway),
         };
+        Self::with_gateway(scenario, regions, gateway, read)
+    }
+
+    /// The same with a document that stands in for the scenario's own: a caller's, on trial.
+    pub fn with_gateway(
+        scenario: &Scenario,
+        regions: Arc<RegionMap>,
+        gateway: Bundle,
+        read: &mut dyn FnMut(&str) -> Result<String, String>,
+    ) -> Result<Self, SourceError> {
+        scenario.check(&regions)?;
         Snapshot::parse(&gateway, &regions)?;
         let mut documents = BTreeMap::new();
         for step in &scenario.steps {

@@ -10,13 +10,12 @@ use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use portolan_model::{Name, Ratio, RegionId, Revision, parse_duration};
 
-use crate::{context::Overrides, dev::Pair, output::Format, probe::Resolve, up::Network, wan::Direction};
-
-/// Nodes of one region of a local fleet.
-const MAX_NODES_PER_REGION: i64 = 9;
+use crate::{
+    context::Overrides, dev::Pair, output::Format, probe::Resolve, simulate::Simulate, up::Network, wan::Direction,
+};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 refused, faults found or an expectation failed; \
-    2 wrong usage, or for simulate an invariant broken; 3 for simulate a bad scenario.";
+    2 wrong usage, or for simulate an invariant broken; 3 for simulate a bad scenario or configuration.";
 
 /// Edge-distributed API gateway: one configuration, every region serving on its own.
 #[derive(Debug, Parser)]
@@ -63,7 +62,7 @@ impl Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a fleet on this machine and stay until Ctrl-C.
+    /// Start a fleet on this machine, one node per region, and stay until Ctrl-C.
     Up(Up),
     /// Run one node.
     Run(Run),
@@ -100,7 +99,7 @@ pub enum Command {
     Status,
     /// Say what would happen to a request and why. Sends nothing, charges nothing.
     Explain(Explain),
-    /// Rehearse scenarios in virtual time.
+    /// Rehearse a configuration and its regions in virtual time, under faults.
     Simulate(Simulate),
     /// Send one request over HTTP/3.
     Probe(Probe),
@@ -121,12 +120,9 @@ pub struct Up {
     /// Forget the data of an earlier start.
     #[arg(long)]
     pub clean: bool,
-    /// Loopback network of the fleet, 127.X.0.0/16; node n of region k has the address 127.X.k.n.
+    /// Loopback network of the fleet, 127.X.0.0/16; region k has the address 127.X.k.1.
     #[arg(long, default_value = "127.10.0.0/16", value_name = "NETWORK")]
     pub network: Network,
-    /// Nodes that share each region's traffic and limits.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_NODES_PER_REGION), value_name = "N")]
-    pub nodes_per_region: u8,
     /// Gateway document of the first start.
     #[arg(long, default_value = "gateway.yaml", value_name = "FILE")]
     pub config: PathBuf,
@@ -207,23 +203,6 @@ pub struct Explain {
     /// Ask a node of this region; limits and health are as that node sees them.
     #[arg(long, value_parser = region)]
     pub region: Option<RegionId>,
-}
-
-/// `simulate`
-#[derive(Debug, Args)]
-pub struct Simulate {
-    /// Scenario files.
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// How many seeds to run.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub seeds: u64,
-    /// The first seed.
-    #[arg(long, default_value_t = 1, value_name = "S")]
-    pub seed: u64,
-    /// Folder with the region files of scenarios that name none.
-    #[arg(long, default_value = "regions", value_name = "DIR")]
-    pub regions: PathBuf,
 }
 
 /// `probe`

@@ -1,7 +1,7 @@
 //! The `portolan` program: reads the command line, calls what it names, and turns the outcome into an exit code.
 //!
 //! Decides exit codes and nothing else: 0 done; 1 refused, faults found or an expectation failed; 2 wrong usage, or an
-//! invariant broken in a rehearsal; 3 a bad scenario.
+//! invariant broken in a rehearsal; 3 a bad scenario or a configuration that cannot be rehearsed.
 
 use std::process::ExitCode;
 
@@ -32,6 +32,10 @@ const LOG_FILTER: &str = "info,openraft=error,openraft::replication=off,hickory_
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if !cli.global.output.is_common() && !matches!(cli.command, Command::Simulate(_)) {
+        eprintln!("portolan: only `simulate` has this form of output; write --output text or json");
+        return ExitCode::from(2);
+    }
     // One provider for every TLS connection of the process; a second installation would only say that it is there.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -13,14 +13,23 @@ pub enum Format {
     Text,
     /// One JSON document on standard output; fields are only ever added.
     Json,
+    /// JUnit XML, of `simulate` alone.
+    Junit,
+    /// Markdown for a comment, of `simulate` alone.
+    Markdown,
 }
 
 impl Format {
+    /// Whether every command has it.
+    pub const fn is_common(self) -> bool {
+        matches!(self, Self::Text | Self::Json)
+    }
+
     /// Prints `value` as JSON, or what `text` makes of it.
     pub fn print(self, value: &Value, text: impl FnOnce() -> String) {
         match self {
             Self::Json => println!("{value:#}"),
-            Self::Text => print!("{}", text()),
+            Self::Text | Self::Junit | Self::Markdown => print!("{}", text()),
         }
     }
 }

@@ -22,6 +22,7 @@ pub fn of(report: &Report) -> Vec<String> {
             advice.extend(on_undecided(name, figures));
         }
     }
+    advice.extend(report.placing.clone());
     let worst = |pick: fn(&Figures) -> u64| report.outcomes.iter().map(|o| pick(&o.figures)).max().unwrap_or_default();
     let unanswered = worst(|figures| figures.requests.unanswered);
     if unanswered > 0 {

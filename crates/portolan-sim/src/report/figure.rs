@@ -44,6 +44,8 @@ pub struct Lane {
     pub title: String,
     /// What the values are, with their unit.
     pub unit: String,
+    /// What its top stands for, where it shares a scale with others.
+    pub top: Option<u64>,
     /// What is drawn.
     pub drawing: Drawing,
 }
@@ -166,15 +168,20 @@ impl Figure {
 }
 
 impl Lane {
-    /// The value that the top of the lane stands for: the largest of all that is drawn, rounded up to what reads well.
+    /// The value that the top of the lane stands for: a little above the largest of all that is drawn, rounded up to what
+    /// reads well.
     pub fn top(&self) -> u64 {
+        if let Some(top) = self.top {
+            return top;
+        }
         let Drawing::Curves(curves) = &self.drawing else { return 0 };
         let steps = curves.iter().map(|curve| curve.values.len()).max().unwrap_or_default();
         let at = |curve: &Curve, step: usize| curve.values.get(step).copied().flatten().unwrap_or_default();
         let stacked = |step| curves.iter().filter(|c| c.style == Style::Stacked).map(|c| at(c, step)).sum::<u64>();
         let single = |step| curves.iter().filter(|c| c.style != Style::Stacked).map(|c| at(c, step)).max();
         let largest = (0..steps).map(|step| stacked(step).max(single(step).unwrap_or_default())).max();
-        round_up(largest.unwrap_or_default())
+        let largest = largest.unwrap_or_default();
+        round_up(largest.saturating_add(largest / 12))
     }
 }
 

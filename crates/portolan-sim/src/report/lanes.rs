@@ -64,11 +64,13 @@ fn happened(outcome: &Outcome, end: u64) -> Group {
     let mut lanes = vec![Lane {
         title: "Faults and orders".to_owned(),
         unit: "what the scenario does".to_owned(),
+        top: None,
         drawing: Drawing::Spans(spans),
     }];
     lanes.push(Lane {
         title: "Policy in force".to_owned(),
         unit: "weakest mode of the region's limits".to_owned(),
+        top: None,
         drawing: Drawing::Spans(states(series, |region| &region.mode, mode)),
     });
     Group {
@@ -137,6 +139,7 @@ fn clients(series: &Series) -> Group {
         Lane {
             title: title.to_owned(),
             unit: "requests/s".to_owned(),
+            top: None,
             drawing: Drawing::Curves(vec![
                 per_second("forwarded", Tone::Good, |region| &region.forwarded),
                 per_second("429", Tone::Limited, |region| &region.limited),
@@ -148,6 +151,7 @@ fn clients(series: &Series) -> Group {
     let all: Vec<&RegionSeries> = series.regions.iter().collect();
     let mut lanes = vec![lane("all regions", &all)];
     lanes.extend(all.iter().take(MAX_REGION_LANES).map(|region| lane(&region.region, &[region])));
+    one_scale(&mut lanes[1..]);
     Group {
         title: "What clients got".to_owned(),
         note: "By the region that answered, or should have.".to_owned(),
@@ -184,6 +188,7 @@ fn limit_group(series: &Series, limit: &LimitSeries) -> Group {
         lanes.push(slots_lane(series, limit, &window));
         let regions = limit.regions.iter().enumerate().take(MAX_REGION_LANES);
         lanes.extend(regions.map(|(index, region)| rights_lane(series, limit, index, region, &window)));
+        one_scale(&mut lanes[1..]);
     }
     lanes.push(decided_lane(series, limit));
     let key =
@@ -215,7 +220,10 @@ fn slots_lane(series: &Series, limit: &LimitSeries, unit: &str) -> Lane {
         fold: Fold::Most,
         values: by_step(series, limit, |slot| slot.quota),
     });
-    if limit.slots.iter().any(|slot| slot.bound != slot.quota) {
+    let fullest =
+        limit.slots.iter().map(|slot| slot.admitted.iter().sum::<u64>().max(slot.quota)).max().unwrap_or_default();
+    // A bound far above everything would flatten what there is to see; the note has it.
+    if limit.slots.iter().any(|slot| slot.bound != slot.quota && slot.bound <= 2 * fullest) {
         curves.push(Curve {
             name: "policy allows".to_owned(),
             tone: Tone::Bound,
@@ -224,7 +232,7 @@ fn slots_lane(series: &Series, limit: &LimitSeries, unit: &str) -> Lane {
             values: by_step(series, limit, |slot| slot.bound),
         });
     }
-    Lane { title: "all regions".to_owned(), unit: unit.to_owned(), drawing: Drawing::Curves(curves) }
+    Lane { title: "all regions".to_owned(), unit: unit.to_owned(), top: None, drawing: Drawing::Curves(curves) }
 }
 
 /// One region's part of the same slots, against what it may spend.
@@ -247,7 +255,7 @@ fn rights_lane(series: &Series, limit: &LimitSeries, index: usize, region: &Limi
             curves.push(Curve { name: name.to_owned(), tone, style, fold: Fold::Last, values });
         }
     }
-    Lane { title: region.region.clone(), unit: unit.to_owned(), drawing: Drawing::Curves(curves) }
+    Lane { title: region.region.clone(), unit: unit.to_owned(), top: None, drawing: Drawing::Curves(curves) }
 }
 
 /// Decisions under a limit over all its keys.
@@ -262,6 +270,7 @@ fn decided_lane(series: &Series, limit: &LimitSeries) -> Lane {
     Lane {
         title: "all keys".to_owned(),
         unit: "units/s".to_owned(),
+        top: None,
         drawing: Drawing::Curves(vec![
             curve("admitted", Tone::Good, |region| &region.admitted),
             curve("refused 429", Tone::Limited, |region| &region.limited),
@@ -291,27 +300,32 @@ fn by_step(series: &Series, limit: &LimitSeries, value: impl Fn(&series::SlotPoi
 
 /// How old each region's view of the others is, and how DNS sees the regions.
 fn knowledge(series: &Series) -> Option<Group> {
-    let measured = series.regions.iter().any(|region| region.view_age_ms.iter().any(|column| !column.is_empty()));
+    let measured = series.regions.len() > 1 && series.regions.iter().any(|region| !region.view_age_ms.is_empty());
     let mut lanes = Vec::new();
     for region in series.regions.iter().take(MAX_REGION_LANES).filter(|_| measured) {
-        let peers = series.regions.iter().zip(&region.view_age_ms).enumerate();
-        let others = peers.filter(|(_, (peer, _))| peer.region != region.region);
-        let curve = |(index, (peer, column)): (usize, (&RegionSeries, &Vec<u64>))| Curve {
+        let others = series.regions.iter().enumerate().filter(|(_, peer)| peer.region != region.region);
+        let down = |point: usize| region.mode.get(point) == Some(&ModeSeen::Down);
+        let age =
+            |index: usize, point: usize| region.view_age_ms.get(point)?.get(index).copied().filter(|_| !down(point));
+        let curve = |(index, peer): (usize, &RegionSeries)| Curve {
             name: peer.region.clone(),
             tone: Tone::Region(index),
             style: Style::Line,
             fold: Fold::Most,
-            values: column.iter().map(|age| Some(*age)).collect(),
+            values: (0..series.points).map(|point| age(index, point)).collect(),
         };
         lanes.push(Lane {
             title: format!("{} hears", region.region),
             unit: "ms since last word".to_owned(),
+            top: None,
             drawing: Drawing::Curves(others.map(curve).collect()),
         });
     }
+    one_scale(&mut lanes);
     lanes.push(Lane {
         title: "DNS".to_owned(),
         unit: "regions that clients are not sent to".to_owned(),
+        top: None,
         drawing: Drawing::Spans(states(
             series,
             |region| &region.dns,
@@ -360,11 +374,13 @@ fn control(series: &Series, end: u64) -> Group {
         Lane {
             title: "Leader".to_owned(),
             unit: "node that leads Raft".to_owned(),
+            top: None,
             drawing: Drawing::Spans(runs(&series.leader).into_iter().map(leader).collect()),
         },
         Lane {
             title: "Revision".to_owned(),
             unit: "oldest in force in the region".to_owned(),
+            top: None,
             drawing: Drawing::Curves(series.regions.iter().enumerate().take(MAX_REGION_LANES).map(revision).collect()),
         },
     ];
@@ -374,6 +390,12 @@ fn control(series: &Series, end: u64) -> Group {
         open: true,
         lanes,
     }
+}
+
+/// Gives lanes of one unit one scale, so that regions can be compared.
+fn one_scale(lanes: &mut [Lane]) {
+    let top = lanes.iter().map(Lane::top).max();
+    lanes.iter_mut().for_each(|lane| lane.top = top);
 }
 
 /// A length of time in its largest whole unit.

@@ -62,6 +62,9 @@ pub struct Report {
     pub outcomes: Vec<Outcome>,
     #[serde(skip)]
     arguments: String,
+    /// What stands in the way of sending clients to the region near them.
+    #[serde(skip)]
+    placing: Option<String>,
 }
 
 /// What a limit says, in words of the document.
@@ -131,6 +134,7 @@ impl Report {
             limits: BTreeMap::new(),
             outcomes,
             arguments: arguments.to_owned(),
+            placing: None,
         };
         report.replay = report.worst().map_or(String::new(), |worst| report.replay(worst.seed));
         report
@@ -141,6 +145,14 @@ impl Report {
     pub fn with_terms(mut self, sources: &Sources) -> Self {
         if let Ok(snapshot) = Snapshot::parse(&sources.gateway, &sources.regions) {
             self.limits = snapshot.limits.iter().map(|(name, limit)| (name.to_string(), Terms::of(limit))).collect();
+            let regions = &sources.regions;
+            if regions.networks().is_empty() && regions.ids().len() > 1 && !snapshot.zones.is_empty() {
+                self.placing = Some(
+                    "The region files place no client networks, so DNS sends every client to one region. Add a \
+                     `networks.yaml` to rehearse, and to serve, clients near them."
+                        .to_owned(),
+                );
+            }
         }
         self
     }

@@ -159,10 +159,11 @@ fn limits(report: &Report) -> Vec<String> {
         }
         lines.push(line + ".");
     }
-    if idle > 0 && !lines.is_empty() {
-        lines.push(format!("{} never came near their bound.", count(idle, "other limit")));
-    } else if idle > 0 {
-        lines.push("No limit came near its bound.".to_owned());
+    match (idle, lines.is_empty()) {
+        (0, _) => {}
+        (_, true) => lines.push("No limit refused anything.".to_owned()),
+        (1, false) => lines.push("The other limit refused nothing.".to_owned()),
+        (_, false) => lines.push(format!("The other {idle} limits refused nothing.")),
     }
     lines
 }
@@ -233,13 +234,14 @@ fn control(report: &Report) -> Vec<String> {
     let leaderless = worst(|figures| Some(figures.leaderless_ms)).unwrap_or_default();
     lines.push(match (changes, leaderless) {
         (0, 0) => "One leader throughout.".to_owned(),
+        (0, _) => format!("The leader stayed the same; {} without one.", seconds(leaderless)),
         _ => format!("At most {} in a run, {} without a leader.", count(changes, "leader change"), seconds(leaderless)),
     });
     let agreed = worst(|figures| figures.agreed_after_ms);
     let counters = worst(|figures| figures.counters_agreed_after_ms);
     if let (Some(agreed), Some(counters)) = (agreed, counters) {
         lines.push(format!(
-            "After the last fault one revision and leader within {}, after the last request equal counters within {}.",
+            "All nodes agreed on revision and leader {} after the last fault, on counters {} after the last request.",
             seconds(agreed),
             seconds(counters)
         ));

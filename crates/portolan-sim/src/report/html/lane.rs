@@ -111,7 +111,7 @@ fn write_shapes(html: &mut String, curves: &[Curve], top: u64) {
     for curve in curves {
         match curve.style {
             Style::Stacked => {}
-            Style::Area => shape(curve.tone, "fill", &area(&curve.values, top)),
+            Style::Area => shape(curve.tone, "fill soft", &area(&curve.values, top)),
             Style::Line => shape(curve.tone, "line", &line(&curve.values, top)),
             Style::Dashed => shape(curve.tone, "line dash", &line(&curve.values, top)),
         }

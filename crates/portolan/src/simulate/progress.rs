@@ -1,0 +1,120 @@
+//! How far a long rehearsal is, on standard error: one line that changes on a terminal, a line now and then elsewhere, and
+//! nothing for what is over at once.
+
+use std::{
+    io::{IsTerminal, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// Before this much time nothing is said.
+const SILENT_FOR: Duration = Duration::from_secs(1);
+
+/// Between changes of the line on a terminal.
+const TERMINAL_PERIOD: Duration = Duration::from_millis(250);
+
+/// Between lines elsewhere.
+const LOG_PERIOD: Duration = Duration::from_secs(20);
+
+/// Says how far the runs are until it is dropped.
+pub struct Progress {
+    shared: Arc<Shared>,
+    teller: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    over: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    done: usize,
+    failed: usize,
+    over: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress {
+    /// Begins to tell of `total` runs.
+    pub fn start(total: usize) -> Self {
+        let shared = Arc::new(Shared::default());
+        let told = Arc::clone(&shared);
+        let teller = std::thread::Builder::new().name("progress".to_owned()).spawn(move || tell(&told, total));
+        // Without a thread there is no progress to read, and that is all.
+        Self { shared, teller: teller.ok() }
+    }
+
+    /// A run is over.
+    pub fn done(&self, passed: bool) {
+        let mut state = self.shared.state();
+        state.done += 1;
+        state.failed += usize::from(!passed);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.shared.state().over = true;
+        self.shared.over.notify_all();
+        if let Some(teller) = self.teller.take() {
+            // A teller that panicked has nothing to give back.
+            let _ = teller.join();
+        }
+    }
+}
+
+fn tell(shared: &Shared, total: usize) {
+    let terminal = std::io::stderr().is_terminal();
+    let period = if terminal { TERMINAL_PERIOD } else { LOG_PERIOD };
+    let begun = Instant::now();
+    let mut wait = SILENT_FOR.max(period);
+    let mut shown = false;
+    let mut state = shared.state();
+    while !state.over {
+        let (woken, timeout) = shared.over.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+        state = woken;
+        if timeout.timed_out() && !state.over {
+            let line = line(state.done, state.failed, total, begun.elapsed());
+            let mut stderr = std::io::stderr().lock();
+            // Nobody reads a progress line that cannot be written.
+            let _ = if terminal {
+                write!(stderr, "\r\x1b[K{line}").and_then(|()| stderr.flush())
+            } else {
+                writeln!(stderr, "{line}")
+            };
+            (shown, wait) = (true, period);
+        }
+    }
+    if shown && terminal {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+}
+
+fn line(done: usize, failed: usize, total: usize, elapsed: Duration) -> String {
+    let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+    let left = elapsed.as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
+    let left = if done == 0 { String::new() } else { format!(", about {} s left", left.ceil()) };
+    format!("{done} of {total} runs{failures}, {} s{left}", elapsed.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_done_and_what_is_left() {
+        let check =
+            |done, failed, expected: &str| assert_eq!(line(done, failed, 40, Duration::from_secs(20)), expected);
+        check(0, 0, "0 of 40 runs, 20 s");
+        check(10, 0, "10 of 40 runs, 20 s, about 60 s left");
+        check(40, 2, "40 of 40 runs, 2 failed, 20 s, about 0 s left");
+    }
+}
