@@ -1,7 +1,9 @@
 //! What can be put into the replicated log, and what comes of it. Facts that a rule needs are frozen into the command by
 //! its proposer: applying one reads nothing but the state and the command.
 
-use portolan_model::{MemberId, NodeName, RegionId, Revision, WallTime};
+use std::collections::BTreeMap;
+
+use portolan_model::{MemberId, Name, NodeName, RegionId, Revision, WallTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -74,6 +76,66 @@ pub enum Command {
         /// When it was proposed.
         at: WallTime,
     },
+    /// A node knows of every change of splits up to this one, and from now on heeds them. Proposed by that node.
+    Acknowledge {
+        /// The node.
+        node: NodeName,
+        /// The number of the newest change it knows of.
+        change: u64,
+        /// When it was proposed.
+        at: WallTime,
+    },
+    /// Split a limit by demand. Proposed by the leader; the demand is frozen in the entry.
+    Weigh {
+        /// The limit.
+        limit: Name,
+        /// Units asked of each region.
+        demand: BTreeMap<RegionId, u64>,
+        /// When it was proposed.
+        at: WallTime,
+    },
+    /// Take the steps that splits can take by now. Proposed by the leader when one is due and nothing else comes.
+    Settle {
+        /// When it was proposed.
+        at: WallTime,
+    },
+    /// Give the shares of a region to the others: the operator vouches that it is dead.
+    FenceLimits {
+        /// The region.
+        region: RegionId,
+        /// The operator.
+        author: String,
+        /// When it was proposed.
+        at: WallTime,
+    },
+    /// Give a fenced region its shares back.
+    UnfenceLimits {
+        /// The region.
+        region: RegionId,
+        /// The operator.
+        author: String,
+        /// When it was proposed.
+        at: WallTime,
+    },
+}
+
+impl Command {
+    /// When it was proposed.
+    pub const fn at(&self) -> WallTime {
+        match self {
+            Self::Apply { at, .. }
+            | Self::Rollback { at, .. }
+            | Self::Drain { at, .. }
+            | Self::Restore { at, .. }
+            | Self::Join { at, .. }
+            | Self::Roster { at, .. }
+            | Self::Acknowledge { at, .. }
+            | Self::Weigh { at, .. }
+            | Self::Settle { at }
+            | Self::FenceLimits { at, .. }
+            | Self::UnfenceLimits { at, .. } => *at,
+        }
+    }
 }
 
 /// What came of a command. The same on every node.
@@ -103,6 +165,16 @@ pub enum Applied {
         /// Its epoch.
         epoch: u64,
     },
+    /// What the node knows is noted.
+    Acknowledged,
+    /// The demand is weighed.
+    Weighed,
+    /// Splits have taken the steps that they could.
+    Settled,
+    /// The region's shares go to the others.
+    Fenced,
+    /// The region gets its shares back.
+    Unfenced,
     /// Nothing changed.
     Refused(Refusal),
 }
@@ -187,6 +259,38 @@ pub enum Refusal {
     #[error("no node of `{region}` would be left")]
     EmptyRoster {
         /// The region.
+        region: RegionId,
+    },
+    /// The node is no member.
+    #[error("`{node}` is no member of the cluster")]
+    UnknownNode {
+        /// The node.
+        node: NodeName,
+    },
+    /// No document in force asks for this split.
+    #[error("limit `{limit}` is not split by demand")]
+    NotByDemand {
+        /// The limit.
+        limit: Name,
+    },
+    /// The region is fenced already.
+    #[error("the limits of `{region}` are fenced already, ordered by {author}")]
+    AlreadyFenced {
+        /// The region asked for.
+        region: RegionId,
+        /// Who ordered it.
+        author: String,
+    },
+    /// There is no fence to lift.
+    #[error("the limits of `{region}` are not fenced")]
+    NotFenced {
+        /// The region asked for.
+        region: RegionId,
+    },
+    /// No region would be left to hold shares.
+    #[error("`{region}` is the last region that holds shares of limits; unfence another one first")]
+    LastHolder {
+        /// The region asked for.
         region: RegionId,
     },
     /// A bound of the replicated state is reached.

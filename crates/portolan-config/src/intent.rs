@@ -4,16 +4,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use portolan_model::{
-    MemberId, Name, NodeName, RegionId, Revision, WallTime,
+    MemberId, NodeName, RegionId, Revision, WallTime,
     codec::{self, CodecError},
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    Applied, Bundle, Command, Faults, HistoryEntry, LimitBinding, LimitId, Refusal, RegionMap, Roster, Snapshot,
-    binding,
+    Applied, Bundle, Command, Faults, HistoryEntry, LimitRegister, Refusal, RegionMap, Roster, Snapshot,
     history::{History, digest},
+    register::SavedRegister,
 };
 
 /// The state that Raft replicates.
@@ -31,11 +31,10 @@ pub struct Intent {
     pub members: BTreeMap<NodeName, MemberRecord>,
     /// Of each region that a node has joined: the nodes that share its limits.
     pub rosters: BTreeMap<RegionId, Roster>,
-    /// Identities of the limits in force.
-    pub limit_ids: BTreeMap<Name, LimitBinding>,
+    /// Numbers and splits of the limits in force.
+    pub limits: LimitRegister,
     regions: Arc<RegionMap>,
     history: History,
-    next_limit: LimitId,
     drain_generation: u64,
 }
 
@@ -92,10 +91,9 @@ impl Intent {
             drains: BTreeMap::new(),
             members: BTreeMap::new(),
             rosters: BTreeMap::new(),
-            limit_ids: BTreeMap::new(),
+            limits: LimitRegister::default(),
             regions,
             history: History::default(),
-            next_limit: LimitId::default(),
             drain_generation: 0,
         }
     }
@@ -120,7 +118,15 @@ impl Intent {
             Command::Restore { region, author, at } => self.restore(region, author, *at),
             Command::Join { node, region, member, at: _ } => self.join(node, region, *member),
             Command::Roster { region, expected, present, at: _ } => self.change_roster(region, *expected, present),
+            Command::Acknowledge { node, change, at: _ } => self.acknowledge(node, *change),
+            Command::Weigh { limit, demand, at } => self.weigh(limit, demand, *at),
+            Command::Settle { at: _ } => Ok(Applied::Settled),
+            Command::FenceLimits { region, author, at } => self.fence_limits(region, author, *at),
+            Command::UnfenceLimits { region, author, at } => self.unfence_limits(region, author, *at),
         };
+        if outcome.is_ok() {
+            self.limits.advance(&self.snapshot, &self.rosters, command.at());
+        }
         outcome.unwrap_or_else(Applied::Refused)
     }
 
@@ -161,7 +167,7 @@ impl Intent {
     ) -> Result<Applied, Refusal> {
         let snapshot =
             Snapshot::parse(&bundle, &self.regions).map_err(|faults| Refusal::Invalid(faults.to_string()))?;
-        self.limit_ids = binding::rebind(&self.limit_ids, &self.snapshot, &snapshot, &mut self.next_limit);
+        self.limits.rebind(&self.snapshot, &snapshot, &self.regions);
         self.snapshot = Arc::new(snapshot);
         self.revision = self.revision.next();
         self.bundle = Some(Arc::clone(&bundle));
@@ -208,6 +214,22 @@ impl Intent {
         Ok(Applied::Restored)
     }
 
+    fn fence_limits(&mut self, region: &RegionId, author: &str, at: WallTime) -> Result<Applied, Refusal> {
+        bounded("the author's name", author.len(), MAX_TEXT)?;
+        self.known(region)?;
+        self.fence(region, author, at)?;
+        self.record(format!("fence limits of {region}"), author, at);
+        Ok(Applied::Fenced)
+    }
+
+    fn unfence_limits(&mut self, region: &RegionId, author: &str, at: WallTime) -> Result<Applied, Refusal> {
+        bounded("the author's name", author.len(), MAX_TEXT)?;
+        self.known(region)?;
+        self.unfence(region)?;
+        self.record(format!("unfence limits of {region}"), author, at);
+        Ok(Applied::Unfenced)
+    }
+
     /// A member that joins again keeps its incarnation and its place; a new member id means that a node came without its
     /// past.
     fn join(&mut self, node: &NodeName, region: &RegionId, member: MemberId) -> Result<Applied, Refusal> {
@@ -226,6 +248,7 @@ impl Intent {
         let incarnation = self.members.get(node).map_or(1, |record| record.incarnation + 1);
         self.members.insert(node.clone(), MemberRecord { member, region: region.clone(), incarnation });
         self.rosters.entry(region.clone()).or_default().join(node);
+        self.limits.forget(node);
         Ok(Applied::Joined { incarnation })
     }
 
@@ -255,10 +278,9 @@ impl Intent {
             drains: self.drains.clone(),
             members: self.members.clone(),
             rosters: self.rosters.clone(),
-            limit_ids: self.limit_ids.clone(),
+            limits: self.limits.save(),
             regions: self.regions.ids().to_vec(),
             history: self.history.clone(),
-            next_limit: self.next_limit,
             drain_generation: self.drain_generation,
         })
     }
@@ -274,6 +296,7 @@ impl Intent {
             Some(bundle) => Snapshot::parse(bundle, &regions).map_err(IntentError::Invalid)?,
             None => Snapshot::default(),
         };
+        let limits = LimitRegister::restore(saved.limits, &snapshot);
         Ok(Self {
             revision: saved.revision,
             snapshot: Arc::new(snapshot),
@@ -281,10 +304,9 @@ impl Intent {
             drains: saved.drains,
             members: saved.members,
             rosters: saved.rosters,
-            limit_ids: saved.limit_ids,
+            limits,
             regions,
             history: saved.history,
-            next_limit: saved.next_limit,
             drain_generation: saved.drain_generation,
         })
     }
@@ -297,10 +319,9 @@ struct Saved {
     drains: BTreeMap<RegionId, Drain>,
     members: BTreeMap<NodeName, MemberRecord>,
     rosters: BTreeMap<RegionId, Roster>,
-    limit_ids: BTreeMap<Name, LimitBinding>,
+    limits: SavedRegister,
     regions: Vec<RegionId>,
     history: History,
-    next_limit: LimitId,
     drain_generation: u64,
 }
 

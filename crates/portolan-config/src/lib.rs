@@ -34,12 +34,11 @@ mod command;
 mod intent;
 mod roster;
 
-mod binding;
 mod history;
+mod register;
 
 mod schema;
 
-pub use binding::{LimitBinding, LimitId};
 pub use bundle::{Bundle, SourceFile, attachments, region_names};
 pub use command::{Applied, Command, Refusal};
 pub use diff::diff;
@@ -52,6 +51,7 @@ pub use limit::{
 };
 pub use node_file::{AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile, Peer};
 pub use region::{Location, Region, RegionMap};
+pub use register::{Budgeted, Consumers, Fence, LimitBinding, LimitId, LimitRegister, PendingShares};
 pub use roster::Roster;
 pub use scenario::{
     Action, Arrivals, Bound, Bursts, ClientLoad, Comparison, Condition, Cut, Direction, Disk, DiskState, Distribution,

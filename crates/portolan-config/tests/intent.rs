@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{bundle, regions};
-use portolan_config::{Applied, Command, Intent, IntentError, Refusal, RegionMap};
+use portolan_config::{Applied, Command, Consumers, Intent, IntentError, Refusal, RegionMap};
 use portolan_model::{MemberId, Name, NodeName, RegionId, Revision, WallTime};
 use proptest::prelude::*;
 
@@ -51,7 +51,14 @@ fn accepted(revision: u64) -> Applied {
 
 /// The binding of each limit as `name id.generation`.
 fn bindings(intent: &Intent) -> String {
-    let shown = intent.limit_ids.iter().map(|(name, b)| format!("{name} {}.{}", b.id.0, b.generation));
+    let shown = intent.limits.budgets(&intent.snapshot).map(|budget| {
+        let whose = match budget.consumers {
+            Consumers::All => String::new(),
+            Consumers::Plan(plan) => format!("/{plan}"),
+            Consumers::One(consumer) => format!("={consumer}"),
+        };
+        format!("{}{whose} {}.{}", budget.limit.name, budget.binding.id.0, budget.binding.generation)
+    });
     shown.collect::<Vec<_>>().join(", ")
 }
 
@@ -254,6 +261,23 @@ fn command() -> impl Strategy<Value = Command> {
             name,
             member
         )),
+        (0..4u64, 1..5u32).prop_map(|(count, weight)| {
+            let shares = format!("{{ ap-southeast: {weight}, eu-west: 2, us-east: 1 }}");
+            let plans = "{ claim: plan, quotas: { free: 1, pro: 2 } }";
+            let limit = format!("key: user, rate: {}/s, shares: {shares}, plans: {plans}", count + 1);
+            apply(&document(&format!("a: {{ {limit}, overrides: {{ bob: {weight} }} }}")))
+        }),
+        (names.clone(), 1..3u64, 0..4u64).prop_map(|(name, node, change)| Command::Acknowledge {
+            node: NodeName::new(&format!("{name}-{node}")).expect("a node"),
+            change,
+            at: AT,
+        }),
+        names.clone().prop_map(|name| Command::FenceLimits { region: region(name), author: "ann".to_owned(), at: AT }),
+        names.clone().prop_map(|name| Command::UnfenceLimits {
+            region: region(name),
+            author: "ann".to_owned(),
+            at: AT
+        }),
         (names, 0..4u64, 1..3u64).prop_map(|(name, epoch, node)| list(name, epoch, &[&format!("{name}-{node}")])),
     ]
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::{Intent, Limit, LimitId, LimitKey, RegionMap, Route};
+use portolan_config::{Budgeted, Intent, LimitId, LimitKey, RegionMap, Route};
 use portolan_geodns::{RegionState, RegionStates, Table};
 use portolan_limits::{Definition, Limiter};
 use portolan_model::{Name, Rate, RegionId};
@@ -63,20 +63,20 @@ impl Compiled {
     }
 }
 
-/// The limits of an intent with their numbers.
+/// The budgets of an intent with their numbers: each limit's own, its plans and its overrides.
 pub fn definitions(intent: &Intent) -> Vec<Definition> {
-    let define = |(name, limit): (&Name, &Arc<Limit>)| {
-        let binding = intent.limit_ids.get(name)?;
-        Some(Definition {
-            id: binding.id,
-            generation: binding.generation,
-            name: name.clone(),
-            rate: Rate { count: limit.quota(), per: limit.window() },
+    let define = |budget: Budgeted<'_>| {
+        let (limit, algorithm) = (budget.limit, budget.algorithm());
+        Definition {
+            id: budget.binding.id,
+            generation: budget.binding.generation,
+            name: limit.name.clone(),
+            rate: Rate { count: algorithm.quota(), per: algorithm.window() },
             on_partition: limit.on_partition,
             expose_slot: limit.expose_slot,
-        })
+        }
     };
-    intent.snapshot.limits.iter().filter_map(define).collect()
+    intent.limits.budgets(&intent.snapshot).map(define).collect()
 }
 
 /// The limits of every route with their numbers.
@@ -110,7 +110,7 @@ impl Bindings {
 
     fn compile(intent: &Intent) -> Self {
         let bind = |name: &Name| {
-            let limit = intent.limit_ids.get(name).map_or(UNBOUND, |binding| binding.id);
+            let limit = intent.limits.own(name).map_or(UNBOUND, |binding| binding.id);
             let key = intent.snapshot.limits.get(name).map_or_else(LimitKey::global, |limit| limit.key.clone());
             Binding { limit, key }
         };

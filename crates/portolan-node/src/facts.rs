@@ -33,13 +33,16 @@ pub struct NodeFacts {
     pub region_list: u64,
     /// What it hears of each region, in the order of names.
     pub sights: Vec<Sight>,
+    /// Nodes of its own region that have fallen silent.
+    pub silent: Vec<NodeName>,
 }
 
 impl NodeFacts {
     /// Whether something changed that others act on, ages and counts aside.
     pub fn differs_in_state(&self, before: &Self) -> bool {
         let kinds = |facts: &Self| facts.sights.iter().map(std::mem::discriminant).collect::<Vec<_>>();
-        (self.revision, self.ready, self.draining) != (before.revision, before.ready, before.draining)
+        (self.revision, self.ready, self.draining, &self.silent)
+            != (before.revision, before.ready, before.draining, &before.silent)
             || kinds(self) != kinds(before)
     }
 }

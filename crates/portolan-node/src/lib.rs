@@ -11,8 +11,10 @@ mod view;
 
 mod election;
 mod facts;
+mod neighbours;
 mod presence;
 mod probes;
+mod rosters;
 
 mod event;
 mod message;
@@ -25,6 +27,7 @@ pub use message::{Class, Heartbeat, MAX_DATAGRAM, Message, Transmit};
 pub use node::{HEARTBEAT_PERIOD, Node, NodeConfig, Refused, STALE_AFTER};
 pub use presence::{RECOVERY_HOLD, SILENT_AFTER};
 pub use probes::ProbeRequest;
+pub use rosters::ROSTER_SILENCE;
 pub use status::{
     Counts, EndpointHealth, EndpointStatus, NodeStatus, PeerFacts, PeerNodeStatus, RegionHealth, RegionStatus,
 };

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use portolan_config::{Intent, RegionMap};
+use portolan_config::{Command, Intent, RegionMap};
 use portolan_geodns::RegionStates;
 use portolan_gossip::{Gossip, GossipConfig};
 use portolan_limits::{Limits, LimitsConfig, MarkSequence, MarkWrite, Recovery, Rejected};
@@ -28,15 +28,17 @@ use crate::{
     compiled::{Compiled, definitions},
     election::ElectionGuard,
     facts::{self, Known},
+    neighbours::Neighbours,
     node::ownership::Ownership,
     presence::{Liveness, Presence},
     probes::ProbeSchedule,
+    rosters::RosterWatch,
 };
 
 /// How often a node tells all others that it lives.
 pub const HEARTBEAT_PERIOD: Duration = Duration::from_millis(200);
 
-/// Silence after which a node is reported as stale: five heartbeats.
+/// Silence after which a near neighbour is reported as stale: five heartbeats.
 pub const STALE_AFTER: Duration = Duration::from_secs(1);
 
 /// What a node knows before it hears anyone.
@@ -91,6 +93,7 @@ pub enum Refused {
 ///     while let Some(write) = node.poll_marks()       { write durably, then node.handle_durable(sequence, now) }
 ///     while let Some(probe) = node.poll_probe()       { probe, then node.handle_probe(endpoint, outcome, now) }
 ///     while let Some(event) = node.poll_event()       { raft.set_eligible(..), log, dial anew }
+///     while let Some(command) = node.poll_proposal()  { raft.propose(command), whatever comes of it }
 ///     if node.view_version() != published             { publish node.view() }
 ///     wait for the first of: node.poll_timeout(), a message, an intent, a Raft status, an outcome, a durable write,
 ///     a worker's call for attention; hand it in with the time. `handle_timeout` may be called at any time.
@@ -106,7 +109,9 @@ pub struct Node {
     limits_started: bool,
     limit_keys: usize,
     ownership: Ownership,
+    neighbours: Neighbours,
     presence: Presence,
+    rosters: RosterWatch,
     liveness: Liveness,
     guard: ElectionGuard,
     probes: ProbeSchedule,
@@ -128,6 +133,7 @@ pub struct Node {
     next_heartbeat: Timestamp,
     next_publication: Timestamp,
     outbox: VecDeque<Transmit>,
+    proposals: VecDeque<Command>,
     events: VecDeque<Event>,
     counts: Counts,
 }
@@ -160,7 +166,9 @@ impl Node {
         let mut node = Self {
             region_list: facts::region_list(config.regions.ids()),
             started: now.wall,
+            neighbours: Neighbours::new(&config.name, &config.region, &config.peers),
             presence: Presence::new(&config.peers, now.mono),
+            rosters: RosterWatch::default(),
             liveness: Liveness::default(),
             guard: ElectionGuard::new(config.name.clone()),
             known: BTreeMap::new(),
@@ -178,6 +186,7 @@ impl Node {
             next_heartbeat: now.mono,
             next_publication: now.mono,
             outbox: VecDeque::new(),
+            proposals: VecDeque::new(),
             events: VecDeque::new(),
             counts: Counts::default(),
             config,
@@ -247,7 +256,7 @@ impl Node {
 
     /// Takes what Raft applied last.
     pub fn handle_intent(&mut self, intent: Arc<Intent>, now: Now) {
-        if !Arc::ptr_eq(&self.intent.snapshot, &intent.snapshot) || self.intent.limit_ids != intent.limit_ids {
+        if !Arc::ptr_eq(&self.intent.snapshot, &intent.snapshot) || self.intent.limits != intent.limits {
             self.compiled = Compiled::new(&intent, &self.config.regions, Some(&self.compiled.board));
             self.probes.follow(&self.compiled.board, &mut self.rng, now.mono);
             self.limits.handle_definitions(&definitions(&intent), now);
@@ -322,6 +331,11 @@ impl Node {
     /// The next write to make durable. A failed one is tried again by the driver until it succeeds.
     pub fn poll_marks(&mut self) -> Option<MarkWrite> {
         if self.limits_started { self.limits.poll_marks() } else { None }
+    }
+
+    /// The next command to propose to the cluster. Its outcome shows in the intent; one that is lost is proposed again.
+    pub fn poll_proposal(&mut self) -> Option<Command> {
+        self.proposals.pop_front()
     }
 
     /// The next thing that happened.

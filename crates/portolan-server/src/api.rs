@@ -139,6 +139,9 @@ pub struct RaftAnswer {
 pub struct RegionAnswer {
     /// `serving`, `draining`, `down` or `draining_down`.
     pub state: String,
+    /// Grows each time the nodes that share the region's limits change; 0 before any node has joined.
+    #[serde(default)]
+    pub roster_epoch: u64,
     /// Why it is drained, and by whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainAnswer>,
@@ -160,8 +163,8 @@ pub struct DrainAnswer {
 pub struct NodeAnswer {
     /// Its region.
     pub region: RegionId,
-    /// `leader`, `follower`, or `silent` for a node that has not been heard for a second; `None` for one that is no
-    /// voter.
+    /// `leader`, `follower`, `learner`, or `silent` for a node that has not been heard for a second; `None` for one that
+    /// has not joined.
     pub role: Option<String>,
     /// The revision it runs, as it last said.
     pub revision: Option<Revision>,
@@ -173,6 +176,10 @@ pub struct NodeAnswer {
     pub facts_age_ms: Option<u64>,
     /// Round trip on the mesh.
     pub rtt_ms: Option<u64>,
+    /// Of 256 parts of the region's keys of limits, those that it owns; `None` for a node that does not share them at
+    /// present.
+    #[serde(default)]
+    pub shards: Option<usize>,
 }
 
 /// One limit as one node sees it.

@@ -164,6 +164,16 @@ impl NodeLoop {
                 Err(error) => warn!(to = %transmit.to, %error, "a message of this node does not encode"),
             }
         }
+        while let Some(command) = self.node.poll_proposal() {
+            let raft = self.raft.clone();
+            tokio::spawn(async move {
+                match raft.propose(command).await {
+                    Ok(applied) => info!(?applied, "proposed by this node"),
+                    // What is still due is proposed again.
+                    Err(error) => debug!(%error, "a proposal of this node has no outcome"),
+                }
+            });
+        }
         while let Some(probe) = self.node.poll_probe() {
             self.prober.start(probe);
         }

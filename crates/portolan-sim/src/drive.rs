@@ -44,6 +44,10 @@ impl World<'_> {
                 let Some(endpoint) = view.board.endpoint(request.endpoint, now) else { continue };
                 let rtt = self.sources.regions.rtt(&self.hosts[host].region, endpoint.region);
                 self.agenda.plan(now + rtt + PROBE_COST, Plan::Probed(life, request.endpoint));
+            } else if let Some(command) = process.node.poll_proposal() {
+                let raft = process.raft.clone();
+                // Its outcome shows in the intent; what is still due is proposed again.
+                tokio::spawn(async move { drop(raft.propose(command).await) });
             } else if let Some(event) = process.node.poll_event() {
                 self.handle_event(host, event);
             } else {

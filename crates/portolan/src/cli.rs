@@ -14,6 +14,9 @@ use crate::{
     context::Overrides, dev::Pair, output::Format, probe::Resolve, simulate::Simulate, up::Network, wan::Direction,
 };
 
+/// Nodes of one region of a local fleet.
+const MAX_NODES_PER_REGION: i64 = 9;
+
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 refused, faults found or an expectation failed; \
     2 wrong usage, or for simulate an invariant broken; 3 for simulate a bad scenario or configuration.";
 
@@ -62,7 +65,7 @@ impl Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a fleet on this machine, one node per region, and stay until Ctrl-C.
+    /// Start a fleet on this machine and stay until Ctrl-C.
     Up(Up),
     /// Run one node.
     Run(Run),
@@ -120,9 +123,12 @@ pub struct Up {
     /// Forget the data of an earlier start.
     #[arg(long)]
     pub clean: bool,
-    /// Loopback network of the fleet, 127.X.0.0/16; region k has the address 127.X.k.1.
+    /// Loopback network of the fleet, 127.X.0.0/16; node n of region k has the address 127.X.k.n.
     #[arg(long, default_value = "127.10.0.0/16", value_name = "NETWORK")]
     pub network: Network,
+    /// Nodes that share each region's traffic and limits.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_NODES_PER_REGION), value_name = "N")]
+    pub nodes_per_region: u8,
     /// Gateway document of the first start.
     #[arg(long, default_value = "gateway.yaml", value_name = "FILE")]
     pub config: PathBuf,

@@ -1,8 +1,9 @@
 //! How the answers of the fleet look to people. Decides words and columns, nothing else.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use portolan_server::api::{ExplainAnswer, HistoryAnswer, StatusAnswer};
+use portolan_model::RegionId;
+use portolan_server::api::{ExplainAnswer, HistoryAnswer, NodeAnswer, StatusAnswer};
 
 use crate::output::Table;
 
@@ -27,25 +28,36 @@ pub fn history(answer: &HistoryAnswer) -> String {
 pub fn status(answers: &[StatusAnswer], silent: &[String]) -> String {
     let Some(witness) = answers.first() else { return String::new() };
     let mut text = String::new();
-    let mut regions = Table::new(["region", "state", "drain"]);
+    let mut regions = Table::new(["region", "state", "nodes", "roster", "drain"]);
     for (region, answer) in &witness.regions {
         let drain = answer
             .drain
             .as_ref()
             .map_or_else(String::new, |drain| format!("{} (by {}, {})", drain.reason, drain.author, drain.at));
-        regions.row([region.to_string(), answer.state.clone(), drain]);
+        let of_region = || witness.nodes.values().filter(|node| node.region == *region);
+        let sharing = of_region().filter(|node| node.shards.is_some()).count();
+        let nodes = format!("{sharing} of {}", of_region().count());
+        regions.row([region.to_string(), answer.state.clone(), nodes, answer.roster_epoch.to_string(), drain]);
     }
-    let mut nodes = Table::new(["node", "region", "role", "revision", "ready", "disk", "last heard of peers"]);
+    let mut nodes = Table::new(["node", "region", "role", "shards", "revision", "ready", "disk", "regions last heard"]);
     for answer in answers {
         let peers = answer.nodes.iter().filter(|(name, _)| **name != answer.node);
-        let ages = peers.map(|(_, peer)| match peer.heard_ms {
-            Some(age) => format!("{} {age} ms", peer.region),
-            None => format!("{} never", peer.region),
+        let own = answer.nodes.get(&answer.node);
+        // Of each region the node that was heard last.
+        let mut heard = BTreeMap::<&RegionId, Option<u64>>::new();
+        for (_, peer) in peers {
+            let age = heard.entry(&peer.region).or_default();
+            *age = [*age, peer.heard_ms].into_iter().flatten().min();
+        }
+        let ages = heard.into_iter().map(|(region, age)| match age {
+            Some(age) => format!("{region} {age} ms"),
+            None => format!("{region} never"),
         });
         nodes.row([
             answer.node.to_string(),
             answer.region.to_string(),
             answer.raft.role.clone(),
+            shards(own),
             answer.revision.to_string(),
             yes_no(answer.ready),
             if answer.disk_full { "full" } else { "ok" }.to_owned(),
@@ -58,6 +70,7 @@ pub fn status(answers: &[StatusAnswer], silent: &[String]) -> String {
             name.to_string(),
             node.region.to_string(),
             node.role.clone().unwrap_or_else(unknown),
+            shards(Some(node)),
             node.revision.map_or_else(unknown, |revision| revision.to_string()),
             node.ready.filter(|_| node.role.as_deref() != Some("silent")).map_or_else(unknown, yes_no),
             unknown(),
@@ -148,6 +161,11 @@ pub fn explain(answer: &ExplainAnswer) -> String {
         }
     }
     text
+}
+
+/// Of 256.
+fn shards(node: Option<&NodeAnswer>) -> String {
+    node.and_then(|node| node.shards).map_or_else(|| "-".to_owned(), |shards| shards.to_string())
 }
 
 fn yes_no(value: bool) -> String {

@@ -1,13 +1,17 @@
 //! What a node does by itself: heartbeats, facts, watching regions and peers, keeping its view true.
 
+use portolan_config::Command;
 use portolan_geodns::{RegionState, RegionStates};
 use portolan_model::{NodeName, Now, RegionId, Timestamp, codec};
 use portolan_routing::Health;
 
 use super::{HEARTBEAT_PERIOD, LastHeartbeat, MAX_QUEUE, Node, STALE_AFTER};
 use crate::{
-    Class, Event, Heartbeat, Message, NodeFacts, PUBLISH_PERIOD, Sight, Transmit, facts,
+    Class, Event, Heartbeat, Message, NodeFacts, PUBLISH_PERIOD, Sight, Transmit,
+    facts::{self, Known},
+    neighbours::Neighbours,
     presence::{Evidence, Verdict},
+    rosters::{Proposed, ROSTER_SILENCE, SPEAKS, Words},
 };
 
 impl Node {
@@ -25,6 +29,34 @@ impl Node {
         } else {
             self.publish_if_changed(now);
         }
+        self.watch_rosters(now);
+    }
+
+    /// As the leader: proposes rosters that follow what the regions' nodes say of each other.
+    fn watch_rosters(&mut self, now: Now) {
+        if !self.guard.raft().is_some_and(|raft| raft.is_leader) {
+            return;
+        }
+        let speaks = |known: &&Known| now.mono.since(known.received) <= SPEAKS;
+        let others = self.known.iter().filter_map(|(node, known)| Some((node, Some(known).filter(speaks)?)));
+        let mut words: Words<'_> = others.map(|(node, known)| (node, known.facts.silent.as_slice())).collect();
+        let own = self.silent_neighbours(now.mono);
+        words.insert(&self.config.name, &own);
+        let proposed = self.rosters.propose(&self.intent, &words, now.mono);
+        for Proposed { region, expected, present } in proposed {
+            if self.proposals.len() < MAX_QUEUE {
+                self.proposals.push_back(Command::Roster { region, expected, present, at: now.wall });
+            }
+        }
+    }
+
+    /// Nodes of the own region that have fallen silent; nobody before this node has listened for long enough.
+    fn silent_neighbours(&self, now: Timestamp) -> Vec<NodeName> {
+        let silent = |node: &&NodeName| {
+            let heard = self.presence.heard(node).unwrap_or_else(|| self.presence.started());
+            now.since(heard) > ROSTER_SILENCE
+        };
+        self.neighbours.own_region().filter(silent).cloned().collect()
     }
 
     /// Draws the conclusions of an input: takes the parts' events, and renews the view if a part of it changed.
@@ -92,7 +124,13 @@ impl Node {
             leader: self.reported,
             term: self.guard.raft().map_or(0, |raft| raft.term),
         };
+        let voters = self.guard.raft().map_or(&[][..], |raft| &raft.voters);
+        let far = self.heartbeats_sent % FAR_EVERY == 0;
         for to in self.config.peers.keys() {
+            match self.neighbours.period(to, voters) {
+                Some(period) if period <= HEARTBEAT_PERIOD || far => {}
+                _ => continue,
+            }
             if self.outbox.len() >= MAX_QUEUE {
                 self.counts.dropped += 1;
                 continue;
@@ -148,10 +186,17 @@ impl Node {
         (region, state)
     }
 
-    /// Whether a peer has not been heard for longer than heartbeats take to come.
+    /// Whether a neighbour has not been heard for longer than heartbeats take to come. Of a node that is no neighbour the
+    /// membership protocol tells.
     pub(super) fn is_silent(&self, node: &NodeName, now: Timestamp) -> bool {
-        let heard = self.presence.heard(node).unwrap_or_else(|| self.presence.started());
-        now.since(heard) > STALE_AFTER
+        let voters = self.guard.raft().map_or(&[][..], |raft| &raft.voters);
+        match self.neighbours.period(node, voters) {
+            Some(period) => {
+                let heard = self.presence.heard(node).unwrap_or_else(|| self.presence.started());
+                now.since(heard) > Neighbours::stale_after(period)
+            }
+            None => !self.gossip.members().contains(node),
+        }
     }
 
     fn find_stale_peers(&mut self, now: Timestamp) {
@@ -202,6 +247,7 @@ impl Node {
             endpoints: u32::try_from(health().count()).unwrap_or(u32::MAX),
             region_list: self.region_list,
             sights: self.config.regions.ids().iter().map(sight).collect(),
+            silent: self.silent_neighbours(now.mono),
         }
     }
 
@@ -224,3 +270,6 @@ impl Node {
         self.published = Some(facts);
     }
 }
+
+/// One in so many heartbeats also goes to neighbours that are far.
+const FAR_EVERY: u64 = 5;

@@ -93,7 +93,13 @@ async fn propose(state: &AdminState, command: Command) -> Result<Response, Failu
         Applied::Drained => answer("drained", None),
         Applied::Restored => answer("restored", None),
         Applied::Refused(refusal) => return Err(Failure::refused(&refusal)),
-        Applied::Joined { .. } | Applied::Listed { .. } => {
+        Applied::Fenced => answer("fenced", None),
+        Applied::Unfenced => answer("unfenced", None),
+        Applied::Joined { .. }
+        | Applied::Listed { .. }
+        | Applied::Acknowledged
+        | Applied::Weighed
+        | Applied::Settled => {
             return Err(Failure::unavailable("the cluster answered another question"));
         }
     };
@@ -109,6 +115,11 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::Restore { author, .. } => ("restore", author.clone()),
         Command::Join { .. } => ("join", String::new()),
         Command::Roster { .. } => ("roster", String::new()),
+        Command::Acknowledge { .. } => ("acknowledge", String::new()),
+        Command::Weigh { .. } => ("weigh", String::new()),
+        Command::Settle { .. } => ("settle", String::new()),
+        Command::FenceLimits { author, .. } => ("fence limits", author.clone()),
+        Command::UnfenceLimits { author, .. } => ("unfence limits", author.clone()),
     }
 }
 

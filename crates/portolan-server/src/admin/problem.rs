@@ -79,6 +79,11 @@ impl Failure {
             Refusal::StaleRoster { .. } | Refusal::NotOfRegion { .. } | Refusal::EmptyRoster { .. } => {
                 (StatusCode::CONFLICT, "stale-roster")
             }
+            Refusal::UnknownNode { .. } => (StatusCode::NOT_FOUND, "unknown-node"),
+            Refusal::NotByDemand { .. } => (StatusCode::CONFLICT, "not-by-demand"),
+            Refusal::AlreadyFenced { .. } => (StatusCode::CONFLICT, "already-fenced"),
+            Refusal::NotFenced { .. } => (StatusCode::CONFLICT, "not-fenced"),
+            Refusal::LastHolder { .. } => (StatusCode::CONFLICT, "last-holder"),
             Refusal::TooMuch { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-much"),
         };
         Self::new(status, refusal.to_string()).kind(kind, "The change was refused; nothing was changed")

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use portolan_config::Intent;
-use portolan_limits::{LimitUsage, Mode};
-use portolan_model::NodeName;
+use portolan_limits::{LimitUsage, Mode, Ranking};
+use portolan_model::{NodeName, RegionId};
 use portolan_node::{EndpointHealth, EndpointStatus, NodeStatus, RegionHealth, RegionStatus};
 use portolan_raft::{Role, Status};
 
@@ -15,13 +15,14 @@ use crate::{
 
 /// Builds the answer to `GET /v1/status`.
 pub(super) fn status_answer(node: &NodeStatus, raft: &Status, mesh: &MeshStats, intent: &Intent) -> StatusAnswer {
-    let region = |(id, status): (&portolan_model::RegionId, &RegionStatus)| {
+    let region = |(id, status): (&RegionId, &RegionStatus)| {
         let drain = intent.drains.get(id).map(|drain| DrainAnswer {
             reason: drain.reason.clone(),
             author: drain.author.clone(),
             at: drain.at.to_string(),
         });
-        (id.clone(), RegionAnswer { state: region_word(status.state).to_owned(), drain })
+        let roster_epoch = intent.rosters.get(id).map_or(0, |roster| roster.epoch);
+        (id.clone(), RegionAnswer { state: region_word(status.state).to_owned(), roster_epoch, drain })
     };
     StatusAnswer {
         node: node.node.clone(),
@@ -38,7 +39,7 @@ pub(super) fn status_answer(node: &NodeStatus, raft: &Status, mesh: &MeshStats, 
         },
         disk_full: raft.disk_full.is_some(),
         regions: node.regions.iter().map(region).collect(),
-        nodes: nodes(node, raft, mesh),
+        nodes: nodes(node, raft, mesh, intent),
         limits: node.limits.iter().map(limit_answer).collect(),
         endpoints: node.endpoints.iter().map(endpoint_answer).collect(),
     }
@@ -75,11 +76,21 @@ pub(crate) fn role_word(role: Role) -> &'static str {
     }
 }
 
-fn nodes(node: &NodeStatus, raft: &Status, mesh: &MeshStats) -> BTreeMap<NodeName, NodeAnswer> {
+fn nodes(node: &NodeStatus, raft: &Status, mesh: &MeshStats, intent: &Intent) -> BTreeMap<NodeName, NodeAnswer> {
     let role = |name: &NodeName| {
         let leads = raft.leader.as_ref().is_some_and(|(_, leader)| leader == name);
-        let votes = raft.voters.contains(name);
-        if leads { Some("leader".to_owned()) } else { votes.then(|| "follower".to_owned()) }
+        let word = match raft.voters.contains(name) {
+            true if leads => "leader",
+            true => "follower",
+            false => "learner",
+        };
+        intent.members.contains_key(name).then(|| word.to_owned())
+    };
+    let rankings: BTreeMap<&RegionId, Ranking> =
+        intent.rosters.iter().map(|(region, roster)| (region, Ranking::new(roster))).collect();
+    let shards = |name: &NodeName, region: &RegionId| {
+        let ranking = rankings.get(region).filter(|ranking| ranking.nodes().contains(name))?;
+        Some(ranking.owned(name).len())
     };
     let own = NodeAnswer {
         region: node.region.clone(),
@@ -89,6 +100,7 @@ fn nodes(node: &NodeStatus, raft: &Status, mesh: &MeshStats) -> BTreeMap<NodeNam
         heard_ms: Some(0),
         facts_age_ms: Some(0),
         rtt_ms: None,
+        shards: shards(&node.node, &node.region),
     };
     let peers = node.peers.iter().map(|(name, peer)| {
         let facts = peer.facts.as_ref();
@@ -100,6 +112,7 @@ fn nodes(node: &NodeStatus, raft: &Status, mesh: &MeshStats) -> BTreeMap<NodeNam
             heard_ms: peer.heard.map(millis),
             facts_age_ms: facts.map(|facts| millis(facts.age)),
             rtt_ms: mesh.peers.get(name).and_then(|peer| peer.rtt).map(millis),
+            shards: shards(name, &peer.region),
         };
         (name.clone(), answer)
     });

@@ -17,9 +17,10 @@ pub struct Suggestion {
 
 /// The table of nodes; `statuses` are in the order of the plan.
 pub fn table(plan: &Plan, statuses: &[StatusAnswer]) -> String {
-    let mut table = Table::new(["region", "HTTPS and HTTP/3", "DNS", "admin", "Raft"]);
+    let mut table = Table::new(["node", "region", "HTTPS and HTTP/3", "DNS", "admin", "Raft"]);
     for (node, status) in plan.nodes.iter().zip(statuses) {
         table.row([
+            node.node.to_string(),
             node.region.to_string(),
             node.https().to_string(),
             node.dns().to_string(),
@@ -117,7 +118,7 @@ mod tests {
     #[test]
     fn at_most_ten_commands_are_suggested_each_on_one_line() {
         let regions = ["eu-west", "us-east"].map(|name| RegionId::new(name).expect("a name"));
-        let plan = Plan::new(Path::new(SHIPPED_DIR), &regions, SHIPPED_NETWORK, false).expect("a plan");
+        let plan = Plan::new(Path::new(SHIPPED_DIR), &regions, 1, SHIPPED_NETWORK, false).expect("a plan");
         let suggestions = suggestions(&plan, "target/release/portolan");
         assert!(suggestions.len() <= 10);
         for suggestion in &suggestions {

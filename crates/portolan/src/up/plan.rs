@@ -33,9 +33,9 @@ pub const SHIPPED_DIR: &str = ".portolan";
 pub struct Network(u8);
 
 impl Network {
-    /// The address of the k-th region, counted from 1; 0 is the relay's.
-    fn address(self, k: u8) -> Ipv4Addr {
-        Ipv4Addr::new(127, self.0, k, 1)
+    /// The address of the n-th node of the k-th region, both counted from 1; region 0 is the relay's.
+    fn address(self, k: u8, n: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.0, k, n)
     }
 
     /// Moves text written for the shipped network into this one.
@@ -72,7 +72,7 @@ pub struct NodePlan {
     pub region: RegionId,
     /// Its name.
     pub node: NodeName,
-    /// Its address; each region has its own.
+    /// Its address; each node has its own.
     pub address: Ipv4Addr,
     /// Its folder.
     pub dir: PathBuf,
@@ -98,7 +98,7 @@ pub struct Plan {
     pub cluster: Name,
     /// The folder of the fleet.
     pub dir: PathBuf,
-    /// One node per region, in the order of the region names.
+    /// The nodes by region, in the order of the region names; the first of each region founds the cluster.
     pub nodes: Vec<NodePlan>,
     /// The upstreams of all regions.
     pub services: Vec<ServicePlan>,
@@ -150,8 +150,14 @@ impl NodePlan {
 }
 
 impl Plan {
-    /// Lays a fleet out over `regions`, which are sorted by name.
-    pub fn new(dir: &Path, regions: &[RegionId], network: Network, with_relay: bool) -> Result<Self> {
+    /// Lays a fleet with so many nodes per region out over `regions`, which are sorted by name.
+    pub fn new(
+        dir: &Path,
+        regions: &[RegionId],
+        nodes_per_region: u8,
+        network: Network,
+        with_relay: bool,
+    ) -> Result<Self> {
         if regions.is_empty() {
             bail!("there are no regions; add one file per region to the regions folder");
         }
@@ -160,24 +166,47 @@ impl Plan {
             dir: dir.to_owned(),
             nodes: Vec::new(),
             services: Vec::new(),
-            relay: with_relay.then(|| network.address(0)),
+            relay: with_relay.then(|| network.address(0, 1)),
             document: dir.join("gateway.yaml"),
         };
         for (index, region) in regions.iter().enumerate() {
             let k =
                 u8::try_from(index + 1).ok().filter(|k| *k < 255).context("a local fleet has at most 254 regions")?;
-            let node = NodeName::new(&format!("{region}-1"))
-                .with_context(|| format!("`{region}` is too long to name a node after"))?;
-            let node_dir = dir.join("nodes").join(node.as_str());
-            plan.nodes.push(NodePlan { region: region.clone(), node, address: network.address(k), dir: node_dir });
+            for n in 1..=nodes_per_region {
+                let node = NodeName::new(&format!("{region}-{n}"))
+                    .with_context(|| format!("`{region}` is too long to name a node after"))?;
+                let node_dir = dir.join("nodes").join(node.as_str());
+                let address = network.address(k, n);
+                plan.nodes.push(NodePlan { region: region.clone(), node, address, dir: node_dir });
+            }
             for (index, port) in SERVICE_PORTS.into_iter().enumerate() {
                 let instance = format!("{region}-{}", index + 1);
                 let log = dir.join("services").join(format!("{instance}.log"));
-                let listen = SocketAddr::new(IpAddr::V4(network.address(k)), port);
+                let listen = SocketAddr::new(IpAddr::V4(network.address(k, 1)), port);
                 plan.services.push(ServicePlan { region: region.clone(), instance, listen, log });
             }
         }
         Ok(plan)
+    }
+
+    /// The first node of each region.
+    pub fn founders(&self) -> impl Iterator<Item = &NodePlan> {
+        self.nodes.chunk_by(|a, b| a.region == b.region).filter_map(<[NodePlan]>::first)
+    }
+
+    /// The region files' `text` with the addresses of all nodes where the first one's stands.
+    pub fn with_all_addresses(&self, text: &str) -> String {
+        let widen = |line: &str| {
+            let mut line = line.to_owned();
+            if line.trim_start().starts_with("addresses:") {
+                for nodes in self.nodes.chunk_by(|a, b| a.region == b.region) {
+                    let all: Vec<String> = nodes.iter().map(|node| node.address.to_string()).collect();
+                    line = line.replace(&format!("[{}]", all[0]), &format!("[{}]", all.join(", ")));
+                }
+            }
+            line + "\n"
+        };
+        text.lines().map(widen).collect()
     }
 
     /// The authority's files.
@@ -260,11 +289,13 @@ impl Plan {
             admin = node.admin(),
             mesh = node.mesh(),
         );
-        let names: Vec<&str> = self.nodes.iter().map(|node| node.node.as_str()).collect();
-        let _ = writeln!(text, "bootstrap: [{}]", names.join(", "));
-        text.push_str(if names.len() > 1 { "peers:\n" } else { "peers: {}\n" });
+        let founders: Vec<&str> = self.founders().map(|node| node.node.as_str()).collect();
+        let _ = writeln!(text, "bootstrap: [{}]", founders.join(", "));
+        text.push_str(if self.nodes.len() > 1 { "peers:\n" } else { "peers: {}\n" });
         for (other, peer) in self.nodes.iter().enumerate().filter(|(other, _)| *other != index) {
-            let address = self.relay.map_or(peer.mesh(), |base| wan::entry_address(base, index, other));
+            // Within a region there is no wide-area network.
+            let relay = self.relay.filter(|_| peer.region != node.region);
+            let address = relay.map_or(peer.mesh(), |base| wan::entry_address(base, index, other));
             let _ = writeln!(text, "  {}: {{ region: {}, address: {address} }}", peer.node, peer.region);
         }
         text
@@ -324,7 +355,7 @@ mod tests {
     #[test]
     fn regions_have_addresses_in_the_order_of_their_names() {
         let network = "127.42.0.0/16".parse().expect("a network");
-        let plan = Plan::new(Path::new("fleet"), &regions(), network, false).expect("a plan");
+        let plan = Plan::new(Path::new("fleet"), &regions(), 1, network, false).expect("a plan");
         let https: Vec<String> = plan.nodes.iter().map(|node| node.https().to_string()).collect();
         assert_eq!(https, ["127.42.1.1:8443", "127.42.2.1:8443", "127.42.3.1:8443"]);
         assert_eq!(network.moved("http://127.10.3.1:9101"), "http://127.42.3.1:9101");
@@ -334,13 +365,28 @@ mod tests {
     #[test]
     fn a_node_file_parses_and_names_the_relay_in_place_of_the_peer() {
         for (with_relay, expected) in [(false, "127.10.1.1:8700"), (true, "127.10.0.1:7064")] {
-            let plan = Plan::new(Path::new("fleet"), &regions(), SHIPPED_NETWORK, with_relay).expect("a plan");
+            let plan = Plan::new(Path::new("fleet"), &regions(), 1, SHIPPED_NETWORK, with_relay).expect("a plan");
             let text = plan.node_file(1);
             let file = NodeFile::parse(&SourceFile { path: "node.yaml".into(), text }).expect("a node file");
             assert_eq!(file.node.as_str(), "eu-west-1");
             let peer = NodeName::new("ap-southeast-1").expect("a name");
             assert_eq!(file.peers[&peer].address.to_string(), expected);
         }
+    }
+
+    #[test]
+    fn several_nodes_of_a_region_meet_each_other_directly_and_are_all_named_in_dns() {
+        let plan = Plan::new(Path::new("fleet"), &regions(), 3, SHIPPED_NETWORK, true).expect("a plan");
+        let text = plan.node_file(4);
+        let file = NodeFile::parse(&SourceFile { path: "node.yaml".into(), text }).expect("a node file");
+        assert_eq!((file.node.as_str(), file.peers.len()), ("eu-west-2", 8));
+        let founders: Vec<&str> = file.bootstrap.iter().map(NodeName::as_str).collect();
+        assert_eq!(founders, ["ap-southeast-1", "eu-west-1", "us-east-1"]);
+        let address = |name: &str| file.peers[&NodeName::new(name).expect("a name")].address.to_string();
+        assert_eq!(address("eu-west-3"), "127.10.2.3:8700");
+        assert!(address("us-east-1").starts_with("127.10.0.1:"));
+        let text = plan.with_all_addresses("region: eu-west\naddresses: [127.10.2.1]\n");
+        assert_eq!(text, "region: eu-west\naddresses: [127.10.2.1, 127.10.2.2, 127.10.2.3]\n");
     }
 
     #[test]

@@ -38,9 +38,11 @@ pub struct Prepared {
 pub fn prepare(arguments: &cli::Up, global: &cli::Global) -> Result<Prepared> {
     // First of all, so that whoever starts a fleet twice reads that and not of a port. A new folder is made last.
     let lock = if is_fleet(&global.dir) { Some(Lock::take(&global.dir)?) } else { None };
-    let sources = moved_regions(&arguments.regions, arguments.network)?;
+    let mut sources = moved_regions(&arguments.regions, arguments.network)?;
+    let ids = RegionMap::parse(&sources).map_err(files::shown)?.ids().to_vec();
+    let mut plan = Plan::new(&global.dir, &ids, arguments.nodes_per_region, arguments.network, arguments.wan)?;
+    sources.iter_mut().for_each(|source| source.text = plan.with_all_addresses(&source.text));
     let regions = RegionMap::parse(&sources).map(Arc::new).map_err(files::shown)?;
-    let mut plan = Plan::new(&global.dir, regions.ids(), arguments.network, arguments.wan)?;
     for listener in plan.listeners() {
         listener.check_free()?;
     }

@@ -63,7 +63,7 @@ pub enum Direction {
     Out,
 }
 
-/// The state and the counts of the link between two nodes, in one direction.
+/// The state and the counts of the links between the nodes of two regions, in one direction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkReport {
     /// The sending region.
@@ -80,6 +80,15 @@ pub struct LinkReport {
     pub lost: u64,
     /// Datagrams stopped by a cut.
     pub stopped: u64,
+}
+
+impl LinkReport {
+    /// Adds the counts of another link between the same regions.
+    fn add(&mut self, other: &Self) {
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.stopped += other.stopped;
+    }
 }
 
 /// The relay; it ends when this is dropped.
@@ -106,7 +115,8 @@ pub fn entry_address(base: Ipv4Addr, from: usize, to: usize) -> SocketAddr {
 }
 
 impl Relay {
-    /// Binds one socket per ordered pair of `sites` on `base` and relays between them; `delay` is one way.
+    /// Binds one socket per ordered pair of `sites` of different regions on `base` and relays between them; `delay` is
+    /// one way.
     pub async fn start(
         base: Ipv4Addr,
         sites: &[Site],
@@ -116,7 +126,8 @@ impl Relay {
         if sites.len() > MAX_SITES {
             bail!("a local fleet has at most {MAX_SITES} nodes, this has {}", sites.len());
         }
-        let pairs = || (0..sites.len()).flat_map(|a| (0..sites.len()).map(move |b| (a, b))).filter(|(a, b)| a != b);
+        let pairs = || (0..sites.len()).flat_map(|a| (0..sites.len()).map(move |b| (a, b)));
+        let pairs = || pairs().filter(|(a, b)| sites[*a].region != sites[*b].region);
         let mut sockets = BTreeMap::new();
         for (from, to) in pairs() {
             let address = entry_address(base, from, to);
@@ -172,10 +183,16 @@ impl Relay {
         Ok(())
     }
 
-    /// Every link with its counts.
+    /// Every pair of regions with the counts of its links.
     pub fn report(&self) -> Vec<LinkReport> {
         let cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        self.links.iter().map(|link| link.report(cuts.contains(&(link.from.clone(), link.to.clone())))).collect()
+        let mut reports = BTreeMap::<(RegionId, RegionId), LinkReport>::new();
+        for link in &self.links {
+            let pair = (link.from.clone(), link.to.clone());
+            let report = link.report(cuts.contains(&pair));
+            reports.entry(pair).and_modify(|sum| sum.add(&report)).or_insert(report);
+        }
+        reports.into_values().collect()
     }
 
     fn check_known(&self, region: &RegionId) -> Result<()> {

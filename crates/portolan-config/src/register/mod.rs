@@ -1,0 +1,165 @@
+//! What the cluster has agreed on about its limits: their numbers, the split of their quotas between regions, and which
+//! regions are fenced. Part of the replicated state: changed by commands alone, with the times that these carry.
+
+mod binding;
+mod budget;
+mod demand;
+mod orders;
+mod split;
+
+use std::collections::BTreeMap;
+
+use portolan_model::{Name, NodeName, RegionId, WallTime};
+use serde::{Deserialize, Serialize};
+
+use self::{binding::Numbers, split::Split};
+pub use self::{
+    binding::{LimitBinding, LimitId},
+    budget::{Budgeted, Consumers},
+};
+use crate::{Roster, SharePlan, Snapshot};
+
+/// The limits of a cluster as its regions have agreed on them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitRegister {
+    limits: BTreeMap<Name, Registered>,
+    next: LimitId,
+    fences: BTreeMap<RegionId, Fence>,
+    /// The number of the newest change of a split; grows with every one.
+    changes: u64,
+    /// Up to which change each node has them all.
+    seen: BTreeMap<NodeName, u64>,
+}
+
+/// One limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Registered {
+    numbers: Numbers,
+    split: Split,
+}
+
+/// A region whose shares others have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// Who ordered it.
+    pub author: String,
+    /// When it was ordered.
+    pub at: WallTime,
+}
+
+/// A change of splits that is not in force yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingShares<'a> {
+    /// The limit.
+    pub limit: &'a Name,
+    /// The newest change it belongs to.
+    pub number: u64,
+    /// When it was ordered.
+    pub since: WallTime,
+    /// Nodes that have not acknowledged it; the change waits for them.
+    pub missing: Vec<&'a NodeName>,
+}
+
+impl LimitRegister {
+    /// Every budget of `snapshot`, which must be the one in force: each limit's own, then its plans and overrides.
+    pub fn budgets<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Budgeted<'a>> {
+        let of = |limit: &'a std::sync::Arc<crate::Limit>| {
+            let registered = self.limits.get(&limit.name)?;
+            Some(budget::of_limit(limit, &registered.numbers, registered.split.plan()))
+        };
+        snapshot.limits.values().filter_map(of).flatten()
+    }
+
+    /// The number of a limit's own budget.
+    pub fn own(&self, limit: &Name) -> Option<LimitBinding> {
+        self.limits.get(limit).map(|registered| registered.numbers.own)
+    }
+
+    /// The number of a plan's budget.
+    pub fn plan(&self, limit: &Name, plan: &str) -> Option<LimitBinding> {
+        self.limits.get(limit)?.numbers.plans.get(plan).copied()
+    }
+
+    /// The number of a consumer's own budget.
+    pub fn consumer(&self, limit: &Name, consumer: &str) -> Option<LimitBinding> {
+        self.limits.get(limit)?.numbers.overrides.get(consumer).copied()
+    }
+
+    /// How a limit is split between regions, in the order of the region map.
+    pub fn shares(&self, limit: &Name) -> Option<&SharePlan> {
+        self.limits.get(limit).map(|registered| registered.split.plan())
+    }
+
+    /// Regions whose shares others have.
+    pub fn fences(&self) -> &BTreeMap<RegionId, Fence> {
+        &self.fences
+    }
+
+    /// Changes that wait for somebody, by limit.
+    pub fn pending<'a>(
+        &'a self,
+        rosters: &'a BTreeMap<RegionId, Roster>,
+    ) -> impl Iterator<Item = PendingShares<'a>> + 'a {
+        self.limits.iter().filter_map(|(limit, registered)| {
+            let (number, since) = registered.split.pending()?;
+            Some(PendingShares { limit, number, since, missing: self.missing(number, rosters).collect() })
+        })
+    }
+
+    /// Nodes that share limits, are not of a fenced region, and have not seen a change.
+    fn missing<'a>(
+        &'a self,
+        number: u64,
+        rosters: &'a BTreeMap<RegionId, Roster>,
+    ) -> impl Iterator<Item = &'a NodeName> + 'a {
+        self.holders(rosters).filter(move |node| self.seen.get(*node).is_none_or(|seen| *seen < number))
+    }
+
+    /// Nodes that share limits and are not of a fenced region.
+    fn holders<'a>(&'a self, rosters: &'a BTreeMap<RegionId, Roster>) -> impl Iterator<Item = &'a NodeName> + 'a {
+        let holding = rosters.iter().filter(|(region, _)| !self.fences.contains_key(*region));
+        holding.flat_map(|(_, roster)| &roster.nodes)
+    }
+
+    /// A node came without its past: what it had acknowledged, it may have forgotten.
+    pub(crate) fn forget(&mut self, node: &NodeName) {
+        self.seen.remove(node);
+    }
+
+    /// For a Raft snapshot: without the names that the document has.
+    pub(crate) fn save(&self) -> SavedRegister {
+        let save = |(name, it): (&Name, &Registered)| (name.clone(), it.numbers.save(), it.split.clone());
+        SavedRegister {
+            limits: self.limits.iter().map(save).collect(),
+            next: self.next,
+            fences: self.fences.clone(),
+            changes: self.changes,
+            seen: self.seen.clone(),
+        }
+    }
+
+    /// From a Raft snapshot, with the document that was in force.
+    pub(crate) fn restore(saved: SavedRegister, snapshot: &Snapshot) -> Self {
+        let restore = |(name, numbers, split): (Name, binding::SavedNumbers, Split)| {
+            let limit = snapshot.limits.get(&name)?;
+            Some((name, Registered { numbers: Numbers::restore(numbers, limit), split }))
+        };
+        Self {
+            limits: saved.limits.into_iter().filter_map(restore).collect(),
+            next: saved.next,
+            fences: saved.fences,
+            changes: saved.changes,
+            seen: saved.seen,
+        }
+    }
+}
+
+/// What of a register stands in a Raft snapshot.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedRegister {
+    limits: Vec<(Name, binding::SavedNumbers, Split)>,
+    next: LimitId,
+    fences: BTreeMap<RegionId, Fence>,
+    changes: u64,
+    seen: BTreeMap<NodeName, u64>,
+}
