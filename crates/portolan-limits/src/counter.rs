@@ -1,161 +1,283 @@
-//! One key's three words in one limit: own spend, spend of the others, and the durable ceiling. Decides only whether
-//! words belong to the slot asked about; the limiter decides what they allow.
+//! One key's entry in one limit: 64 bytes of atomics, one cache line. Decides only which slot a word belongs to and
+//! whether it may move; the limiter decides what may be spent.
+//!
+//! Workers move `used`; the state machine takes from the same words and publishes the others. Rights are not lowered
+//! within a slot: what is lent or handed on is added to `used`, so that it cannot be spent here at the same time. Rights
+//! that are read late are therefore only too small.
+//!
+//! Memory order: a charge reads the word of its slot first (acquire), then everything else; whatever gives the entry to
+//! another key bars both words before it changes anything and starts them after it has (release). So a charge that saw
+//! anything of another key has read a word that its compare-and-swap no longer finds.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use portolan_config::LimitId;
 
-use crate::word::{Age, Word};
+use crate::{
+    key::Key,
+    sync::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
+    verdict::WaitReason,
+    word::{Age, Published, Word},
+};
 
-/// Atomics only. `own` is moved by workers, `others` and `durable` by the state machine.
+/// Atomics only.
 #[derive(Debug, Default)]
+#[cfg_attr(not(loom), repr(align(64)))]
 pub(crate) struct Counter {
-    own: AtomicU64,
+    /// The key's bits; 0 while free.
+    tag: AtomicU64,
+    /// Spent, lent and handed on, by the parity of the slot.
+    used: [AtomicU64; 2],
+    /// What may be used at most, by the parity of the slot.
+    rights: [AtomicU64; 2],
+    /// Spend of the other regions.
     others: AtomicU64,
-    durable: AtomicU64,
+    /// What the algorithm keeps beside the words.
+    aux: AtomicU64,
+    limit: AtomicU32,
+    /// Units refused since the state machine last asked.
+    refused: AtomicU32,
 }
 
-/// A unit charged, remembered so that it can be given back to the same slot of the same key and to nothing else.
+/// Units charged, remembered so that they can be given back to the same slot of the same key and to nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Receipt {
-    slot: u64,
-    reuse: u64,
+    pub slot: u64,
+    pub reuse: u64,
+}
+
+/// What may be used in a slot at most, and whether more may come within moments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowance {
+    pub amount: u64,
+    pub pending: Option<WaitReason>,
 }
 
 impl Counter {
-    /// The own word.
-    pub fn own(&self) -> Word {
-        Word::from_bits(self.own.load(SeqCst))
+    /// Whether the entry is `key`'s. Ask after reading a word.
+    pub fn is_of(&self, key: Key) -> bool {
+        self.tag.load(Acquire) == key.bits()
+    }
+
+    /// The key, if the entry has one.
+    pub fn key(&self) -> Option<Key> {
+        Some(self.tag.load(Acquire)).filter(|&tag| tag != 0).map(Key::from_bits)
+    }
+
+    /// The limit it counts for.
+    pub fn limit(&self) -> LimitId {
+        LimitId(self.limit.load(Relaxed))
+    }
+
+    /// The word that `slot` is counted in.
+    pub fn word(&self, slot: u64) -> Word {
+        Word::from_bits(self.used[parity(slot)].load(Acquire))
+    }
+
+    /// What is used of `slot`; 0 if the word is another slot's.
+    pub fn used(&self, slot: u64) -> u64 {
+        let word = self.word(slot);
+        if word.age(slot) == Age::Same && !word.is_changing_key() { word.amount() } else { 0 }
+    }
+
+    /// The rights published for `slot`.
+    pub fn rights(&self, slot: u64) -> Option<Allowance> {
+        let (tag, amount) = Published::of(self.rights[parity(slot)].load(Relaxed), slot)?;
+        Some(Allowance { amount, pending: WaitReason::of_tag(tag) })
     }
 
     /// Spend of the other regions in `slot`, as last published; 0 for another slot.
     pub fn others(&self, slot: u64) -> u64 {
-        spent_in(&self.others, slot).unwrap_or(0)
+        Published::of(self.others.load(Relaxed), slot).map_or(0, |(_, amount)| amount)
     }
 
-    /// The durable ceiling of `slot`, if a mark set one.
-    pub fn ceiling(&self, slot: u64) -> Option<u64> {
-        spent_in(&self.durable, slot)
-    }
-
-    /// Moves the own word from `seen` to `spent` in `slot`; fails when anything happened to it since.
-    pub fn advance(&self, seen: Word, slot: u64, spent: u64) -> Option<Receipt> {
-        let next = seen.rolled(slot, spent);
-        self.own.compare_exchange(seen.bits(), next.bits(), SeqCst, SeqCst).ok()?;
+    /// Moves the word of `slot` from `seen` to `amount` used; fails when anything happened to it since.
+    pub fn advance(&self, seen: Word, slot: u64, amount: u64) -> Option<Receipt> {
+        let next = seen.rolled(slot, amount);
+        self.used[parity(slot)].compare_exchange(seen.bits(), next.bits(), AcqRel, Relaxed).ok()?;
         Some(Receipt { slot, reuse: next.reuse() })
     }
 
-    /// Gives one unit back, unless the slot or the key has changed since: then there is nothing left to undo.
-    pub fn give_back(&self, receipt: Receipt) {
-        let undo = |bits| {
-            let word = Word::from_bits(bits);
-            let same = !word.is_changing_key() && word.reuse() == receipt.reuse && word.age(receipt.slot) == Age::Same;
-            (same && word.spent() > 0).then(|| word.with_spent(word.spent() - 1).bits())
-        };
-        // An error says that the receipt is void, which is the answer too.
-        let _ = self.own.fetch_update(SeqCst, SeqCst, undo);
+    /// Gives units back, unless the slot or the key has changed since: then there is nothing left to undo. Returns
+    /// whether there was.
+    pub fn give_back(&self, receipt: Receipt, units: u64) -> bool {
+        self.change(receipt.slot, |word| {
+            let open = word.reuse() == receipt.reuse && word.age(receipt.slot) == Age::Same && !word.is_sealed();
+            open.then(|| word.with_amount(word.amount().saturating_sub(units)))
+        })
     }
 
-    /// Publishes what the other regions spent in `slot`.
+    /// Publishes what may be used in `slot`.
+    pub fn publish_rights(&self, slot: u64, rights: Allowance) {
+        let published = Published::new(slot, WaitReason::tag(rights.pending), rights.amount);
+        self.rights[parity(slot)].store(published.bits(), Release);
+    }
+
+    /// Publishes what the other regions spent in `slot`, unless that of a later slot stands there.
     pub fn publish_others(&self, slot: u64, spent: u64) {
-        self.others.store(Word::new(slot, 0, spent).bits(), SeqCst);
-    }
-
-    /// Raises the durable ceiling of `slot`.
-    pub fn raise_ceiling(&self, slot: u64, spent: u64) {
-        if self.ceiling(slot).is_none_or(|ceiling| ceiling < spent) {
-            self.durable.store(Word::new(slot, 0, spent).bits(), SeqCst);
+        if !Published::is_later(self.others.load(Relaxed), slot) {
+            self.others.store(Published::new(slot, 0, spent).bits(), Release);
         }
     }
 
-    /// Raises the own spend of `slot` to at least `spent`.
-    pub fn raise_own(&self, slot: u64, spent: u64) {
-        let raise = |bits| {
-            let word = Word::from_bits(bits);
-            let behind = word.age(slot) != Age::Same || word.spent() < spent;
-            (behind && !word.is_changing_key()).then(|| word.rolled(slot, spent).bits())
+    /// Takes up to `at_most` of what `rights` leave in `slot`, which begins with `start` used; begins the slot if it is
+    /// to come. Returns what was taken: it cannot be spent here any more.
+    #[allow(dead_code, reason = "what lending and granting are made of")]
+    pub fn withdraw(&self, slot: u64, at_most: u64, rights: u64, start: u64) -> u64 {
+        let mut taken = 0;
+        self.change(slot, |word| {
+            let used = match word.age(slot) {
+                Age::Same if word.is_sealed() => return None,
+                Age::Same => word.amount(),
+                Age::Past(_) => start,
+                Age::Ahead => return None,
+            };
+            taken = at_most.min(rights.saturating_sub(used));
+            (taken > 0).then(|| word.rolled(slot, used + taken))
+        });
+        taken
+    }
+
+    /// Puts back what was withdrawn from `slot`, if that is still open.
+    #[allow(dead_code, reason = "what lending and granting are made of")]
+    pub fn restore(&self, slot: u64, amount: u64) -> bool {
+        self.change(slot, |word| {
+            let open = word.age(slot) == Age::Same && !word.is_sealed();
+            open.then(|| word.with_amount(word.amount().saturating_sub(amount)))
+        })
+    }
+
+    /// Raises the use of `slot` to at least `amount`.
+    pub fn raise_used(&self, slot: u64, amount: u64) {
+        self.change(slot, |word| {
+            let behind = word.age(slot) != Age::Same || word.amount() < amount;
+            behind.then(|| word.rolled(slot, amount))
+        });
+    }
+
+    /// Counts units refused.
+    pub fn refuse(&self, units: u32) {
+        let add = |refused: u32| Some(refused.saturating_add(units));
+        // Never fails: `add` always gives a value.
+        let _ = self.refused.fetch_update(Relaxed, Relaxed, add);
+    }
+
+    /// Units refused since this was last asked.
+    pub fn take_refused(&self) -> u64 {
+        if self.refused.load(Relaxed) == 0 { 0 } else { self.refused.swap(0, Relaxed).into() }
+    }
+
+    /// Bars the path so that the key can change; fails when a word is not as `seen`. Only under the partition's lock.
+    pub fn begin_key_change(&self, seen: [Word; 2]) -> bool {
+        let bar = |at: usize| {
+            let (from, to) = (seen[at].bits(), seen[at].changing_key().bits());
+            self.used[at].compare_exchange(from, to, AcqRel, Relaxed).is_ok()
         };
-        let _ = self.own.fetch_update(SeqCst, SeqCst, raise);
-    }
-
-    /// Bars the path so that the key can change; fails when the word moved.
-    pub fn begin_key_change(&self, seen: Word) -> bool {
-        self.own.compare_exchange(seen.bits(), seen.changing_key().bits(), SeqCst, SeqCst).is_ok()
-    }
-
-    /// Forgets what the last key knew of others and of marks.
-    pub fn clear_published(&self) {
-        self.others.store(0, SeqCst);
-        self.durable.store(0, SeqCst);
-    }
-
-    /// Forgets counts of slots before the one before `current`, so that none is left when slot numbers wrap and it would
-    /// read as one of a slot to come. For counters that are never given to another key; only the state machine calls it.
-    pub fn retire(&self, current: u64) {
-        let is_over = |word: Word| matches!(word.age(current), Age::Past(slots) if slots > 1);
-        let word = self.own();
-        if is_over(word) {
-            // An error says that it is in use again.
-            let _ = self.own.compare_exchange(word.bits(), 0, SeqCst, SeqCst);
+        if !bar(0) {
+            return false;
         }
-        for published in [&self.others, &self.durable] {
-            if is_over(Word::from_bits(published.load(SeqCst))) {
-                published.store(0, SeqCst);
+        let barred = bar(1);
+        if !barred {
+            // Nobody moves a barred word, so what was there can be put back.
+            self.used[0].store(seen[0].bits(), Release);
+        }
+        barred
+    }
+
+    /// How much of `slot` may be used before more is asked for; 0 when that was not published.
+    pub fn low_water(&self, slot: u64) -> u64 {
+        Published::of(self.aux.load(Relaxed), slot).map_or(0, |(_, amount)| amount)
+    }
+
+    /// Publishes how much of `slot` may be used before more is asked for: for keys whose chunks another node grants.
+    #[allow(dead_code, reason = "what lending and granting are made of")]
+    pub fn publish_low_water(&self, slot: u64, amount: u64) {
+        self.aux.store(Published::new(slot, 0, amount).bits(), Release);
+    }
+
+    /// Whether nothing of slot `current`, the one before, or a later one is counted.
+    pub fn is_over(&self, current: u64) -> bool {
+        let past = |slot| match self.word(slot).age(slot) {
+            Age::Past(slots) => slots,
+            Age::Same | Age::Ahead => 0,
+        };
+        // The other parity's word is asked for the slot to come: of the slot before it is 2 behind that.
+        past(current) > 0 && past(current + 1) > 2
+    }
+
+    /// Both words, to be barred as they are.
+    pub fn words(&self) -> [Word; 2] {
+        [0, 1].map(|at: usize| Word::from_bits(self.used[at].load(Acquire)))
+    }
+
+    /// Gives the entry to a key, with what is used of `slot` and of the next; ends the change of a barred entry. The slot
+    /// before counts as over: what was charged of it elsewhere is not known here. Only under the partition's lock, for an
+    /// entry that is free or barred.
+    pub fn settle(&self, key: Key, limit: LimitId, slot: u64, used: [u64; 2]) {
+        let [even, odd] = self.words();
+        for published in [&self.rights[0], &self.rights[1], &self.others, &self.aux] {
+            published.store(0, Relaxed);
+        }
+        self.limit.store(limit.0, Relaxed);
+        self.refused.store(0, Relaxed);
+        let barred = even.is_changing_key();
+        if barred {
+            // Before the words: nobody passes a barred word, and who reads one of the new key must find its tag.
+            self.tag.store(key.bits(), Release);
+        }
+        let (this, other) = if parity(slot) == 0 { (even, odd) } else { (odd, even) };
+        self.used[parity(slot + 1)].store(Word::new(slot + 1, other.reuse(), used[1]).bits(), Release);
+        self.used[parity(slot)].store(Word::new(slot, this.reuse(), used[0]).bits(), Release);
+        if !barred {
+            // After the words: nobody passes a free tag, and who finds this one must not move a word of before.
+            self.tag.store(key.bits(), Release);
+        }
+    }
+
+    /// Frees a barred entry. Only under the partition's lock.
+    pub fn free(&self) {
+        self.tag.store(0, Release);
+        for (at, word) in self.words().into_iter().enumerate() {
+            self.used[at].store(Word::new(0, word.reuse(), 0).bits(), Release);
+        }
+    }
+
+    /// Forgets what belongs to slots other than `current` and its neighbours, so that none is left when slot numbers
+    /// wrap and it would read as one of a slot to come. For counters that never change their key, only by the state
+    /// machine.
+    pub fn retire(&self, current: u64) {
+        for slot in [current, current + 1] {
+            let word = self.word(slot);
+            if matches!(word.age(slot), Age::Past(slots) if slots > 2) {
+                // An error says that it is in use again.
+                let _ = self.used[parity(slot)].compare_exchange(word.bits(), 0, AcqRel, Relaxed);
+            }
+        }
+        self.retire_published(current);
+    }
+
+    /// Forgets what was published for slots other than `current` and its neighbours.
+    pub fn retire_published(&self, current: u64) {
+        let live = |bits| {
+            [current.wrapping_sub(1), current, current + 1].iter().any(|&slot| Published::of(bits, slot).is_some())
+        };
+        for published in [&self.rights[0], &self.rights[1], &self.others] {
+            if !live(published.load(Relaxed)) {
+                published.store(0, Relaxed);
             }
         }
     }
 
-    /// Starts the count of another key, keeping the reuse number; ends the change of the key.
-    pub fn start(&self, slot: u64, spent: u64) {
-        let reuse = self.own().reuse();
-        self.own.store(Word::new(slot, reuse, spent).bits(), SeqCst);
+    fn change(&self, slot: u64, mut to: impl FnMut(Word) -> Option<Word>) -> bool {
+        let change = |bits| {
+            let word = Word::from_bits(bits);
+            if word.is_changing_key() { None } else { to(word).map(Word::bits) }
+        };
+        self.used[parity(slot)].fetch_update(AcqRel, Acquire, change).is_ok()
     }
 }
 
-fn spent_in(word: &AtomicU64, slot: u64) -> Option<u64> {
-    let word = Word::from_bits(word.load(SeqCst));
-    (word.bits() != 0 && word.age(slot) == Age::Same).then(|| word.spent())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spend(counter: &Counter, slot: u64) -> Receipt {
-        let seen = counter.own();
-        let spent = if seen.age(slot) == Age::Same { seen.spent() + 1 } else { 1 };
-        counter.advance(seen, slot, spent).expect("nobody else moves it")
-    }
-
-    #[test]
-    fn a_unit_is_given_back_to_its_own_slot_only() {
-        let counter = Counter::default();
-        let receipt = spend(&counter, 7);
-        counter.give_back(receipt);
-        assert_eq!(counter.own(), Word::new(7, 0, 0));
-
-        let receipt = spend(&counter, 7);
-        spend(&counter, 8);
-        counter.give_back(receipt);
-        assert_eq!(counter.own(), Word::new(8, 0, 1));
-    }
-
-    #[test]
-    fn a_unit_is_not_given_back_to_the_next_key_of_an_entry() {
-        let counter = Counter::default();
-        let receipt = spend(&counter, 7);
-        assert!(counter.begin_key_change(counter.own()));
-        counter.give_back(receipt);
-        counter.start(7, 1);
-        counter.give_back(receipt);
-        assert_eq!((counter.own().spent(), counter.own().reuse()), (1, 1));
-    }
-
-    #[test]
-    fn what_is_published_counts_in_its_slot_only() {
-        let counter = Counter::default();
-        counter.publish_others(7, 3);
-        counter.raise_ceiling(7, 5);
-        counter.raise_ceiling(7, 4);
-        assert_eq!((counter.others(7), counter.others(8)), (3, 0));
-        assert_eq!((counter.ceiling(7), counter.ceiling(8)), (Some(5), None));
-    }
+const fn parity(slot: u64) -> usize {
+    (slot & 1) as usize
 }

@@ -1,12 +1,16 @@
-//! What a limit means in one generation: its quota, window, policy and this region's share. Pure functions of the
-//! definition, never of the moment, so that all regions cut the same quota alike.
+//! What a limit means in one generation: its quota, slots, algorithm and this region's share. Pure functions of the
+//! definition, never of the moment, so that all regions cut the same quota alike (rights ledger, rule 9.2).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use portolan_config::{LimitId, OnPartition};
-use portolan_model::{Name, Rate, WallTime};
+use portolan_config::{Algorithm, LimitId, OnPartition, SharePlan, Window};
+use portolan_model::{Name, Ratio, WallTime};
 
-use crate::word::MAX_SPENT;
+use crate::{
+    calendar::{Calendar, Calendars},
+    shares::base_shares,
+    word::MAX_AMOUNT,
+};
 
 /// A limit as the accepted configuration has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,57 +21,143 @@ pub struct Definition {
     pub generation: u32,
     /// Its name, for clients and people.
     pub name: Name,
-    /// The quota and the window, over all regions together.
-    pub rate: Rate,
+    /// How much over all regions together, and how it is counted.
+    pub algorithm: Algorithm,
     /// What to do while a region is not heard.
     pub on_partition: OnPartition,
+    /// How the quota is split between regions, and what follows that split.
+    pub shares: SharePlan,
+    /// How far a region may go beyond its rights while the merged view is below the limit.
+    pub overdraft: Ratio,
+    /// How long a request may wait for another region's loan; zero: refused at once.
+    pub borrow_wait: Duration,
+    /// How long a region that is not heard keeps its share; none: until an operator fences it.
+    pub reclaim: Option<Duration>,
+    /// Whether a lender outside the regions holds four fifths of the quota.
+    pub lent: bool,
+    /// Whether refusals are only counted.
+    pub shadow: bool,
     /// Whether the answer names the slot that was charged.
     pub expose_slot: bool,
+}
+
+impl Definition {
+    /// A strict limit in its first generation, split equally.
+    pub fn new(id: LimitId, name: Name, algorithm: Algorithm) -> Self {
+        Self {
+            id,
+            generation: 1,
+            name,
+            algorithm,
+            on_partition: OnPartition::Static,
+            shares: SharePlan::default(),
+            overdraft: Ratio::default(),
+            borrow_wait: Duration::ZERO,
+            reclaim: None,
+            lent: false,
+            shadow: false,
+            expose_slot: false,
+        }
+    }
+
+    /// A strict fixed window.
+    #[cfg(test)]
+    pub fn of_rate(id: u32, rate: &str) -> Self {
+        let rate: portolan_model::Rate = rate.parse().expect("a rate");
+        let algorithm = Algorithm::FixedWindow { quota: rate.count, window: Window::Length(rate.per) };
+        Self::new(LimitId(id), Name::new("per-user").expect("a name"), algorithm)
+    }
 }
 
 /// Windows this long have durable marks per key; shorter ones only lose their rights in the slots a crash may have
 /// touched, which costs at most the lead of the horizon plus one window.
 pub(crate) const MARKED_WINDOW: Duration = Duration::from_secs(10);
 
+/// Part of a quota that the regions keep while a lender outside holds the rest.
+const KEPT_OF_LENT: Ratio = Ratio::from_parts(2000);
+
 /// The part of a definition that the request path computes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
     /// `L`: the whole quota of one slot.
     pub quota: u64,
-    /// This region's share of it.
-    pub base: u64,
-    /// Length of a slot in milliseconds, at least 1.
-    pub window_ms: u64,
+    /// The slots that it is counted in.
+    pub slots: Slots,
+    /// Nominal length of a slot, for clients.
+    pub window: Duration,
     /// What a key may spend in a slot without a durable mark; the share itself for windows without marks.
     pub allowance: u64,
     /// How far beyond the spend a durable mark is set.
     pub chunk: u64,
+    marked: bool,
+    share: Share,
+}
+
+/// How time is cut into slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Slots {
+    /// Equal ones of so many milliseconds, at least 1.
+    Even(u64),
+    /// Civil days or months.
+    Civil(Arc<Calendar>),
+}
+
+/// This region's share of the quota, by slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    before: u64,
+    /// The first slot of `after`.
+    turn: u64,
+    after: u64,
 }
 
 impl Terms {
     /// The terms for the region at `position` of `regions` regions in the order of the scope.
-    pub fn new(rate: Rate, position: usize, regions: usize) -> Self {
-        let quota = rate.count.min(MAX_SPENT);
-        let base = base_share(quota, position, regions);
-        let window_ms = u64::try_from(rate.per.as_millis()).unwrap_or(u64::MAX).max(1);
-        let second = base.saturating_mul(1000) / window_ms;
-        let allowance = (base / 10).max(1);
-        Self { quota, base, window_ms, allowance, chunk: allowance.max(second) }
+    pub fn new(definition: &Definition, position: usize, regions: usize, calendars: &mut Calendars) -> Self {
+        let quota = definition.algorithm.quota().min(MAX_AMOUNT);
+        let window = definition.algorithm.window();
+        let slots = Slots::new(&definition.algorithm, calendars);
+        let split = if definition.lent { KEPT_OF_LENT.of(quota) } else { quota };
+        let of = |weights: &[u32]| base_shares(split, weights, regions).get(position).copied().unwrap_or(0);
+        let share = Share::new(&definition.shares, of, &slots, window);
+        let least = share.before.min(share.after);
+        let second = least.saturating_mul(1000) / millis(window);
+        let allowance = (least / 10).max(1);
+        Self {
+            quota,
+            slots,
+            window,
+            allowance,
+            chunk: allowance.max(second),
+            marked: window >= MARKED_WINDOW && !definition.shadow,
+            share,
+        }
     }
 
-    /// Whether keys of this limit keep durable marks.
+    /// A fixed window for the first of some regions.
+    #[cfg(test)]
+    pub fn of_rate(rate: &str, regions: usize) -> Self {
+        Self::new(&Definition::of_rate(1, rate), 0, regions, &mut Calendars::default())
+    }
+
+    /// This region's share of a slot: the same in every process of the region that knows this definition.
+    pub fn base(&self, slot: u64) -> u64 {
+        if slot < self.share.turn { self.share.before } else { self.share.after }
+    }
+
+    /// Whether keys of this limit keep durable marks. Those of a shadow do not: it refuses nothing.
     pub fn marked(&self) -> bool {
-        u128::from(self.window_ms) >= MARKED_WINDOW.as_millis()
+        self.marked
     }
 
     /// The slot that `wall` falls into.
     pub fn slot(&self, wall: WallTime) -> u64 {
-        wall.as_unix_millis() / self.window_ms
+        self.slots.slot(wall)
     }
 
     /// First instant of a slot.
     pub fn begin(&self, slot: u64) -> WallTime {
-        WallTime::from_unix_millis(slot.saturating_mul(self.window_ms))
+        self.slots.begin(slot)
     }
 
     /// First instant after a slot.
@@ -76,33 +166,112 @@ impl Terms {
     }
 }
 
-/// Splits `quota` equally, the remainder one by one to the first regions of the scope. Grows with `quota` for every
-/// position, so that during a change from `a` to `b` the regions together hold at most `max(a, b)`.
-pub(crate) fn base_share(quota: u64, position: usize, regions: usize) -> u64 {
-    let regions = (regions as u64).max(1);
-    quota / regions + u64::from((position as u64) < quota % regions)
+impl Slots {
+    fn new(algorithm: &Algorithm, calendars: &mut Calendars) -> Self {
+        match algorithm {
+            Algorithm::FixedWindow { window: Window::Calendar { period, zone }, .. } => {
+                Self::Civil(calendars.of(*period, zone))
+            }
+            other => Self::Even(millis(other.window())),
+        }
+    }
+
+    pub fn slot(&self, wall: WallTime) -> u64 {
+        match self {
+            Self::Even(length) => wall.as_unix_millis() / length,
+            Self::Civil(calendar) => calendar.slot(wall.as_unix_millis()),
+        }
+    }
+
+    pub fn begin(&self, slot: u64) -> WallTime {
+        WallTime::from_unix_millis(match self {
+            Self::Even(length) => slot.saturating_mul(*length),
+            Self::Civil(calendar) => calendar.begin(slot),
+        })
+    }
+
+    /// The first slot that does not begin before `wall`.
+    pub fn beginning_from(&self, wall: WallTime) -> u64 {
+        let slot = self.slot(wall);
+        slot + u64::from(self.begin(slot) < wall)
+    }
+}
+
+impl Share {
+    /// `of` is this region's share under given weights. Of a change whose outcome is not known here, the smaller share
+    /// holds, from two windows after it was ordered: no slot that may have been spent or lent in is touched by it.
+    fn new(plan: &SharePlan, of: impl Fn(&[u32]) -> u64, slots: &Slots, window: Duration) -> Self {
+        let before = of(&plan.weights);
+        let Some(change) = &plan.change else { return Self { before, turn: u64::MAX, after: before } };
+        let after = of(&change.weights);
+        match change.from {
+            Some(from) => Self { before, turn: slots.beginning_from(from), after },
+            None => Self { before, turn: slots.beginning_from(change.since + window * 2), after: before.min(after) },
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]
 mod tests {
+    use portolan_config::{Period, ShareChange};
+
     use super::*;
 
-    #[test]
-    fn shares_sum_to_the_quota_and_grow_with_it() {
-        for regions in 1..8usize {
-            for quota in 0..50u64 {
-                let shares = |quota| (0..regions).map(move |at| base_share(quota, at, regions));
-                assert_eq!(shares(quota).sum::<u64>(), quota);
-                assert!(shares(quota).zip(shares(quota + 1)).all(|(now, more)| now <= more));
-            }
-        }
+    fn definition(algorithm: Algorithm) -> Definition {
+        Definition::new(LimitId(1), Name::new("per-user").expect("a name"), algorithm)
+    }
+
+    fn fixed(quota: u64, seconds: u64) -> Definition {
+        let window = Window::Length(Duration::from_secs(seconds));
+        definition(Algorithm::FixedWindow { quota, window })
+    }
+
+    fn terms(definition: &Definition, position: usize) -> Terms {
+        Terms::new(definition, position, 3, &mut Calendars::default())
     }
 
     #[test]
     fn a_slot_begins_where_the_one_before_ends() {
-        let terms = Terms::new("600/min".parse().expect("a rate"), 0, 3);
-        assert_eq!((terms.base, terms.allowance, terms.chunk), (200, 20, 20));
+        let terms = terms(&fixed(600, 60), 0);
+        assert_eq!((terms.base(1), terms.allowance, terms.chunk), (200, 20, 20));
         let slot = terms.slot(WallTime::from_unix_millis(119_999));
         assert_eq!((slot, terms.begin(slot).as_unix_millis(), terms.end(slot).as_unix_millis()), (1, 60_000, 120_000));
+    }
+
+    #[test]
+    fn a_lender_outside_leaves_the_regions_a_fifth() {
+        let lent = Definition { lent: true, ..fixed(1000, 1) };
+        assert_eq!([0, 1, 2].map(|at| terms(&lent, at).base(0)), [67, 67, 66]);
+    }
+
+    #[test]
+    fn rule_2_a_share_belongs_to_a_slot_and_is_the_smaller_one_while_the_outcome_is_unknown() {
+        let with = |from: Option<u64>| {
+            let change = ShareChange {
+                weights: vec![1, 1, 2],
+                from: from.map(WallTime::from_unix_millis),
+                since: WallTime::from_unix_millis(60_500),
+            };
+            Definition { shares: SharePlan { weights: vec![2, 1, 1], change: Some(change) }, ..fixed(100, 1) }
+        };
+        let bases = |from, slot| [0, 1, 2].map(|at| terms(&with(from), at).base(slot));
+        let (before, smaller, after) = ([50, 25, 25], [25, 25, 25], [25, 25, 50]);
+        assert_eq!([61, 62, 63].map(|slot| bases(None, slot)), [before, before, smaller]);
+        assert_eq!([69, 70, 71].map(|slot| bases(Some(69_001), slot)), [before, after, after]);
+    }
+
+    #[test]
+    fn a_calendar_window_is_a_civil_period_of_its_zone() {
+        let window = Window::Calendar { period: Period::Month, zone: "Europe/Berlin".into() };
+        let terms = terms(&definition(Algorithm::FixedWindow { quota: 1 << 36, window }), 0);
+        // 2026-10-31T23:00:00Z is midnight in Berlin.
+        let november = terms.slot(WallTime::from_unix_millis(1_795_000_000_000));
+        assert_eq!(terms.begin(november).to_string(), "2026-10-31T23:00:00.000Z");
+        assert_eq!(terms.end(november).to_string(), "2026-11-30T23:00:00.000Z");
+        assert!(terms.marked() && terms.base(november) == (1 << 36) / 3 + 1);
     }
 }

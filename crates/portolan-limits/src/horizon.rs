@@ -57,25 +57,24 @@ impl Barrier {
         if self.floor.since(wall) <= MAX_RESUMED { wall.max(self.floor) } else { wall }
     }
 
-    /// Whether the slot may have been spent before the restart.
-    pub fn touches(&self, terms: &Terms, slot: u64) -> bool {
-        terms.begin(slot) < self.horizon
+    /// The first slot that cannot have been spent before the restart.
+    pub fn first_untouched(&self, terms: &Terms) -> u64 {
+        terms.slots.beginning_from(self.horizon)
     }
 
-    /// When spending can begin, if `slot` gives no rights at all.
-    pub fn bars(&self, terms: &Terms, slot: u64) -> Option<WallTime> {
-        let open = self.first_open(terms);
-        (slot < open).then(|| terms.begin(open))
+    /// Whether the slot may have been spent before the restart.
+    pub fn touches(&self, terms: &Terms, slot: u64) -> bool {
+        slot < self.first_untouched(terms)
     }
 
     /// The first slot with rights.
-    fn first_open(&self, terms: &Terms) -> u64 {
-        let beginning_from = |wall: WallTime| wall.as_unix_millis().div_ceil(terms.window_ms);
+    pub fn first_open(&self, terms: &Terms) -> u64 {
+        let closed = terms.slots.beginning_from(self.closed);
         if terms.marked() {
             // A slot that is over stays over; one that was under way goes on from its marks.
-            beginning_from(self.closed).max(terms.slot(self.floor))
+            closed.max(terms.slot(self.floor))
         } else {
-            beginning_from(self.horizon).max(beginning_from(self.closed))
+            closed.max(terms.slots.beginning_from(self.horizon))
         }
     }
 }
@@ -97,7 +96,7 @@ mod tests {
             Recovery::Marks(found)
         };
         let check = |recovery, rate: &str, expected| {
-            let terms = Terms::new(rate.parse().expect("a rate"), 0, 3);
+            let terms = Terms::of_rate(rate, 3);
             let open = barrier(recovery).first_open(&terms);
             assert_eq!(terms.begin(open), wall(expected), "{rate}");
         };

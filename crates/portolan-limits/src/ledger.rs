@@ -8,7 +8,7 @@ use portolan_config::LimitId;
 use portolan_model::HashKey;
 use smallvec::{SmallVec, smallvec};
 
-use crate::{key::Key, message::DIGEST_BUCKETS, word::MAX_SPENT};
+use crate::{key::Key, message::DIGEST_BUCKETS, word::MAX_AMOUNT};
 
 /// Rows of the live slots.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl Ledger {
 
     /// Raises one cell to at least `spent`.
     pub fn join(&mut self, limit: LimitId, slot: u64, region: usize, key: Key, spent: u64) -> Joined {
-        let spent = spent.min(MAX_SPENT);
+        let spent = spent.min(MAX_AMOUNT);
         let regions = self.regions;
         let fresh = || Slot { rows: BTreeMap::new(), regions: vec![RegionRows::default(); regions] };
         let rows = self.slots.entry((limit, slot)).or_insert_with(fresh);

@@ -14,11 +14,13 @@
 //! any region is not heard. A changed count gives at most the larger of both during the change.
 
 mod bounds;
+mod calendar;
 mod counter;
 mod definition;
 mod durability;
 mod horizon;
 mod key;
+mod leaf;
 mod ledger;
 mod limiter;
 mod marks;
@@ -32,6 +34,7 @@ mod rights;
 mod shared;
 mod shares;
 mod spend;
+mod sync;
 mod table;
 mod verdict;
 mod word;
@@ -46,8 +49,8 @@ pub use marks::{
 };
 pub use message::{Heartbeat, Message, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
-pub use portolan_config::{LimitId, OnPartition, ShareChange, SharePlan};
+pub use portolan_config::{Algorithm, LimitId, OnPartition, ShareChange, SharePlan, Window};
 pub use region::{Acknowledgement, Ask, Cell, Grant, Ranking, SHARDS, Shard, ShardSet, Update};
 pub use replica::{Event, LimitUsage, Limits, LimitsConfig, SlotDigest, Stats};
 pub use shares::base_shares;
-pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek};
+pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Wait, WaitReason};

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use portolan_config::LimitId;
-use portolan_model::{Now, WallTime};
+use portolan_model::{Name, Now, WallTime};
 use smallvec::SmallVec;
 
 use crate::{
@@ -15,10 +15,9 @@ use crate::{
     key::Key,
     rights::{Refusal, Rights},
     shared::Shared,
-    spend::{Held, Turned, check_slot, spend, view},
+    spend::{Held, Site, Turned, check_slot, spend, view},
     table::{Place, Tenant},
-    verdict::{Admission, Claim, DenyReason, Peek},
-    word::Age,
+    verdict::{Admission, Charge, ChargeReceipt, Claim, DenyReason, Peek, Wait},
 };
 
 /// The decision function for one set of definitions; the counters behind it outlive it.
@@ -29,12 +28,15 @@ pub struct Limiter {
     /// Sorted by id.
     rights: Box<[Rights]>,
     shared: Arc<Shared>,
+    /// Stands where a limit that is not known would.
+    unknown: Name,
 }
 
 impl Limiter {
     /// `rights` sorted by id.
     pub(crate) fn new(rights: Box<[Rights]>, shared: Arc<Shared>) -> Self {
-        Self { rights, shared }
+        let unknown = Name::new("unknown-limit").expect("lower-case letters and a hyphen");
+        Self { rights, shared, unknown }
     }
 
     /// The counter of `limit` for what it counts by. Costs one SipHash, allocates nothing up to four parts.
@@ -43,26 +45,46 @@ impl Limiter {
     }
 
     /// Charges every claim, or none; refusals are not counted. A claim of a limit that is not defined is answered
-    /// `Wait`: it can only come from a view older or newer than this limiter. Allocates only above four claims.
+    /// `Wait`: it can only come from a view older or newer than this limiter. Limits in shadow never refuse: their charge
+    /// says that they would have. Allocates only above four claims.
     pub fn admit(&self, claims: &[Claim], now: Now) -> Admission {
         let wall = self.shared.wall(now);
-        let mut held = SmallVec::<[Held<'_>; 4]>::new();
+        let mut held = SmallVec::<[Unit<'_>; 4]>::new();
         for claim in claims {
-            match self.claim(claim, wall) {
-                Ok(unit) => held.push(unit),
-                Err(turned) => {
-                    held.iter().rev().for_each(Held::give_back);
-                    return turned.denial().map_or(Admission::Wait, Admission::Deny);
-                }
+            let Some(rights) = self.rights(claim.limit) else {
+                held.iter().rev().for_each(Unit::give_back);
+                return Admission::Wait(Wait::unknown(claim.limit, self.unknown.clone()));
+            };
+            match self.claim(rights, claim, wall) {
+                Ok(units) => held.push(Unit::Held(units)),
+                Err(turned) => match turned.shadow_charge() {
+                    Some(charge) => held.push(Unit::Shadow(charge)),
+                    None => {
+                        held.iter().rev().for_each(Unit::give_back);
+                        let unknown = || Admission::Wait(Wait::unknown(claim.limit, self.unknown.clone()));
+                        return turned.admission().unwrap_or_else(unknown);
+                    }
+                },
             }
         }
-        Admission::Allow(held.iter().map(Held::charge).collect())
+        Admission::Allow(held.into_iter().map(Unit::charge).collect())
     }
+
+    /// Gives up to `units` of a charge back, while its slot lasts; for outcomes that a limit does not count.
+    pub fn refund(&self, charge: &Charge, units: u32, now: Now) {
+        let Some(rights) = self.rights(charge.limit) else { return };
+        if rights.terms.slot(self.shared.wall(now)) == charge.slot {
+            self.give_back(rights, charge, units.min(charge.cost));
+        }
+    }
+
+    /// Ends what a charge of a concurrency limit stands for; does nothing for other limits. Call once for each charge.
+    pub fn release(&self, _charge: &Charge) {}
 
     /// The values each claim would be decided with; charges nothing. Claims of unknown limits are left out.
     pub fn peek(&self, claims: &[Claim], now: Now) -> Vec<Peek> {
         let wall = self.shared.wall(now);
-        claims.iter().filter_map(|claim| Some(self.peek_one(self.rights(claim.limit)?, claim.key, wall))).collect()
+        claims.iter().filter_map(|claim| Some(self.peek_one(self.rights(claim.limit)?, claim, wall))).collect()
     }
 
     /// Whether anything can be admitted: false until the first horizon is durable.
@@ -85,84 +107,91 @@ impl Limiter {
         self.rights.binary_search_by_key(&limit, |rights| rights.id).ok().map(|at| &self.rights[at])
     }
 
-    fn claim(&self, claim: &Claim, wall: WallTime) -> Result<Held<'_>, Turned<'_>> {
-        let rights = self.rights(claim.limit).ok_or(Turned::Wait)?;
+    fn claim<'a>(&'a self, rights: &'a Rights, claim: &Claim, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
+        let Claim { key, cost, .. } = *claim;
         let table = &self.shared.table;
-        if let Some(place) = table.find(claim.key) {
-            let mine = || table.holds(place, claim.key);
-            let spent = spend(&self.shared, rights, table.counter(place), mine, wall);
+        if let Some(place) = table.find(key) {
+            let site = Site { rights, counter: table.counter(place), key, place: Some(place) };
+            let spent = spend(&self.shared, site, cost, wall);
             if !matches!(spent, Err(Turned::KeyChanged)) {
-                return self.note(rights, Some(place), spent);
+                return self.note(site, spent);
             }
         }
-        self.claim_new(rights, claim.key, wall)
+        self.claim_new(rights, claim, wall)
     }
 
     /// The first request of a key: makes its entry, or shares the overflow counter.
-    fn claim_new<'a>(&'a self, rights: &'a Rights, key: Key, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
+    fn claim_new<'a>(&'a self, rights: &'a Rights, claim: &Claim, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
         let shared = &*self.shared;
+        let Claim { key, cost, .. } = *claim;
         // Asked where no other thread can make or unmake the entry: one that was held up on its way here must not make
         // it for a slot that others have seen the end of, whose count may be gone.
         let latest = || wall.max(shared.latest());
-        let tenant = Tenant { key, limit: rights.id, window_ms: rights.terms.window_ms };
         let start = || {
             let slot = rights.terms.slot(latest());
-            // A key that was charged to the overflow counter in this slot, or by a thread with a later clock in the
-            // next one, may not start afresh.
-            let overflow = rights.live.overflow.own();
-            let begun = rights.start(&shared.barrier, slot);
-            match overflow.age(slot) {
-                Age::Same | Age::Ahead if overflow.spent() > 0 => {
-                    (overflow.slot_near(slot), overflow.spent().max(begun))
-                }
-                _ => (slot, begun),
-            }
+            // A key that was charged to the overflow counter in this slot may not start afresh.
+            (slot, [slot, slot + 1].map(|slot| rights.live.overflow.used(slot).max(rights.start(slot))))
         };
-        let known = |counter| spend(shared, rights, counter, || true, latest());
+        let known = |place: Option<Place>| {
+            let counter = place.map_or(&rights.live.overflow, |place| shared.table.counter(place));
+            let key = if place.is_some() { key } else { Key::OVERFLOW };
+            let site = Site { rights, counter, key, place };
+            self.note(site, spend(shared, site, cost, latest()))
+        };
         shared.table.enter(
-            tenant,
-            wall,
+            Tenant { key, limit: rights.id },
+            |counter| self.is_dead(counter, wall),
             start,
-            |place| self.note(rights, Some(place), known(shared.table.counter(place))),
-            || self.note(rights, None, known(&rights.live.overflow)),
+            |place| known(Some(place)),
+            || known(None),
         )
     }
 
-    /// Tells the state machine what moved. `place` is none for the overflow counter.
-    fn note<'a>(
-        &self,
-        rights: &Rights,
-        place: Option<Place>,
-        spent: Result<Held<'a>, Turned<'a>>,
-    ) -> Result<Held<'a>, Turned<'a>> {
-        let wants_write = match &spent {
-            Ok(held) => held.wants_mark(),
-            Err(Turned::Wait | Turned::Unmarked) => true,
-            Err(Turned::Denied { .. } | Turned::KeyChanged) => return spent,
+    /// Whether an entry counts nothing of a live slot. A limit that is not known here may be newer than this limiter.
+    pub(crate) fn is_dead(&self, counter: &Counter, wall: WallTime) -> bool {
+        self.rights(counter.limit()).is_some_and(|rights| counter.is_over(rights.terms.slot(wall)))
+    }
+
+    /// Tells the state machine what moved.
+    fn note<'a>(&self, site: Site<'a>, spent: Result<Held<'a>, Turned<'a>>) -> Result<Held<'a>, Turned<'a>> {
+        let wants_more = match &spent {
+            Ok(held) => held.wants_more(),
+            Err(turned) => turned.wants_more(),
         };
-        match place {
+        match site.place {
             Some(place) => self.shared.table.note_move(place),
-            None => rights.live.note_overflow(&self.shared.overflowed),
+            None => site.rights.live.note_overflow(&self.shared.overflowed),
         }
-        if wants_write {
+        if wants_more {
             self.shared.ask_attention();
         }
         spent
     }
 
-    fn peek_one(&self, rights: &Rights, key: Key, wall: WallTime) -> Peek {
+    fn give_back(&self, rights: &Rights, charge: &Charge, units: u32) {
+        let Some(ChargeReceipt { key, place, receipt }) = charge.receipt else { return };
+        let counter = place.map_or(&rights.live.overflow, |place| self.shared.table.counter(place));
+        if (place.is_none() || counter.is_of(key)) && counter.give_back(receipt, units.into()) {
+            match place {
+                Some(place) => self.shared.table.note_move(place),
+                None => rights.live.note_overflow(&self.shared.overflowed),
+            }
+        }
+    }
+
+    fn peek_one(&self, rights: &Rights, claim: &Claim, wall: WallTime) -> Peek {
         let slot = rights.terms.slot(wall);
         let table = &self.shared.table;
         let unused = Counter::default();
-        let found = table.find(key);
-        let counter = found.map_or(&unused, |place| table.counter(place));
-        let view = view(&self.shared, rights, counter, counter.own(), slot);
-        let refusal = match check_slot(&self.shared, rights, slot, wall) {
-            Err(Turned::Denied { reason, .. }) => Some(reason),
+        let place = table.find(claim.key);
+        let counter = place.map_or(&unused, |place| table.counter(place));
+        let site = Site { rights, counter, key: claim.key, place };
+        let view = view(&self.shared, site, counter.word(slot), slot);
+        let refusal = match check_slot(&self.shared, rights, slot) {
             Err(_) => Some(DenyReason::Degraded),
-            Ok(()) => match rights.decide(view) {
+            Ok(()) => match rights.decide(view, claim.cost.into()) {
                 Err(Refusal::Deny(reason)) => Some(reason),
-                Ok(()) | Err(Refusal::Unmarked) => None,
+                Ok(()) | Err(Refusal::Wait(..)) => None,
             },
         };
         Peek {
@@ -170,8 +199,8 @@ impl Limiter {
             name: rights.name.clone(),
             slot,
             quota: rights.terms.quota,
-            share: rights.terms.base,
-            spent: view.spent,
+            share: rights.terms.base(slot),
+            spent: view.used,
             others: view.others,
             remaining: if refusal.is_some() { 0 } else { rights.remaining(view) },
             mode: view.mode,
@@ -181,10 +210,30 @@ impl Limiter {
     }
 }
 
+/// What a claim came to, while others may still refuse.
+enum Unit<'a> {
+    Held(Held<'a>),
+    Shadow(Charge),
+}
+
+impl Unit<'_> {
+    fn give_back(&self) {
+        if let Self::Held(held) = self {
+            held.give_back();
+        }
+    }
+
+    fn charge(self) -> Charge {
+        match self {
+            Self::Held(held) => held.charge(),
+            Self::Shadow(charge) => charge,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use portolan_config::OnPartition;
-    use portolan_model::{HashKey, Name};
+    use portolan_model::HashKey;
 
     use super::*;
     use crate::{Definition, Recovery, definition::Terms, horizon::Barrier, peers::Mode, rights::Live};
@@ -195,22 +244,19 @@ mod tests {
         let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
         let shared = Arc::new(Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default()));
         shared.raise_horizon(at(100));
-        let definition = Definition {
-            id: LimitId(1),
-            generation: 1,
-            name: Name::new("per-user").expect("a name"),
-            rate: "3/s".parse().expect("a rate"),
-            on_partition: OnPartition::Static,
-            expose_slot: false,
-        };
-        let rights = Rights::new(&definition, Terms::new(definition.rate, 0, 1), Arc::new(Live::new(Mode::Healthy)));
+        let (definition, terms) = (Definition::of_rate(1, "3/s"), Terms::of_rate("3/s", 1));
+        let rights = Rights::new(&definition, terms, &barrier, Arc::new(Live::new(Mode::Healthy)));
         let limiter = Limiter::new(Box::new([rights]), Arc::clone(&shared));
-        let claim = Claim { limit: LimitId(1), key: limiter.key(LimitId(1), &[]) };
+        let claim = Claim { limit: LimitId(1), key: limiter.key(LimitId(1), &[]), cost: 1 };
+        let charged = |wall| match limiter.admit(&[claim], Now { wall, ..Now::default() }) {
+            Admission::Allow(charges) => Some(charges[0].slot),
+            _ => None,
+        };
         // The slot was spent and its entry swept while the thread stood still between reading the clock and its claim.
-        let spent = (0..4).filter(|_| limiter.claim(&claim, at(5)).is_ok()).count();
+        let spent = (0..4).filter(|_| charged(at(5)).is_some()).count();
         shared.raise_clock(at(9));
-        shared.table.sweep(0, usize::MAX, at(9), |_| false);
-        let late = limiter.claim(&claim, at(5)).ok().map(|held| held.charge().slot);
-        assert_eq!((spent, late), (3, Some(9)));
+        shared.table.sweep(0, usize::MAX >> 1, |counter| limiter.is_dead(counter, at(9)));
+        let late = limiter.claim(limiter.rights(LimitId(1)).expect("it is defined"), &claim, at(5));
+        assert_eq!((spent, late.ok().map(|held| held.charge().slot)), (3, Some(9)));
     }
 }

@@ -16,11 +16,13 @@ use portolan_model::{HashKey, Now, RegionId, Timestamp, WallTime};
 pub use report::{LimitUsage, SlotDigest};
 
 use crate::{
-    counter::Counter,
+    calendar::Calendars,
+    counter::{Allowance, Counter},
     definition::{Definition, Terms},
     durability::Durability,
     horizon::{Barrier, CLOCK_TOLERANCE},
     key::Key,
+    leaf::Leaf,
     ledger::{Joined, Ledger},
     limiter::Limiter,
     marks::{Mark, MarkWrite, Recovery},
@@ -29,6 +31,7 @@ use crate::{
     peers::{Change, GOSSIP_INTERVAL, Mode, PeerState, Peers},
     rights::{Live, Rights},
     shared::Shared,
+    table::Moved,
     word::Word,
 };
 
@@ -42,7 +45,7 @@ pub struct LimitsConfig {
     pub regions: Vec<RegionId>,
     /// Secret of the cluster for hashing keys.
     pub hash_key: HashKey,
-    /// Keys that have a counter of their own at one time; beyond it keys of a limit share one. 40 bytes each.
+    /// Keys that have a counter of their own at one time; beyond it keys of a limit share one. 64 bytes each.
     pub capacity: usize,
     /// Longest round trip to a region of the scope; lengthens the silence that counts as staleness.
     pub worst_rtt: Duration,
@@ -121,6 +124,7 @@ pub struct Limits {
     scope: u64,
     limiter: Arc<Limiter>,
     shared: Arc<Shared>,
+    calendars: Calendars,
     ledger: Ledger,
     peers: Peers,
     durability: Durability,
@@ -165,6 +169,7 @@ impl Limits {
             me,
             scope: config.hash_key.hash(&names).0 as u64,
             limiter: Arc::new(Limiter::new(Box::default(), Arc::clone(&shared))),
+            calendars: Calendars::default(),
             // A region's table can hold that many rows in each of the slots that may be live.
             ledger: Ledger::new(config.hash_key, regions.len(), 3 * shared.table.len()),
             peers: Peers::new(regions.len(), config.worst_rtt, now.mono),
@@ -209,6 +214,7 @@ impl Limits {
         let by_id: BTreeMap<LimitId, &Definition> =
             definitions.iter().map(|definition| (definition.id, definition)).collect();
         let all = by_id.into_values().map(|definition| self.define(definition)).collect();
+        self.calendars.retain_used();
         let before = std::mem::replace(&mut self.limiter, Arc::new(Limiter::new(all, Arc::clone(&self.shared))));
         let limiter = self.limiter();
         for rights in limiter.all_rights() {
@@ -256,10 +262,11 @@ impl Limits {
         self.events.pop()
     }
 
-    fn define(&self, definition: &Definition) -> Rights {
-        let terms = Terms::new(definition.rate, self.me, self.regions.len());
+    fn define(&mut self, definition: &Definition) -> Rights {
+        let terms = Terms::new(definition, self.me, self.regions.len(), &mut self.calendars);
         let live = self.limiter.rights(definition.id).map(|before| Arc::clone(&before.live));
-        Rights::new(definition, terms, live.unwrap_or_else(|| Arc::new(Live::new(self.mode))))
+        let live = live.unwrap_or_else(|| Arc::new(Live::new(self.mode)));
+        Rights::new(definition, terms, &self.shared.barrier, live)
     }
 
     /// Reads every counter that workers moved.
@@ -267,24 +274,31 @@ impl Limits {
         let limiter = self.limiter();
         let wall = self.wall();
         let mut moved = Vec::new();
-        self.shared.table.drain_moved(|entry, counter| {
-            if let Some(rights) = limiter.rights(entry.limit) {
-                let slot = entry.word.slot_near(rights.terms.slot(wall));
-                moved.push((rights, entry.key, entry.word, rights.ceiling(counter, slot), counter.others(slot)));
+        let mut note = |rights, key, words: [Word; 2], counter: &Counter| {
+            let rights: &Rights = rights;
+            let current = rights.terms.slot(wall);
+            for (parity, word) in words.into_iter().enumerate() {
+                let slot = word.slot_near(if current & 1 == parity as u64 { current } else { current + 1 });
+                if word.amount() > 0 && !word.is_changing_key() {
+                    let allowance = rights.allowance(&self.shared, counter, key, slot);
+                    moved.push((rights, key, slot, word.amount(), allowance, counter.others(slot)));
+                }
+            }
+        };
+        self.shared.table.drain_moved(|Moved { key, limit, words, .. }, counter| {
+            counter.take_refused();
+            if let Some(rights) = limiter.rights(limit) {
+                note(rights, key, words, counter);
             }
         });
         for rights in limiter.all_rights() {
             if rights.live.take_overflow_moved() {
-                let counter = &rights.live.overflow;
-                let slot = counter.own().slot_near(rights.terms.slot(wall));
-                let (ceiling, others) = (rights.ceiling(counter, slot), counter.others(slot));
-                moved.push((rights, Key::OVERFLOW, counter.own(), ceiling, others));
+                note(rights, Key::OVERFLOW, rights.live.overflow.words(), &rights.live.overflow);
             }
         }
-        for (rights, key, word, ceiling, others) in moved {
-            self.join_own(rights, key, word);
-            self.consider_mark(rights, key, word, ceiling);
-            let slot = rights.terms.slot(wall);
+        for (rights, key, slot, used, allowance, others) in moved {
+            self.join_own(rights, key, slot, used);
+            self.consider_mark(rights, key, slot, used, allowance);
             if self.ledger.others(rights.id, slot, self.me, key) > others {
                 self.publish_others(rights, slot, key);
             }
@@ -292,14 +306,13 @@ impl Limits {
     }
 
     /// Takes a counter's own spend into the ledger. Units given back later stay in the row: a cell never falls.
-    fn join_own(&mut self, rights: &Rights, key: Key, word: Word) {
-        let slot = word.slot_near(rights.terms.slot(self.wall()));
+    fn join_own(&mut self, rights: &Rights, key: Key, slot: u64, used: u64) {
         if !self.is_live(rights, slot) {
             return;
         }
-        match self.ledger.join(rights.id, slot, self.me, key, word.spent()) {
+        match self.ledger.join(rights.id, slot, self.me, key, used) {
             Joined::Raised => {
-                let pressed = word.spent().saturating_mul(2) >= rights.terms.base;
+                let pressed = used.saturating_mul(2) >= rights.terms.base(slot);
                 if pressed || self.shares_view(rights) {
                     self.unsent.insert((rights.id, slot, key));
                 }
@@ -322,10 +335,15 @@ impl Limits {
     /// The counter of a key, if it has one, while it cannot become another key's.
     fn with_counter<R>(&self, rights: &Rights, key: Key, then: impl FnOnce(&Counter) -> R) -> Option<R> {
         match key {
-            Key::EVERY => Some(then(&rights.live.every)),
             Key::OVERFLOW => Some(then(&rights.live.overflow)),
             key => self.shared.table.with(key, then),
         }
+    }
+
+    /// The entry of a key, if it has one, while it cannot become another key's.
+    #[allow(dead_code, reason = "what lending and granting are made of")]
+    fn with_leaf<R>(&self, rights: &Rights, key: Key, then: impl FnOnce(Leaf<'_>) -> R) -> Option<R> {
+        self.with_counter(rights, key, |counter| then(Leaf::new(&self.shared, rights, key, counter)))
     }
 
     fn tick(&mut self, now: Now) {
@@ -343,13 +361,18 @@ impl Limits {
         }
         let (limiter, wall) = (&self.limiter, self.wall());
         for rights in limiter.all_rights() {
-            let current = rights.terms.slot(wall);
-            rights.live.overflow.retire(current);
-            rights.live.every.retire(current);
+            rights.live.retire(rights.terms.slot(wall));
         }
         let buckets = self.shared.table.buckets().div_ceil(SWEEP_TICKS);
-        let ended = |limit| limiter.rights(limit).is_none();
-        self.swept_up_to = self.shared.table.sweep(self.swept_up_to, buckets, wall, ended);
+        let is_dead = |counter: &Counter| match limiter.rights(counter.limit()) {
+            Some(rights) => {
+                let current = rights.terms.slot(wall);
+                counter.retire_published(current);
+                counter.is_over(current)
+            }
+            None => true,
+        };
+        self.swept_up_to = self.shared.table.sweep(self.swept_up_to, buckets, is_dead);
     }
 
     fn peer_changed(&mut self, Change { region, state, silent }: Change) {
@@ -372,12 +395,25 @@ impl Limits {
         let limiter = self.limiter();
         for rights in limiter.all_rights() {
             rights.live.set_mode(mode);
+            let slot = rights.terms.slot(self.wall());
+            let own: Vec<Key> = self.ledger.rows(rights.id, slot, self.me, u16::MAX).map(|(key, _)| key).collect();
             if self.shares_view(rights) {
-                let slot = rights.terms.slot(self.wall());
-                let own = self.ledger.rows(rights.id, slot, self.me, u16::MAX);
-                self.unsent.extend(own.map(|(key, _)| (rights.id, slot, key)));
+                self.unsent.extend(own.iter().map(|&key| (rights.id, slot, key)));
+            }
+            if mode != Mode::Degraded {
+                own.into_iter().for_each(|key| self.close(rights, slot, key));
             }
         }
+    }
+
+    /// Marks beyond the own share were for while the limit was open.
+    fn close(&self, rights: &Rights, slot: u64, key: Key) {
+        let base = rights.terms.base(slot);
+        self.with_counter(rights, key, |counter| {
+            if counter.rights(slot).is_some_and(|published| published.amount > base) {
+                counter.publish_rights(slot, Allowance { amount: base, pending: None });
+            }
+        });
     }
 
     fn forget_dead_slots(&mut self) {

@@ -1,23 +1,22 @@
 //! What a region may spend from one limit: its share under `static` and `closed`, and under `open`, while a region is not
-//! heard, what the merged view leaves of the whole quota. A pure decision over values read elsewhere; charges nothing.
+//! heard, what the merged view leaves of the whole quota; and what the state machine publishes beyond that. A pure
+//! decision over values read elsewhere; charges nothing.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use portolan_config::{LimitId, OnPartition};
 use portolan_model::{Name, WallTime};
 
 use crate::{
-    counter::Counter,
+    counter::{Allowance, Counter},
     definition::{Definition, Terms},
     horizon::Barrier,
+    key::Key,
     peers::Mode,
-    verdict::{Charge, Denial, DenyReason},
+    shared::Shared,
+    sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst},
+    verdict::{Charge, ChargeReceipt, Denial, DenyReason, MARK_WAIT, OWNER_WAIT, Wait, WaitReason},
+    word::Published,
 };
 
 /// One limit in one generation, as the request path reads it.
@@ -28,19 +27,27 @@ pub(crate) struct Rights {
     pub name: Name,
     pub terms: Terms,
     pub on_partition: OnPartition,
+    pub borrow_wait: Duration,
+    pub shadow: bool,
     pub expose_slot: bool,
     /// What outlives a generation.
     pub live: Arc<Live>,
+    /// Slots before this give no rights, and those before `unmarked_from` count what needed no mark as spent: the process
+    /// before may have spent them.
+    pub open_from: u64,
+    unmarked_from: u64,
 }
 
 /// The moving parts of a limit, shared by all its generations.
 #[derive(Debug)]
 pub(crate) struct Live {
     mode: AtomicU8,
+    /// This side of a partition holds at most half of the shares.
+    minority: AtomicBool,
     /// The counter of all keys that found no room in the table.
     pub overflow: Counter,
-    /// Its ceiling holds for every key of the limit: set when there are too many keys for marks of their own.
-    pub every: Counter,
+    /// What each key may spend in a slot, by a mark for all of them: set when there are too many for marks of their own.
+    allowance: AtomicU64,
     /// The overflow counter moved since the state machine last looked.
     overflow_moved: AtomicBool,
 }
@@ -49,90 +56,166 @@ pub(crate) struct Live {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct View {
     pub slot: u64,
-    pub spent: u64,
+    pub used: u64,
     pub others: u64,
-    /// Highest spend that durable marks allow.
-    pub ceiling: u64,
+    pub rights: Allowance,
     pub mode: Mode,
 }
 
-/// Why one more unit may not be spent.
+/// Why units may not be spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Deny(DenyReason),
-    /// Only a durable mark is missing.
-    Unmarked,
+    /// More may come; the reason of a refusal when it does not.
+    Wait(WaitReason, DenyReason),
 }
 
 impl Rights {
-    pub fn new(definition: &Definition, terms: Terms, live: Arc<Live>) -> Self {
+    pub fn new(definition: &Definition, terms: Terms, barrier: &Barrier, live: Arc<Live>) -> Self {
         Self {
             id: definition.id,
             generation: definition.generation,
             name: definition.name.clone(),
-            terms,
             on_partition: definition.on_partition,
+            borrow_wait: definition.borrow_wait,
+            shadow: definition.shadow,
             expose_slot: definition.expose_slot,
             live,
+            open_from: barrier.first_open(&terms),
+            unmarked_from: barrier.first_untouched(&terms),
+            terms,
         }
     }
 
-    /// Whether one more unit may be spent.
-    pub fn decide(&self, view: View) -> Result<(), Refusal> {
-        if self.on_partition == OnPartition::Closed && view.mode != Mode::Healthy {
+    /// Whether `cost` more units may be spent.
+    pub fn decide(&self, view: View, cost: u64) -> Result<(), Refusal> {
+        if self.closed(view.mode) {
             return Err(Refusal::Deny(DenyReason::Closed));
         }
-        if self.remaining(view) == 0 {
-            let reached = view.spent.saturating_add(view.others) >= self.terms.quota;
-            let in_force = view.mode != Mode::Degraded || reached;
-            return Err(Refusal::Deny(if in_force { DenyReason::Exhausted } else { DenyReason::Degraded }));
+        if view.used.saturating_add(cost) <= view.rights.amount {
+            return Ok(());
         }
-        if view.spent >= view.ceiling { Err(Refusal::Unmarked) } else { Ok(()) }
+        let reached = view.used.saturating_add(view.others).saturating_add(cost) > self.terms.quota;
+        let in_force = view.mode != Mode::Degraded || reached;
+        let reason = if in_force { DenyReason::Exhausted } else { DenyReason::Degraded };
+        match view.rights.pending {
+            Some(_) if cost > self.terms.quota => Err(Refusal::Deny(DenyReason::Exhausted)),
+            Some(wait @ (WaitReason::Mark | WaitReason::Owner)) => Err(Refusal::Wait(wait, DenyReason::Degraded)),
+            Some(wait @ WaitReason::Borrow) if !reached => Err(Refusal::Wait(wait, reason)),
+            _ => Err(Refusal::Deny(reason)),
+        }
     }
 
     /// What may still be spent in the view's slot, durable marks aside.
     pub fn remaining(&self, view: View) -> u64 {
-        if self.opened(view.mode) {
-            self.terms.quota.saturating_sub(view.spent).saturating_sub(view.others)
-        } else {
-            self.terms.base.saturating_sub(view.spent)
+        let marked_up = view.rights.pending == Some(WaitReason::Mark);
+        let most = if marked_up { self.cap(view.mode, view.slot, view.others) } else { 0 };
+        view.rights.amount.max(most).saturating_sub(view.used)
+    }
+
+    /// What may be used of `slot` at most.
+    pub fn allowance(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
+        let initial = self.initial(shared, counter, key, slot);
+        match counter.rights(slot) {
+            Some(published) if published.amount >= initial.amount => {
+                // Since it was published a new generation may have raised the share, for which a mark can be had.
+                let markable = self.terms.marked() && published.amount < self.terms.base(slot);
+                let mark = (markable && initial.pending == Some(WaitReason::Mark)).then_some(WaitReason::Mark);
+                let published = Allowance { pending: published.pending.or(mark), ..published };
+                self.within_view(published, counter, slot)
+            }
+            _ => initial,
         }
     }
 
+    /// What may be used of a slot for which nothing was published: a function of the terms, the mode and the ownership.
+    pub fn initial(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
+        if !shared.owns_from(key, self.terms.begin(slot)) {
+            return Allowance { amount: 0, pending: Some(WaitReason::Owner) };
+        }
+        let mode = self.live.mode();
+        let cap = self.cap(mode, slot, counter.others(slot));
+        let unmarked = self.unmarked(slot);
+        if self.terms.marked() && unmarked < cap {
+            return Allowance { amount: unmarked, pending: Some(WaitReason::Mark) };
+        }
+        let borrows = !self.borrow_wait.is_zero() && mode != Mode::Degraded;
+        Allowance { amount: cap, pending: borrows.then_some(WaitReason::Borrow) }
+    }
+
     /// What any key may spend in `slot` on the marks that are durable for all keys.
-    pub fn allowance(&self, slot: u64) -> u64 {
-        self.live.every.ceiling(slot).unwrap_or(0).max(self.terms.allowance)
+    pub fn unmarked(&self, slot: u64) -> u64 {
+        self.live.allowance(slot).max(self.terms.allowance)
     }
 
-    /// What counts as spent at the first touch of a key in `slot`.
-    pub fn start(&self, barrier: &Barrier, slot: u64) -> u64 {
-        if barrier.touches(&self.terms, slot) { self.allowance(slot) } else { 0 }
+    /// What counts as used at the first touch of a key in `slot`.
+    pub fn start(&self, slot: u64) -> u64 {
+        if slot < self.unmarked_from { self.unmarked(slot) } else { 0 }
     }
 
-    /// Highest spend of a counter in `slot` that durable marks allow.
-    pub fn ceiling(&self, counter: &Counter, slot: u64) -> u64 {
-        if self.terms.marked() { counter.ceiling(slot).unwrap_or(0).max(self.allowance(slot)) } else { u64::MAX }
+    /// The most this region may spend of a slot in `mode` on its own account.
+    pub fn cap(&self, mode: Mode, slot: u64, others: u64) -> u64 {
+        let base = self.terms.base(slot);
+        match self.on_partition {
+            OnPartition::Open { cap: None } if mode == Mode::Degraded => self.terms.quota.saturating_sub(others),
+            // Together the regions of a side come to so many times the sum of their shares.
+            OnPartition::Open { cap: Some(cap) } if mode == Mode::Degraded => {
+                cap.of(base).min(self.terms.quota).max(base)
+            }
+            _ => base,
+        }
     }
 
-    /// The most this region may ever spend in a slot in `mode`.
-    pub fn cap(&self, mode: Mode) -> u64 {
-        if self.opened(mode) { self.terms.quota } else { self.terms.base }
+    /// A durable mark says what may be on disk, not what the merged view leaves.
+    fn within_view(&self, published: Allowance, counter: &Counter, slot: u64) -> Allowance {
+        let opened = matches!(self.on_partition, OnPartition::Open { .. }) && self.terms.marked();
+        match self.live.mode() {
+            mode @ Mode::Degraded if opened => {
+                let most = self.cap(mode, slot, counter.others(slot));
+                Allowance { amount: published.amount.min(most), ..published }
+            }
+            _ => published,
+        }
     }
 
-    fn opened(&self, mode: Mode) -> bool {
-        matches!(self.on_partition, OnPartition::Open { .. }) && mode == Mode::Degraded
+    fn closed(&self, mode: Mode) -> bool {
+        match self.on_partition {
+            OnPartition::Closed => mode != Mode::Healthy,
+            OnPartition::ClosedMinority => mode == Mode::Degraded && self.live.minority(),
+            OnPartition::Static | OnPartition::Open { .. } => false,
+        }
     }
 
-    pub fn charge(&self, view: View, wall: WallTime) -> Charge {
+    pub fn charge(&self, view: View, cost: u32, receipt: ChargeReceipt, wall: WallTime) -> Charge {
         Charge {
             limit: self.id,
             name: self.name.clone(),
             slot: view.slot,
             quota: self.terms.quota,
-            window: self.window(),
+            window: self.terms.window,
             remaining: self.remaining(view),
             resets_in: self.terms.end(view.slot).since(wall),
             expose_slot: self.expose_slot,
+            cost,
+            shadow_refused: false,
+            receipt: Some(receipt),
+        }
+    }
+
+    /// The charge of a limit in shadow that would have refused.
+    pub fn shadow_charge(&self, denial: &Denial, wall: WallTime) -> Charge {
+        Charge {
+            limit: self.id,
+            name: self.name.clone(),
+            slot: denial.slot,
+            quota: denial.quota,
+            window: denial.window,
+            remaining: 0,
+            resets_in: self.terms.end(denial.slot).since(wall),
+            expose_slot: self.expose_slot,
+            cost: 0,
+            shadow_refused: true,
+            receipt: None,
         }
     }
 
@@ -143,15 +226,20 @@ impl Rights {
             reason,
             slot,
             quota: self.terms.quota,
-            window: self.window(),
+            window: self.terms.window,
             remaining: 0,
             retry_after,
             expose_slot: self.expose_slot,
         }
     }
 
-    pub fn window(&self) -> Duration {
-        Duration::from_millis(self.terms.window_ms)
+    pub fn wait(&self, reason: WaitReason, otherwise: Denial) -> Wait {
+        let at_most = match reason {
+            WaitReason::Mark => MARK_WAIT,
+            WaitReason::Owner => OWNER_WAIT,
+            WaitReason::Borrow => self.borrow_wait,
+        };
+        Wait { reason, at_most, otherwise }
     }
 }
 
@@ -159,8 +247,9 @@ impl Live {
     pub fn new(mode: Mode) -> Self {
         Self {
             mode: AtomicU8::new(mode as u8),
+            minority: AtomicBool::new(false),
             overflow: Counter::default(),
-            every: Counter::default(),
+            allowance: AtomicU64::new(0),
             overflow_moved: AtomicBool::new(false),
         }
     }
@@ -187,34 +276,66 @@ impl Live {
     pub fn set_mode(&self, mode: Mode) {
         self.mode.store(mode as u8, SeqCst);
     }
+
+    /// Whether this side of a partition holds at most half of the shares.
+    pub fn minority(&self) -> bool {
+        self.minority.load(SeqCst)
+    }
+
+    #[allow(dead_code, reason = "what lending and granting are made of")]
+    pub fn set_minority(&self, minority: bool) {
+        self.minority.store(minority, SeqCst);
+    }
+
+    /// Raises what each key may spend in `slot` by a durable mark for all of them.
+    pub fn raise_allowance(&self, slot: u64, amount: u64) {
+        if self.allowance(slot) < amount {
+            self.allowance.store(Published::new(slot, 0, amount).bits(), SeqCst);
+        }
+    }
+
+    fn allowance(&self, slot: u64) -> u64 {
+        Published::of(self.allowance.load(SeqCst), slot).map_or(0, |(_, amount)| amount)
+    }
+
+    /// Forgets what belongs to slots other than `current` and its neighbours: see [`Counter::retire`].
+    pub fn retire(&self, current: u64) {
+        self.overflow.retire(current);
+        let bits = self.allowance.load(SeqCst);
+        let live =
+            [current.wrapping_sub(1), current, current + 1].iter().any(|&slot| Published::of(bits, slot).is_some());
+        if !live {
+            self.allowance.store(0, SeqCst);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use portolan_model::Now;
+
     use super::*;
+    use crate::{calendar::Calendars, marks::Recovery};
 
     fn rights(on_partition: OnPartition) -> Rights {
-        let definition = Definition {
-            id: LimitId(1),
-            generation: 1,
-            name: Name::new("per-user").expect("a name"),
-            rate: "90/s".parse().expect("a rate"),
-            on_partition,
-            expose_slot: false,
-        };
-        Rights::new(&definition, Terms::new(definition.rate, 0, 3), Arc::new(Live::new(Mode::Healthy)))
+        let definition = Definition { on_partition, ..Definition::of_rate(1, "90/s") };
+        let terms = Terms::new(&definition, 0, 3, &mut Calendars::default());
+        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
+        Rights::new(&definition, terms, &barrier, Arc::new(Live::new(Mode::Healthy)))
     }
 
     #[test]
     fn a_refusal_names_whether_the_limit_or_our_state_refused() {
         use DenyReason::{Closed, Degraded, Exhausted};
         use Mode::{Degraded as Cut, Healing, Healthy};
-        use OnPartition::{Closed as ClosedPolicy, Static};
+        use OnPartition::{Closed as ClosedPolicy, ClosedMinority, Static};
         const OPEN: OnPartition = OnPartition::OPEN;
-        let check = |on_partition, mode, spent, others, expected: Result<(), DenyReason>| {
-            let view = View { slot: 1, spent, others, ceiling: u64::MAX, mode };
+        let check = |on_partition, mode, used, others, expected: Result<(), DenyReason>| {
+            let rights = rights(on_partition);
+            let amount = rights.cap(mode, 1, others);
+            let view = View { slot: 1, used, others, rights: Allowance { amount, pending: None }, mode };
             let expected = expected.map_err(Refusal::Deny);
-            assert_eq!(rights(on_partition).decide(view), expected, "{on_partition:?} {mode:?} {spent} {others}");
+            assert_eq!(rights.decide(view, 1), expected, "{on_partition:?} {mode:?} {used} {others}");
         };
         check(Static, Healthy, 29, 0, Ok(()));
         check(Static, Healthy, 30, 0, Err(Exhausted));
@@ -228,12 +349,24 @@ mod tests {
         check(ClosedPolicy, Healthy, 29, 0, Ok(()));
         check(ClosedPolicy, Healing, 0, 0, Err(Closed));
         check(ClosedPolicy, Cut, 0, 0, Err(Closed));
+        check(ClosedMinority, Cut, 29, 0, Ok(()));
     }
 
     #[test]
-    fn spend_stops_at_the_durable_ceiling() {
-        let at = |spent| View { slot: 1, spent, others: 0, ceiling: 5, mode: Mode::Healthy };
-        assert_eq!(rights(OnPartition::Static).decide(at(4)), Ok(()));
-        assert_eq!(rights(OnPartition::Static).decide(at(5)), Err(Refusal::Unmarked));
+    fn a_refusal_waits_for_what_may_come_and_never_for_more_than_the_quota() {
+        use WaitReason::{Borrow, Mark, Owner};
+        let check = |pending, used, others, cost, expected| {
+            let rights = rights(OnPartition::Static);
+            let amount = Allowance { amount: 5, pending: Some(pending) };
+            let view = View { slot: 1, used, others, rights: amount, mode: Mode::Healthy };
+            assert_eq!(rights.decide(view, cost), expected);
+        };
+        let exhausted = DenyReason::Exhausted;
+        check(Mark, 4, 0, 1, Ok(()));
+        check(Mark, 5, 0, 1, Err(Refusal::Wait(Mark, DenyReason::Degraded)));
+        check(Owner, 4, 0, 2, Err(Refusal::Wait(Owner, DenyReason::Degraded)));
+        check(Owner, 0, 0, 91, Err(Refusal::Deny(exhausted)));
+        check(Borrow, 5, 84, 1, Err(Refusal::Wait(Borrow, exhausted)));
+        check(Borrow, 5, 85, 1, Err(Refusal::Deny(exhausted)));
     }
 }

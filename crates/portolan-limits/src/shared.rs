@@ -1,10 +1,14 @@
 //! What workers and the state machine of one process share: the table, the clock, what is durable. Atomics only.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-
 use portolan_model::{HashKey, Now, WallTime};
 
-use crate::{horizon::Barrier, table::Table};
+use crate::{
+    horizon::Barrier,
+    key::Key,
+    region::{SHARDS, Shard},
+    sync::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    table::Table,
+};
 
 /// Outlives every set of definitions.
 #[derive(Debug)]
@@ -19,8 +23,10 @@ pub(crate) struct Shared {
     horizon: AtomicU64,
     /// Latest civil time seen, in Unix milliseconds: keeps the clock monotone.
     clock: AtomicU64,
-    /// A durable write is wanted.
+    /// A durable write is wanted, or a chunk of the owner.
     attention: AtomicBool,
+    /// From when on this node owns the keys of each shard, in Unix milliseconds.
+    owned_from: Box<[AtomicU64]>,
 }
 
 impl Shared {
@@ -33,6 +39,7 @@ impl Shared {
             horizon: AtomicU64::new(0),
             clock: AtomicU64::new(barrier.resume(now.wall).as_unix_millis()),
             attention: AtomicBool::new(false),
+            owned_from: (0..SHARDS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -69,6 +76,25 @@ impl Shared {
         self.horizon.store(0, SeqCst);
     }
 
+    /// From when on this node owns the keys of `shard`: it has the region's share of slots that begin then or later.
+    /// `None`: another node does. At first a node owns all.
+    #[allow(dead_code, reason = "what lending and granting are made of")]
+    pub fn set_owner(&self, shard: Shard, from: Option<WallTime>) {
+        let from = from.map_or(NEVER, WallTime::as_unix_millis);
+        self.owned_from[shard.index()].store(from, SeqCst);
+    }
+
+    /// Whether this node owns the key now, be it for slots to come only.
+    #[allow(dead_code, reason = "what lending and granting are made of")]
+    pub fn owns(&self, key: Key) -> bool {
+        self.owned_from[Shard::of(key).index()].load(SeqCst) != NEVER
+    }
+
+    /// Whether this node has the region's share of a slot of the key that begins at `begin`.
+    pub fn owns_from(&self, key: Key, begin: WallTime) -> bool {
+        self.owned_from[Shard::of(key).index()].load(SeqCst) <= begin.as_unix_millis()
+    }
+
     pub fn ask_attention(&self) {
         self.attention.store(true, SeqCst);
     }
@@ -77,3 +103,5 @@ impl Shared {
         self.attention.load(SeqCst) && self.attention.swap(false, SeqCst)
     }
 }
+
+const NEVER: u64 = u64::MAX;

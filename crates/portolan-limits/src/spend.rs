@@ -1,137 +1,189 @@
-//! Charges one unit to one counter, or says why not. Reads the words that the decision needs, decides, and moves the own
-//! word by one compare-and-swap; more only when other threads charge the same counter at the same instant.
+//! Charges one counter, or says why not. Reads the words that the decision needs, decides, and moves the word of the slot
+//! by one compare-and-swap; more only when other threads charge the same counter at the same instant.
 
 use portolan_model::WallTime;
 
 use crate::{
     counter::{Counter, Receipt},
+    key::Key,
     rights::{Refusal, Rights, View},
     shared::Shared,
-    verdict::{Charge, Denial, DenyReason},
+    table::Place,
+    verdict::{Admission, Charge, ChargeReceipt, Denial, DenyReason, WaitReason},
     word::{Age, Word},
 };
 
-/// A unit charged, which can still be given back.
+/// Where a claim is charged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site<'a> {
+    pub rights: &'a Rights,
+    pub counter: &'a Counter,
+    pub key: Key,
+    /// None for the counter that keys share when the table is full; it never changes its key.
+    pub place: Option<Place>,
+}
+
+/// Units charged, which can still be given back.
 #[derive(Debug)]
 pub(crate) struct Held<'a> {
-    rights: &'a Rights,
-    counter: &'a Counter,
+    site: Site<'a>,
     receipt: Receipt,
+    /// After the charge.
     view: View,
+    cost: u32,
     wall: WallTime,
 }
 
-/// A unit not charged.
+/// Units not charged.
 #[derive(Debug)]
 pub(crate) enum Turned<'a> {
-    Denied {
+    Refused {
         rights: &'a Rights,
         slot: u64,
         reason: DenyReason,
-        retry_after: std::time::Duration,
+        retry_at: WallTime,
+        /// What may come before that.
+        wait: Option<WaitReason>,
+        wall: WallTime,
     },
-    /// The horizon is not durable yet, or the limit is not known.
-    Wait,
-    /// The counter needs a durable mark.
-    Unmarked,
     /// The entry is another key's by now: look the key up again.
     KeyChanged,
 }
 
-/// `mine` tells whether the counter is still the key's; it is asked between reading the word and moving it.
+/// Charges `cost` units in the slot of `wall`, or in a later one that has begun meanwhile.
 pub(crate) fn spend<'a>(
     shared: &Shared,
-    rights: &'a Rights,
-    counter: &'a Counter,
-    mine: impl Fn() -> bool,
+    site: Site<'a>,
+    cost: u32,
     mut wall: WallTime,
 ) -> Result<Held<'a>, Turned<'a>> {
+    let Site { rights, counter, .. } = site;
     loop {
-        let word = counter.own();
-        if word.is_changing_key() || !mine() {
+        let slot = rights.terms.slot(wall);
+        let word = counter.word(slot);
+        if word.is_changing_key() || (site.place.is_some() && !counter.is_of(site.key)) {
             return Err(Turned::KeyChanged);
         }
-        let slot = rights.terms.slot(wall);
-        check_slot(shared, rights, slot, wall)?;
+        let refused = |reason, retry_at, wait| Err(Turned::Refused { rights, slot, reason, retry_at, wait, wall });
+        if let Err((retry_at, wait)) = check_slot(shared, rights, slot) {
+            return refused(DenyReason::Degraded, retry_at, wait);
+        }
         let age = word.age(slot);
         if age == Age::Ahead {
             // Another thread read a later clock and began the next slot while this one was held up.
             let latest = shared.latest();
             if rights.terms.slot(latest) == slot {
-                return Err(denied(rights, slot, DenyReason::Degraded, rights.terms.end(slot), wall));
+                return refused(DenyReason::Degraded, rights.terms.end(slot), None);
             }
             wall = latest;
             continue;
         }
-        let view = view(shared, rights, counter, word, slot);
-        match rights.decide(view) {
+        let view = view(shared, site, word, slot);
+        match rights.decide(view, cost.into()) {
             Ok(()) => {
-                if let Some(receipt) = counter.advance(word, slot, view.spent + 1) {
-                    let view = View { spent: view.spent + 1, ..view };
-                    return Ok(Held { rights, counter, receipt, view, wall });
+                let used = view.used + u64::from(cost);
+                if let Some(receipt) = counter.advance(word, slot, used) {
+                    return Ok(Held { site, receipt, view: View { used, ..view }, cost, wall });
                 }
             }
-            Err(Refusal::Deny(reason)) => return Err(denied(rights, slot, reason, rights.terms.end(slot), wall)),
-            Err(Refusal::Unmarked) => {
-                // The state machine reads from the word which slot wants a mark.
-                if age == Age::Same || counter.advance(word, slot, view.spent).is_some() {
-                    return Err(Turned::Unmarked);
+            Err(Refusal::Deny(reason)) => {
+                counter.refuse(cost);
+                return refused(reason, rights.terms.end(slot), None);
+            }
+            Err(Refusal::Wait(wait, reason)) => {
+                // The state machine reads from the word which slot is wanted.
+                if age == Age::Same || counter.advance(word, slot, view.used).is_some() {
+                    counter.refuse(cost);
+                    return refused(reason, rights.terms.end(slot), Some(wait));
                 }
             }
         }
     }
 }
 
-/// Refuses slots that a process before may have spent, and those that no durable horizon covers.
-pub(crate) fn check_slot<'a>(shared: &Shared, rights: &'a Rights, slot: u64, wall: WallTime) -> Result<(), Turned<'a>> {
-    if let Some(opens) = shared.barrier.bars(&rights.terms, slot) {
-        return Err(denied(rights, slot, DenyReason::Degraded, opens, wall));
+/// Refuses slots that a process before may have spent, and those that no durable horizon covers: says when others come,
+/// and what may come before.
+pub(crate) fn check_slot(shared: &Shared, rights: &Rights, slot: u64) -> Result<(), (WallTime, Option<WaitReason>)> {
+    if slot < rights.open_from {
+        return Err((rights.terms.begin(rights.open_from), None));
     }
-    if rights.terms.begin(slot) < shared.horizon() { Ok(()) } else { Err(Turned::Wait) }
+    if rights.terms.begin(slot) < shared.horizon() {
+        Ok(())
+    } else {
+        Err((rights.terms.end(slot), Some(WaitReason::Mark)))
+    }
 }
 
 /// Everything the decision about a counter reads.
-pub(crate) fn view(shared: &Shared, rights: &Rights, counter: &Counter, word: Word, slot: u64) -> View {
-    let spent = if word.age(slot) == Age::Same { word.spent() } else { rights.start(&shared.barrier, slot) };
-    let ceiling = rights.ceiling(counter, slot);
-    View { slot, spent, others: counter.others(slot), ceiling, mode: rights.live.mode() }
+pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64) -> View {
+    let Site { rights, counter, key, .. } = site;
+    let used = if word.age(slot) == Age::Same { word.amount() } else { rights.start(slot) };
+    let allowance = rights.allowance(shared, counter, key, slot);
+    View { slot, used, others: counter.others(slot), rights: allowance, mode: rights.live.mode() }
 }
 
 impl Held<'_> {
     pub fn give_back(&self) {
-        self.counter.give_back(self.receipt);
+        self.site.counter.give_back(self.receipt, self.cost.into());
     }
 
     pub fn charge(&self) -> Charge {
-        self.rights.charge(self.view, self.wall)
+        let Site { rights, key, place, .. } = self.site;
+        rights.charge(self.view, self.cost, ChargeReceipt { key, place, receipt: self.receipt }, self.wall)
     }
 
-    /// Whether the counter has just come so close to its durable ceiling that a mark should be on its way.
-    pub fn wants_mark(&self) -> bool {
-        let left = self.view.ceiling - self.view.spent;
-        left == self.rights.terms.chunk / 2 && self.view.ceiling < self.rights.cap(self.view.mode)
+    /// Whether this charge has brought the counter so close to its rights that more should be on its way.
+    pub fn wants_more(&self) -> bool {
+        let View { slot, used, rights: allowance, .. } = self.view;
+        let low = match allowance.pending {
+            Some(WaitReason::Mark) => allowance.amount.saturating_sub(self.site.rights.terms.chunk / 2),
+            Some(WaitReason::Owner) => self.site.counter.low_water(slot),
+            Some(WaitReason::Borrow) | None => return false,
+        };
+        used >= low && used - u64::from(self.cost) < low
     }
 }
 
 impl Turned<'_> {
-    pub fn denial(&self) -> Option<Denial> {
+    /// Whether the state machine can help.
+    pub fn wants_more(&self) -> bool {
+        matches!(self, Self::Refused { wait: Some(_), .. })
+    }
+
+    /// The answer; none where the key has to be looked up again.
+    pub fn admission(&self) -> Option<Admission> {
+        let Self::Refused { rights, wait, .. } = self else { return None };
+        let denial = self.denial()?;
+        Some(match wait {
+            Some(reason) => Admission::Wait(rights.wait(*reason, denial)),
+            None => Admission::Deny(denial),
+        })
+    }
+
+    /// The charge instead, if the limit is in shadow.
+    pub fn shadow_charge(&self) -> Option<Charge> {
         match self {
-            Self::Denied { rights, slot, reason, retry_after } => Some(rights.denial(*slot, *reason, *retry_after)),
-            Self::Wait | Self::Unmarked | Self::KeyChanged => None,
+            Self::Refused { rights, wall, .. } if rights.shadow => Some(rights.shadow_charge(&self.denial()?, *wall)),
+            _ => None,
         }
     }
-}
 
-fn denied(rights: &Rights, slot: u64, reason: DenyReason, retry_at: WallTime, wall: WallTime) -> Turned<'_> {
-    Turned::Denied { rights, slot, reason, retry_after: retry_at.since(wall) }
+    fn denial(&self) -> Option<Denial> {
+        match self {
+            Self::Refused { rights, slot, reason, retry_at, wall, .. } => {
+                Some(rights.denial(*slot, *reason, retry_at.since(*wall)))
+            }
+            Self::KeyChanged => None,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use portolan_config::{LimitId, OnPartition};
-    use portolan_model::{HashKey, Name, Now};
+    use portolan_config::LimitId;
+    use portolan_model::{HashKey, Now};
 
     use super::*;
     use crate::{
@@ -142,47 +194,49 @@ mod tests {
         WallTime::from_unix_millis(slot * 1000)
     }
 
+    fn shared() -> Shared {
+        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
+        let shared = Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default());
+        shared.raise_horizon(at(100));
+        shared
+    }
+
     fn rights() -> Rights {
-        let definition = Definition {
-            id: LimitId(1),
-            generation: 1,
-            name: Name::new("per-user").expect("a name"),
-            rate: "3/s".parse().expect("a rate"),
-            on_partition: OnPartition::Static,
-            expose_slot: false,
-        };
-        Rights::new(&definition, Terms::new(definition.rate, 0, 1), Arc::new(Live::new(Mode::Healthy)))
+        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
+        let live = Arc::new(Live::new(Mode::Healthy));
+        Rights::new(&Definition::of_rate(1, "3/s"), Terms::of_rate("3/s", 1), &barrier, live)
     }
 
     #[test]
     fn a_charge_meant_for_the_key_before_fails_when_the_entry_has_changed_its_key() {
-        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
-        let shared = Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default());
-        shared.raise_horizon(at(100));
-        let rights = rights();
+        let (shared, rights) = (shared(), rights());
         let enter = |key, slot| {
-            let tenant = Tenant { key, limit: LimitId(1), window_ms: 1000 };
-            shared.table.enter(tenant, at(slot), || (slot, 0), Some, || None)
+            let tenant = Tenant { key, limit: LimitId(1) };
+            let is_dead = |counter: &Counter| counter.is_over(slot);
+            shared.table.enter(tenant, is_dead, || (slot, [0; 2]), Some, || None)
         };
         let key = |n: u64| Key::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let old = key(1);
         let place = enter(old, 5).expect("there is room");
-        let late = || spend(&shared, &rights, shared.table.counter(place), || shared.table.holds(place, old), at(9));
+        let site = Site { rights: &rights, counter: shared.table.counter(place), key: old, place: Some(place) };
+        let late = || spend(&shared, site, 1, at(9));
         assert!(late().is_ok());
         // Fill the table with the next slots' keys until the entry is another key's.
         let next = (2..1000).find(|&n| enter(key(n), 20) == Some(place)).expect("the entry is reused");
         assert!(matches!(late(), Err(Turned::KeyChanged)));
-        assert_eq!((shared.table.find(key(next)), shared.table.counter(place).own().spent()), (Some(place), 0));
+        assert_eq!((shared.table.find(key(next)), shared.table.counter(place).used(20)), (Some(place), 0));
     }
 
     #[test]
     fn a_thread_with_an_earlier_clock_charges_the_slot_that_has_begun() {
-        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
-        let shared = Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default());
-        shared.raise_horizon(at(100));
-        let (rights, counter) = (rights(), Counter::default());
-        let charged = |wall| spend(&shared, &rights, &counter, || true, wall).ok().map(|held| held.charge().slot);
-        shared.raise_clock(at(8));
-        assert_eq!((charged(at(8)), charged(at(7)), charged(at(8)), charged(at(7))), (Some(8), Some(8), Some(8), None));
+        let (shared, rights, counter) = (shared(), rights(), Counter::default());
+        let site = Site { rights: &rights, counter: &counter, key: Key::OVERFLOW, place: None };
+        let charged = |wall| spend(&shared, site, 1, wall).ok().map(|held| held.charge().slot);
+        shared.raise_clock(at(10));
+        // The word of slot 8 is that of slot 10 too.
+        assert_eq!(
+            (charged(at(10)), charged(at(8)), charged(at(10)), charged(at(8))),
+            (Some(10), Some(10), Some(10), None)
+        );
     }
 }

@@ -1,43 +1,48 @@
-//! Counters by key: a fixed, open-addressed table in which a known key is found and charged without a lock.
+//! Counters by key: a fixed table in which a known key is found and charged without a lock.
 //!
-//! A key lives in one of two buckets of eight; the tags of a bucket are one cache line, so a hit costs one probe and one
-//! counter. Only the first request of a key takes a lock, that of its partition, for some tens of nanoseconds: two
-//! threads must not give one key two counters, and an entry must not change its key under a thread that charges it.
-//! The second is guarded by the counter's word: it is barred before the tag changes, so a charge meant for the old key
-//! fails. An entry with use in a live slot never changes its key; when no other is left the caller's overflow is used.
+//! A key lives in one of two buckets of eight entries. One byte of each entry's key stands in a word per bucket, so a hit
+//! costs that word and the entry, one cache line each. Only the first request of a key takes a lock, that of its
+//! partition, for some tens of nanoseconds: two threads must not give one key two counters, and an entry must not change
+//! its key under a thread that charges it. The second is guarded by the counter's words: they are barred before the tag
+//! changes, so a charge meant for the old key fails. An entry with use in a live slot never changes its key; when no
+//! other is left the caller's overflow is used.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
-};
+use std::sync::PoisonError;
 
 use portolan_config::LimitId;
-use portolan_model::WallTime;
 
 use crate::{
     counter::Counter,
     key::Key,
-    word::{Age, Word},
+    sync::{
+        AtomicU64, Mutex,
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
+    },
+    word::Word,
 };
 
-/// Fixed in size from the start: 40 bytes per entry and a bit to say that it moved.
+/// Fixed in size from the start: 64 bytes per entry, a byte to find it by, and a bit to say that it moved.
 #[derive(Debug)]
 pub(crate) struct Table {
     partitions: Box<[Mutex<()>]>,
-    buckets: Box<[Bucket]>,
+    /// A byte of the key of each entry, 0 for a free one; a word per bucket.
+    prints: Box<[AtomicU64]>,
+    entries: Box<[Counter]>,
     moved: Box<[AtomicU64]>,
 }
 
 /// Place of an entry; valid while its tag is the key's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place(usize);
+pub(crate) struct Place(u32);
 
-/// An entry read whole.
+/// An entry that moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct Moved {
     pub key: Key,
     pub limit: LimitId,
-    pub word: Word,
+    pub place: Place,
+    /// By the parity of the slot.
+    pub words: [Word; 2],
 }
 
 /// What an entry is made for.
@@ -45,7 +50,6 @@ pub(crate) struct Entry {
 pub(crate) struct Tenant {
     pub key: Key,
     pub limit: LimitId,
-    pub window_ms: u64,
 }
 
 impl Table {
@@ -54,45 +58,54 @@ impl Table {
         let wanted = capacity.clamp(WAYS, MAX_CAPACITY) * 5 / 4;
         let buckets = wanted.div_ceil(WAYS).next_power_of_two().max(2);
         let partitions = (buckets / 8).clamp(1, MAX_PARTITIONS);
+        let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
             partitions: (0..partitions).map(|_| Mutex::new(())).collect(),
-            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
-            moved: (0..(buckets * WAYS).div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            prints: words(buckets),
+            entries: (0..buckets * WAYS).map(|_| Counter::default()).collect(),
+            moved: words((buckets * WAYS).div_ceil(64)),
         }
     }
 
     /// Entries there are.
     pub fn len(&self) -> usize {
-        self.buckets.len() * WAYS
+        self.entries.len()
     }
 
     /// Buckets there are: the unit of a sweep.
     pub fn buckets(&self) -> usize {
-        self.buckets.len()
+        self.prints.len()
     }
 
     /// The entry of a key, if it has one.
     pub fn find(&self, key: Key) -> Option<Place> {
-        self.homes(key).into_iter().find_map(|bucket| self.find_in(bucket, key))
-    }
-
-    /// Whether the entry at `place` is (still) the key's.
-    pub fn holds(&self, place: Place, key: Key) -> bool {
-        self.tag(place).load(SeqCst) == key.bits()
+        let print = print(key);
+        self.homes(key).into_iter().find_map(|bucket| {
+            let mut hits = matching(self.prints[bucket].load(Acquire), print);
+            while hits != 0 {
+                let place = place(bucket, hits.trailing_zeros() as usize / 8);
+                if self.counter(place).is_of(key) {
+                    return Some(place);
+                }
+                hits &= hits - 1;
+            }
+            None
+        })
     }
 
     /// The counter at `place`.
     pub fn counter(&self, place: Place) -> &Counter {
-        &self.cell(place).counter
+        &self.entries[place.0 as usize]
     }
 
-    /// Runs `found` on the key's entry, made with `start` (slot and spend) if there was none, or `full` when there is
-    /// no room for it; both while no other thread can make or unmake an entry for this key.
+    /// Runs `found` on the key's entry, made with `start` (a slot, what is used of it and of the next) if there was none, or `full` when there is no
+    /// room for it; both while no other thread can make or unmake an entry for this key. An entry that `is_dead` may be
+    /// given to the key.
     pub fn enter<R>(
         &self,
         tenant: Tenant,
-        wall: WallTime,
-        start: impl FnOnce() -> (u64, u64),
+        is_dead: impl Fn(&Counter) -> bool,
+        start: impl FnOnce() -> (u64, [u64; 2]),
         found: impl FnOnce(Place) -> R,
         full: impl FnOnce() -> R,
     ) -> R {
@@ -100,9 +113,11 @@ impl Table {
         if let Some(place) = self.find(tenant.key) {
             return found(place);
         }
-        match self.make_room(tenant.key, wall) {
+        match self.make_room(tenant.key, is_dead) {
             Some(place) => {
-                self.settle(place, tenant, start());
+                let (slot, used) = start();
+                self.counter(place).settle(tenant.key, tenant.limit, slot, used);
+                self.set_print(place, print(tenant.key));
                 found(place)
             }
             None => full(),
@@ -117,105 +132,90 @@ impl Table {
 
     /// Says that the counter at `place` moved. Call after moving it.
     pub fn note_move(&self, place: Place) {
-        let (word, bit) = (&self.moved[place.0 / 64], 1 << (place.0 % 64));
+        let (word, bit) = (&self.moved[place.0 as usize / 64], 1 << (place.0 % 64));
         if word.load(SeqCst) & bit == 0 {
             word.fetch_or(bit, SeqCst);
         }
     }
 
     /// Hands every entry that moved since the last call to `each`.
-    pub fn drain_moved(&self, mut each: impl FnMut(Entry, &Counter)) {
+    pub fn drain_moved(&self, mut each: impl FnMut(Moved, &Counter)) {
         for (at, word) in self.moved.iter().enumerate() {
             if word.load(SeqCst) == 0 {
                 continue;
             }
             let mut bits = word.swap(0, SeqCst);
             while bits != 0 {
-                let place = Place(at * 64 + bits.trailing_zeros() as usize);
+                let place = Place((at * 64) as u32 + bits.trailing_zeros());
                 bits &= bits - 1;
-                if let Some(entry) = self.read(place) {
-                    each(entry, self.counter(place));
+                if let Some(moved) = self.read(place) {
+                    each(moved, self.counter(place));
                 }
             }
         }
     }
 
-    /// Frees the entries among `count` buckets from `from` on that are dead at `wall` or whose limit has ended; returns
-    /// where to go on. Only the state machine calls it: it knows the newest limits.
-    pub fn sweep(&self, from: usize, count: usize, wall: WallTime, ended: impl Fn(LimitId) -> bool) -> usize {
-        for step in 0..count.min(self.buckets.len()) {
-            let bucket = (from + step) % self.buckets.len();
-            let _guard = self.lock_partition(bucket / (self.buckets.len() / self.partitions.len()));
+    /// Frees the entries among `count` buckets from `from` on that are dead; returns where to go on. Only the state
+    /// machine calls it: it knows the newest limits. `is_dead` may tidy up what it finds.
+    pub fn sweep(&self, from: usize, count: usize, is_dead: impl Fn(&Counter) -> bool) -> usize {
+        for step in 0..count.min(self.buckets()) {
+            let bucket = (from + step) % self.buckets();
+            let _guard = self.lock_partition(bucket / (self.buckets() / self.partitions.len()));
             for place in places(bucket) {
-                let cell = self.cell(place);
-                let word = cell.counter.own();
-                let ended = || ended(LimitId(cell.limit.load(SeqCst)));
-                let taken = self.tag(place).load(SeqCst) != 0;
-                if taken && (cell.is_dead(word, wall) || ended()) && cell.counter.begin_key_change(word) {
-                    self.tag(place).store(0, SeqCst);
-                    cell.counter.start(0, 0);
+                let counter = self.counter(place);
+                let words = counter.words();
+                if counter.key().is_some() && is_dead(counter) && counter.begin_key_change(words) {
+                    counter.free();
+                    self.set_print(place, 0);
                 }
             }
         }
-        (from + count) % self.buckets.len()
+        (from + count) % self.buckets()
     }
 
-    fn read(&self, place: Place) -> Option<Entry> {
-        let cell = self.cell(place);
+    fn read(&self, place: Place) -> Option<Moved> {
+        let counter = self.counter(place);
         for _ in 0..READ_ATTEMPTS {
-            let word = cell.counter.own();
-            let key = Key::from_bits(self.tag(place).load(SeqCst));
-            let limit = LimitId(cell.limit.load(SeqCst));
-            let unmoved = self.holds(place, key) && cell.counter.own().reuse() == word.reuse();
-            if unmoved && !word.is_changing_key() {
-                return (key.bits() != 0).then_some(Entry { key, limit, word });
+            let words = counter.words();
+            let key = counter.key()?;
+            let limit = counter.limit();
+            let again = counter.words();
+            let unmoved = |at: usize| !words[at].is_changing_key() && words[at].reuse() == again[at].reuse();
+            if counter.is_of(key) && unmoved(0) && unmoved(1) {
+                return Some(Moved { key, limit, place, words });
             }
         }
         None
     }
 
-    fn make_room(&self, key: Key, wall: WallTime) -> Option<Place> {
+    fn make_room(&self, key: Key, is_dead: impl Fn(&Counter) -> bool) -> Option<Place> {
         let homes = self.homes(key);
-        let free = |bucket: usize| places(bucket).filter(|&place| self.tag(place).load(SeqCst) == 0).count();
+        let is_free = |place: &Place| self.counter(*place).key().is_none();
+        let free = |bucket: usize| places(bucket).filter(is_free).count();
         let emptier = if free(homes[0]) >= free(homes[1]) { homes } else { [homes[1], homes[0]] };
         let candidates = || emptier.into_iter().flat_map(places);
-        if let Some(place) = candidates().find(|&place| self.tag(place).load(SeqCst) == 0) {
-            return Some(place);
-        }
-        candidates().find(|&place| {
-            let cell = self.cell(place);
-            let word = cell.counter.own();
-            cell.is_dead(word, wall) && cell.counter.begin_key_change(word)
+        candidates().find(is_free).or_else(|| {
+            candidates().find(|&place| {
+                let counter = self.counter(place);
+                let words = counter.words();
+                is_dead(counter) && counter.begin_key_change(words)
+            })
         })
     }
 
-    /// Gives a free or barred entry to its next key.
-    fn settle(&self, place: Place, tenant: Tenant, (slot, spent): (u64, u64)) {
-        let cell = self.cell(place);
-        let barred = cell.counter.own().is_changing_key();
-        cell.counter.clear_published();
-        cell.limit.store(tenant.limit.0, SeqCst);
-        cell.window_ms.store(u32::try_from(tenant.window_ms).unwrap_or(ENDLESS), SeqCst);
-        if barred {
-            self.tag(place).store(tenant.key.bits(), SeqCst);
-            cell.counter.start(slot, spent);
-        } else {
-            cell.counter.start(slot, spent);
-            self.tag(place).store(tenant.key.bits(), SeqCst);
-        }
-    }
-
-    fn find_in(&self, bucket: usize, key: Key) -> Option<Place> {
-        let tags = &self.buckets[bucket].tags;
-        tags.iter().position(|tag| tag.load(SeqCst) == key.bits()).map(|way| Place(bucket * WAYS + way))
+    /// Only under the partition's lock. A reader that misses the change looks again under the lock.
+    fn set_print(&self, place: Place, print: u8) {
+        let (word, shift) = (&self.prints[place.0 as usize / WAYS], place.0 as usize % WAYS * 8);
+        let others = word.load(Relaxed) & !(0xff << shift);
+        word.store(others | u64::from(print) << shift, Release);
     }
 
     /// The two buckets a key may live in, both in its partition.
     fn homes(&self, key: Key) -> [usize; 2] {
-        let size = self.buckets.len() / self.partitions.len();
+        let size = self.buckets() / self.partitions.len();
         let first = self.partition(key) * size;
         let hash = key.bits() as usize;
-        let (one, two) = ((hash >> 8) & (size - 1), (hash >> 36) & (size - 1));
+        let (one, two) = ((hash >> 8) & (size - 1), (hash >> 32) & (size - 1));
         [first + one, first + if two == one { one ^ 1 } else { two }]
     }
 
@@ -231,59 +231,37 @@ impl Table {
         // The lock guards no value: what a panicking thread left behind is as consistent as the atomics are.
         self.partitions[partition].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn cell(&self, place: Place) -> &Cell {
-        &self.buckets[place.0 / WAYS].cells[place.0 % WAYS]
-    }
+/// The byte that a key is found by; never 0.
+fn print(key: Key) -> u8 {
+    ((key.bits() >> 48) as u8).max(1)
+}
 
-    fn tag(&self, place: Place) -> &AtomicU64 {
-        &self.buckets[place.0 / WAYS].tags[place.0 % WAYS]
-    }
+/// The top bit of every byte of `prints` that may be `print`: none that is stays out, one beside such may be in.
+fn matching(prints: u64, print: u8) -> u64 {
+    let differing = prints ^ (u64::from(print) * ONES);
+    differing.wrapping_sub(ONES) & !differing & (ONES << 7)
 }
 
 fn places(bucket: usize) -> impl Iterator<Item = Place> {
-    (0..WAYS).map(move |way| Place(bucket * WAYS + way))
+    (0..WAYS).map(move |way| place(bucket, way))
 }
 
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Bucket {
-    tags: [AtomicU64; WAYS],
-    cells: [Cell; WAYS],
+fn place(bucket: usize, way: usize) -> Place {
+    Place((bucket * WAYS + way) as u32)
 }
 
-#[derive(Debug, Default)]
-#[repr(align(32))]
-struct Cell {
-    counter: Counter,
-    limit: AtomicU32,
-    window_ms: AtomicU32,
-}
-
-impl Cell {
-    /// Whether the entry's slot is neither the current nor the previous one of its limit. Asks the entry itself, not the
-    /// definitions: a worker with an older set of them must not take a newer limit's entries for dead.
-    fn is_dead(&self, word: Word, wall: WallTime) -> bool {
-        let window_ms = u64::from(self.window_ms.load(SeqCst));
-        if window_ms == u64::from(ENDLESS) || word.is_changing_key() {
-            return false;
-        }
-        let slot = wall.as_unix_millis() / window_ms.max(1);
-        matches!(word.age(slot), Age::Past(slots) if slots >= 2)
-    }
-}
-
-/// Entries per bucket: one cache line of tags.
+/// Entries per bucket: a byte of a word for each.
 const WAYS: usize = 8;
 
-/// Most keys: 640 MiB of table.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// Most keys: 2 GiB of table.
 const MAX_CAPACITY: usize = 1 << 24;
 
 /// Most locks for first requests of keys.
 const MAX_PARTITIONS: usize = 64;
-
-/// A window too long for the entry to remember; such an entry is freed only when its limit ends.
-const ENDLESS: u32 = u32::MAX;
 
 /// How often a read is tried while workers give the entry to other keys; a missed entry is marked as moved again.
 const READ_ATTEMPTS: usize = 8;
@@ -292,16 +270,13 @@ const READ_ATTEMPTS: usize = 8;
 mod tests {
     use super::*;
 
-    const WINDOW_MS: u64 = 1000;
-
-    fn at(slot: u64) -> WallTime {
-        WallTime::from_unix_millis(slot * WINDOW_MS)
+    fn key(key: u64) -> Key {
+        Key::from_bits(key.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    fn enter(table: &Table, key: u64, slot: u64) -> Option<Place> {
-        let key = Key::from_bits(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let tenant = Tenant { key, limit: LimitId(1), window_ms: WINDOW_MS };
-        table.enter(tenant, at(slot), || (slot, 0), Some, || None)
+    fn enter(table: &Table, number: u64, slot: u64) -> Option<Place> {
+        let tenant = Tenant { key: key(number), limit: LimitId(1) };
+        table.enter(tenant, |counter| counter.is_over(slot), || (slot, [0; 2]), Some, || None)
     }
 
     #[test]
@@ -313,27 +288,31 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_one_cache_line() {
+        assert_eq!((size_of::<Counter>(), align_of::<Counter>()), (64, 64));
+    }
+
+    #[test]
     fn a_live_entry_is_never_given_away_and_a_dead_one_is() {
         let table = Table::new(8);
         let taken = (1..1000).filter(|&key| enter(&table, key, 5).is_some()).count();
         assert_eq!(taken, table.len());
-        assert_eq!(enter(&table, 2000, 6), None);
-        let place = enter(&table, 2000, 7).expect("slot 5 is dead in slot 7");
-        assert_eq!(table.counter(place).own(), Word::new(7, 1, 0));
+        assert_eq!(enter(&table, 2000, 7), None);
+        let place = enter(&table, 2000, 8).expect("slot 6 is over for good in slot 8");
+        assert_eq!(table.counter(place).word(8), Word::new(8, 1, 0));
     }
 
     #[test]
-    fn a_sweep_frees_dead_entries_and_those_of_ended_limits() {
-        let check = |slot, ended: bool, expected| {
+    fn a_sweep_frees_dead_entries() {
+        let check = |slot, expected| {
             let table = Table::new(8);
             enter(&table, 1, 5);
-            table.sweep(0, usize::MAX >> 1, at(slot), |_| ended);
-            let key = Key::from_bits(0x9e37_79b9_7f4a_7c15);
-            assert_eq!(table.find(key).is_some(), expected);
+            table.sweep(0, usize::MAX >> 1, |counter| counter.is_over(slot));
+            assert_eq!(table.find(key(1)).is_some(), expected);
         };
-        check(6, false, true);
-        check(7, false, false);
-        check(5, true, false);
+        check(5, true);
+        check(7, true);
+        check(8, false);
     }
 
     #[test]
@@ -343,10 +322,19 @@ mod tests {
         table.note_move(place);
         let drain = || {
             let mut seen = Vec::new();
-            table.drain_moved(|entry, _| seen.push((entry.limit, entry.word)));
+            table.drain_moved(|moved, _| seen.push((moved.limit, moved.words[1])));
             seen
         };
         assert_eq!(drain(), [(LimitId(1), Word::new(5, 0, 0))]);
         assert_eq!(drain(), []);
+    }
+
+    #[test]
+    fn a_print_is_found_wherever_it_stands() {
+        for way in 0..8 {
+            let prints = 0x0203_0405_0607_0809 & !(0xff << (way * 8)) | 0x42 << (way * 8);
+            assert_eq!(matching(prints, 0x42).trailing_zeros() / 8, way);
+        }
+        assert_eq!(matching(0x0203_0405_0607_0809, 0x42), 0);
     }
 }

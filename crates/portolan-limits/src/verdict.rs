@@ -6,15 +6,17 @@ use portolan_config::LimitId;
 use portolan_model::Name;
 use smallvec::SmallVec;
 
-use crate::{key::Key, peers::Mode};
+use crate::{counter::Receipt, key::Key, peers::Mode, table::Place};
 
-/// One unit asked of one counter.
+/// Units asked of one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The limit.
     pub limit: LimitId,
     /// Its counter for this request.
     pub key: Key,
+    /// Units the request costs.
+    pub cost: u32,
 }
 
 /// The answer to a request's claims, all or nothing.
@@ -25,12 +27,80 @@ pub enum Admission {
     Allow(SmallVec<[Charge; 4]>),
     /// Some limit refuses; nothing was charged.
     Deny(Denial),
-    /// A durable mark is being written; nothing was charged. Ask again when the driver has told the state machine that
-    /// it is on disk, for at most 20 ms, then answer 503.
-    Wait,
+    /// Nothing was charged, and more may be admitted within moments: ask again when the state machine has moved, for at
+    /// most so long.
+    Wait(Wait),
 }
 
-/// A unit charged to a limit.
+/// What a request may wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// What is on its way.
+    pub reason: WaitReason,
+    /// How long to wait at most, since the first time.
+    pub at_most: Duration,
+    /// The answer when that has passed.
+    pub otherwise: Denial,
+}
+
+/// What may let a request pass soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitReason {
+    /// A durable mark is being written: wait 20 ms at most.
+    Mark,
+    /// The region's owner of the key is asked for a chunk: wait 5 ms at most.
+    Owner,
+    /// Another region may lend: wait as long as the limit's `borrow_wait`.
+    Borrow,
+}
+
+impl Wait {
+    /// The answer where a limit is not known, which can only be told by a view older or newer than the limiter: the
+    /// request must not pass without it.
+    pub fn unknown(limit: LimitId, name: Name) -> Self {
+        let otherwise = Denial {
+            limit,
+            name,
+            reason: DenyReason::Degraded,
+            slot: 0,
+            quota: 0,
+            window: Duration::from_secs(1),
+            remaining: 0,
+            retry_after: Duration::from_secs(1),
+            expose_slot: false,
+        };
+        Self { reason: WaitReason::Mark, at_most: MARK_WAIT, otherwise }
+    }
+}
+
+impl WaitReason {
+    /// Two bits for a packed word.
+    pub(crate) const fn tag(reason: Option<Self>) -> u64 {
+        match reason {
+            None => 0,
+            Some(Self::Mark) => 1,
+            Some(Self::Owner) => 2,
+            Some(Self::Borrow) => 3,
+        }
+    }
+
+    pub(crate) const fn of_tag(tag: u64) -> Option<Self> {
+        match tag {
+            1 => Some(Self::Mark),
+            2 => Some(Self::Owner),
+            3 => Some(Self::Borrow),
+            _ => None,
+        }
+    }
+}
+
+/// A disk that takes longer for a write is not one to wait for.
+pub(crate) const MARK_WAIT: Duration = Duration::from_millis(20);
+
+/// Five round trips within a region.
+pub(crate) const OWNER_WAIT: Duration = Duration::from_millis(5);
+
+/// Units charged to a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     /// The limit.
@@ -49,6 +119,39 @@ pub struct Charge {
     pub resets_in: Duration,
     /// Whether the answer may name the slot.
     pub expose_slot: bool,
+    /// Units that were charged.
+    pub cost: u32,
+    /// The limit is in shadow and would have refused: nothing was charged, and the request passes.
+    pub shadow_refused: bool,
+    pub(crate) receipt: Option<ChargeReceipt>,
+}
+
+impl Charge {
+    /// A charge of no units, where one is asked for.
+    pub fn nothing(limit: LimitId, name: Name, slot: u64, quota: u64, window: Duration) -> Self {
+        Self {
+            limit,
+            name,
+            slot,
+            quota,
+            window,
+            remaining: 0,
+            resets_in: Duration::ZERO,
+            expose_slot: false,
+            cost: 0,
+            shadow_refused: false,
+            receipt: None,
+        }
+    }
+}
+
+/// Where units were charged, so that they can be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChargeReceipt {
+    pub key: Key,
+    /// None for the counter that keys share when the table is full.
+    pub place: Option<Place>,
+    pub receipt: Receipt,
 }
 
 /// A refusal.

@@ -1,18 +1,18 @@
-//! The packed word of a counter: slot, reuse number and spend in 64 bits, so that starting a slot, spending and giving
-//! back are each one compare-and-swap, and none of them can touch another slot's count.
+//! The packed words of a counter. A `Word` holds slot, reuse number, seal and amount in 64 bits, so that starting a slot,
+//! spending, lending and giving back are each one compare-and-swap, and none of them can touch another slot's count.
 //!
-//! A region's rights in a slot are a pure function of the limit's generation, so they stand beside the word and not in
-//! it. Rights that move between regions keep this shape: what is lent is added to the spend by the same
-//! compare-and-swap, and what is borrowed only raises the rights, which a late reader may miss without harm.
+//! A counter has one word per parity of the slot, so two slots that follow each other never share one; a word therefore
+//! stores half its slot's number. What a region may spend stands beside the word: rights are only ever raised within a
+//! slot, so reading them late is safe, and what is taken from them is added to the amount by the same compare-and-swap.
 
-/// Largest spend a word can hold: 6.8e10 per key, slot and region. Larger quotas are cut to it.
-pub(crate) const MAX_SPENT: u64 = SPENT_MASK - 1;
+/// Largest amount a word can hold, 1.4e11 per key, slot and region. Larger quotas are cut to it.
+pub(crate) const MAX_AMOUNT: u64 = AMOUNT_MASK - 1;
 
-/// Slot (24 bits, wrapping), reuse number (4 bits), spend (36 bits).
+/// Half the slot (22 bits, wrapping), reuse number (4 bits), seal (1 bit), amount (37 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
-/// How a word's slot stands to another.
+/// How a word's slot stands to another of the same parity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
     /// The word counts this slot.
@@ -24,10 +24,10 @@ pub(crate) enum Age {
 }
 
 impl Word {
-    /// A word that counts nothing yet.
-    pub const fn new(slot: u64, reuse: u64, spent: u64) -> Self {
-        let spent = if spent > MAX_SPENT { MAX_SPENT } else { spent };
-        Self(((slot & SLOT_MASK) << SLOT_SHIFT) | ((reuse & REUSE_MASK) << REUSE_SHIFT) | spent)
+    /// An unsealed word.
+    pub const fn new(slot: u64, reuse: u64, amount: u64) -> Self {
+        let amount = if amount > MAX_AMOUNT { MAX_AMOUNT } else { amount };
+        Self((((slot >> 1) & HALF_MASK) << SLOT_SHIFT) | ((reuse & REUSE_MASK) << REUSE_SHIFT) | amount)
     }
 
     /// The word as stored.
@@ -40,9 +40,9 @@ impl Word {
         Self(bits)
     }
 
-    /// What was spent in the word's slot.
-    pub const fn spent(self) -> u64 {
-        self.0 & SPENT_MASK
+    /// What was spent or taken in the word's slot.
+    pub const fn amount(self) -> u64 {
+        self.0 & AMOUNT_MASK
     }
 
     /// How often the entry was given to another key, modulo 16.
@@ -50,76 +50,136 @@ impl Word {
         (self.0 >> REUSE_SHIFT) & REUSE_MASK
     }
 
+    /// Whether the slot takes no more.
+    pub const fn is_sealed(self) -> bool {
+        self.0 & SEAL != 0
+    }
+
+    /// The same count, to which nothing is added any more.
+    #[allow(dead_code, reason = "what lending and granting are made of")]
+    pub const fn sealed(self) -> Self {
+        Self(self.0 | SEAL)
+    }
+
     /// The word that bars the path while an entry changes its key.
     pub const fn changing_key(self) -> Self {
-        Self(
-            (self.0 & !(REUSE_MASK << REUSE_SHIFT) & !SPENT_MASK)
-                | (((self.reuse() + 1) & REUSE_MASK) << REUSE_SHIFT)
-                | SPENT_MASK,
-        )
+        let reuse = (self.reuse() + 1) & REUSE_MASK;
+        Self((self.0 & !(REUSE_MASK << REUSE_SHIFT)) | (reuse << REUSE_SHIFT) | AMOUNT_MASK)
     }
 
     /// Whether the entry is changing its key.
     pub const fn is_changing_key(self) -> bool {
-        self.0 & SPENT_MASK == SPENT_MASK
+        self.0 & AMOUNT_MASK == AMOUNT_MASK
     }
 
-    /// The same slot with another spend.
-    pub const fn with_spent(self, spent: u64) -> Self {
-        Self((self.0 & !SPENT_MASK) | spent)
+    /// The same slot with another amount.
+    pub const fn with_amount(self, amount: u64) -> Self {
+        Self((self.0 & !AMOUNT_MASK) | amount)
     }
 
-    /// The same entry in another slot.
-    pub const fn rolled(self, slot: u64, spent: u64) -> Self {
-        Self::new(slot, self.reuse(), spent)
+    /// The same entry in another slot, unsealed.
+    pub const fn rolled(self, slot: u64, amount: u64) -> Self {
+        Self::new(slot, self.reuse(), amount)
     }
 
-    /// How the word's slot stands to `slot`; exact while they are less than 8 million slots apart.
+    /// How the word's slot stands to `slot`; exact while they are less than 4 million slots apart.
     pub const fn age(self, slot: u64) -> Age {
-        let behind = slot.wrapping_sub(self.0 >> SLOT_SHIFT) & SLOT_MASK;
+        let behind = (slot >> 1).wrapping_sub(self.0 >> SLOT_SHIFT) & HALF_MASK;
         match behind {
             // Never used: of no slot, and certainly not of a later one.
-            _ if self.0 == 0 => Age::Past(SLOT_MASK),
+            _ if self.0 == 0 => Age::Past(HALF_MASK),
             0 => Age::Same,
-            _ if behind <= SLOT_MASK / 2 => Age::Past(behind),
+            _ if behind <= HALF_MASK / 2 => Age::Past(behind * 2),
             _ => Age::Ahead,
         }
     }
 
-    /// The full number of the word's slot, given one close to it.
+    /// The full number of the word's slot, given one of the same parity close to it.
     pub const fn slot_near(self, slot: u64) -> u64 {
-        let behind = slot.wrapping_sub(self.0 >> SLOT_SHIFT) & SLOT_MASK;
-        if behind <= SLOT_MASK / 2 { slot.wrapping_sub(behind) } else { slot.wrapping_add(SLOT_MASK + 1 - behind) }
+        let behind = (slot >> 1).wrapping_sub(self.0 >> SLOT_SHIFT) & HALF_MASK;
+        if behind <= HALF_MASK / 2 {
+            slot.wrapping_sub(behind * 2)
+        } else {
+            slot.wrapping_add((HALF_MASK + 1 - behind) * 2)
+        }
     }
 }
 
-const SPENT_MASK: u64 = (1 << 36) - 1;
-const REUSE_SHIFT: u32 = 36;
+/// An amount that was published for one slot: slot (25 bits, wrapping), tag (2 bits), amount (37 bits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published(u64);
+
+impl Published {
+    pub const fn new(slot: u64, tag: u64, amount: u64) -> Self {
+        let amount = if amount > MAX_AMOUNT { MAX_AMOUNT } else { amount };
+        // One more than the amount, so that 0 is of no slot.
+        Self((slot << PUBLISHED_SHIFT) | ((tag & TAG_MASK) << TAG_SHIFT) | (amount + 1))
+    }
+
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether these bits were published for a slot after `slot`; exact while they are less than 16 million slots apart.
+    pub const fn is_later(bits: u64, slot: u64) -> bool {
+        let ahead = (bits >> PUBLISHED_SHIFT).wrapping_sub(slot) & (u64::MAX >> PUBLISHED_SHIFT);
+        bits != 0 && ahead != 0 && ahead <= u64::MAX >> (PUBLISHED_SHIFT + 1)
+    }
+
+    /// The tag and the amount, if these bits were published for `slot`.
+    pub const fn of(bits: u64, slot: u64) -> Option<(u64, u64)> {
+        let same = bits != 0 && bits >> PUBLISHED_SHIFT == slot & (u64::MAX >> PUBLISHED_SHIFT);
+        if same { Some(((bits >> TAG_SHIFT) & TAG_MASK, (bits & AMOUNT_MASK) - 1)) } else { None }
+    }
+}
+
+const AMOUNT_BITS: u32 = 37;
+const AMOUNT_MASK: u64 = (1 << AMOUNT_BITS) - 1;
+const SEAL: u64 = 1 << AMOUNT_BITS;
+const REUSE_SHIFT: u32 = AMOUNT_BITS + 1;
 const REUSE_MASK: u64 = 0xf;
-const SLOT_SHIFT: u32 = 40;
-const SLOT_MASK: u64 = (1 << 24) - 1;
+const SLOT_SHIFT: u32 = REUSE_SHIFT + 4;
+const HALF_MASK: u64 = u64::MAX >> SLOT_SHIFT;
+const TAG_SHIFT: u32 = AMOUNT_BITS;
+const TAG_MASK: u64 = 0b11;
+const PUBLISHED_SHIFT: u32 = TAG_SHIFT + 2;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_word_keeps_slot_reuse_and_spend_apart() {
+    fn a_word_keeps_slot_reuse_seal_and_amount_apart() {
         let slot = 1_795_000_000;
-        let word = Word::new(slot, 15, 7);
-        assert_eq!((word.spent(), word.reuse(), word.slot_near(slot + 3)), (7, 15, slot));
-        assert_eq!(word.with_spent(8).slot_near(slot - 3), slot);
+        let word = Word::new(slot, 15, 1 << 36);
+        assert_eq!((word.amount(), word.reuse(), word.slot_near(slot + 4)), (1 << 36, 15, slot));
+        assert_eq!(word.with_amount(8).slot_near(slot - 4), slot);
+        assert_eq!((word.sealed().amount(), word.sealed().is_sealed(), word.is_sealed()), (1 << 36, true, false));
+        assert!(!word.sealed().rolled(slot + 2, 1).is_sealed());
         assert_eq!(word.changing_key().reuse(), 0);
         assert!(word.changing_key().is_changing_key() && !Word::new(slot, 0, u64::MAX).is_changing_key());
     }
 
     #[test]
     fn the_age_of_a_word_survives_the_wrap_of_its_slot() {
-        let check = |word: u64, slot: u64, expected| assert_eq!(Word::new(word, 0, 0).age(slot), expected);
+        let check = |word: u64, slot: u64, expected| assert_eq!(Word::new(word, 1, 0).age(slot), expected);
         check(5, 5, Age::Same);
-        check(0, 13_144_656, Age::Past((1 << 24) - 1));
         check(5, 7, Age::Past(2));
         check(7, 5, Age::Ahead);
-        check((1 << 24) - 1, (1 << 24) + 1, Age::Past(2));
+        check((1 << 23) - 1, (1 << 23) + 1, Age::Past(2));
+        check((1 << 23) - 2, 1 << 23, Age::Past(2));
+        check(0, (1 << 23) - 2, Age::Ahead);
+    }
+
+    #[test]
+    fn what_is_published_is_of_its_slot_alone() {
+        let slot = 1_795_000_001;
+        let published = Published::new(slot, 2, 1 << 36).bits();
+        assert_eq!(Published::of(published, slot), Some((2, 1 << 36)));
+        assert_eq!(Published::of(published, slot + 1), None);
+        assert_eq!(Published::of(Published::new(0, 0, 0).bits(), 0), Some((0, 0)));
+        assert_eq!(Published::of(0, 0), None);
+        let later = [slot - 1, slot, slot + 1].map(|slot| Published::is_later(published, slot));
+        assert_eq!((later, Published::is_later(0, slot)), ([true, false, false], false));
     }
 }

@@ -21,7 +21,7 @@ fn definitions() -> Vec<Definition> {
 
 fn quota(limit: LimitId) -> u64 {
     let definition = definitions().into_iter().find(|definition| definition.id == limit);
-    definition.expect("the limit is defined").rate.count
+    definition.expect("the limit is defined").algorithm.quota()
 }
 
 /// What may go wrong in one run.

@@ -84,7 +84,7 @@ fn small_spends_are_told_at_once_while_admissions_depend_on_the_merged_view() {
     let limiter = Arc::clone(&fleet.regions[1].limiter);
     fleet.request(1, &[(2, 1)]);
     fleet.run(110);
-    let claim = Claim { limit: LimitId(2), key: limiter.key(LimitId(2), &[&1u64.to_le_bytes()]) };
+    let claim = Claim { limit: LimitId(2), key: limiter.key(LimitId(2), &[&1u64.to_le_bytes()]), cost: 1 };
     let peek = &limiter.peek(&[claim], fleet.now(1))[0];
     assert_eq!((peek.spent, peek.others, peek.remaining), (1, 1, 28));
 }

@@ -29,7 +29,7 @@ fn spend_all(fleet: &mut Fleet, at: usize) -> u64 {
         match fleet.request(at, &[(1, 1)]).expect("the region runs") {
             Admission::Allow(_) => admitted += 1,
             Admission::Deny(_) => return admitted,
-            Admission::Wait => fleet.run(20),
+            Admission::Wait(_) => fleet.run(20),
         }
     }
     panic!("no refusal after {admitted} admissions");
@@ -64,12 +64,12 @@ fn rule_9_a_region_whose_shares_another_process_took_over_spends_nothing_more() 
     fleet.regions[0].limits.as_mut().expect("it runs").fence();
     for _ in 0..10 {
         fleet.run(1000);
-        assert_eq!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait));
+        assert!(matches!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait(_))));
         assert!(!before.active(), "limiters of before the fence stop too");
     }
     fleet.define(vec![Definition { generation: 2, ..definition(1, "3000/60s", STATIC) }]);
     fleet.run(1000);
-    assert_eq!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait));
+    assert!(matches!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait(_))));
 }
 
 #[test]
@@ -115,12 +115,15 @@ fn rule_4_a_first_start_has_its_full_share_at_once() {
 #[test]
 fn rule_4_no_slot_is_spent_that_no_durable_horizon_covers() {
     let mut fleet = Fleet::new(1, vec![definition(1, "20/s", STATIC)], 5);
-    assert_eq!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait));
+    assert!(matches!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait(_))));
     fleet.settle();
     assert_eq!(spend_all(&mut fleet, 0), 20);
     fleet.regions[0].disk_ms = 10_000;
     fleet.run(3500);
-    assert_eq!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait), "the disk hangs for longer than the horizon leads");
+    assert!(
+        matches!(fleet.request(0, &[(1, 1)]), Some(Admission::Wait(_))),
+        "the disk hangs for longer than the horizon leads"
+    );
     fleet.regions[0].disk_ms = 2;
     fleet.run(10_000);
     assert_eq!(spend_all(&mut fleet, 0), 20);

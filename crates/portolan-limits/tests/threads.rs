@@ -47,7 +47,7 @@ fn work(limiter: &Limiter, ids: &[LimitId], keys: u64, windows: u64, start: Now,
         let now = Now { mono: Timestamp::ZERO + elapsed, wall: start.wall + elapsed };
         let claims: Vec<Claim> = ids
             .iter()
-            .map(|&limit| Claim { limit, key: limiter.key(limit, &[&seed.below(keys).to_le_bytes()]) })
+            .map(|&limit| Claim { limit, key: limiter.key(limit, &[&seed.below(keys).to_le_bytes()]), cost: 1 })
             .collect();
         if let Admission::Allow(charges) = limiter.admit(&claims, now) {
             for (claim, charge) in claims.iter().zip(charges) {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use portolan_config::{Budgeted, Intent, LimitId, LimitKey, RegionMap, Route};
 use portolan_geodns::{RegionState, RegionStates, Table};
 use portolan_limits::{Definition, Limiter};
-use portolan_model::{Name, Rate, RegionId};
+use portolan_model::{Name, RegionId};
 use portolan_routing::{HealthBoard, RouteTable};
 
 use crate::View;
@@ -66,13 +66,19 @@ impl Compiled {
 /// The budgets of an intent with their numbers: each limit's own, its plans and its overrides.
 pub fn definitions(intent: &Intent) -> Vec<Definition> {
     let define = |budget: Budgeted<'_>| {
-        let (limit, algorithm) = (budget.limit, budget.algorithm());
+        let limit = budget.limit;
         Definition {
             id: budget.binding.id,
             generation: budget.binding.generation,
             name: limit.name.clone(),
-            rate: Rate { count: algorithm.quota(), per: algorithm.window() },
+            algorithm: budget.algorithm(),
             on_partition: limit.on_partition,
+            shares: budget.shares.clone(),
+            overdraft: limit.overdraft,
+            borrow_wait: limit.borrow_wait,
+            reclaim: limit.reclaim,
+            lent: limit.lender.is_some(),
+            shadow: limit.shadow,
             expose_slot: limit.expose_slot,
         }
     };
@@ -136,4 +142,4 @@ fn region_order(nearest_first: Vec<RegionId>, own: &RegionId, states: &RegionSta
 
 /// Bound to a limit that an intent gave no number, which no command leaves behind: no limit has this number, so the
 /// route's requests are refused rather than let pass.
-const UNBOUND: LimitId = LimitId(u32::MAX);
+pub const UNBOUND: LimitId = LimitId(u32::MAX);

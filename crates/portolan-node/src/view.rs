@@ -7,14 +7,14 @@ use std::{net::IpAddr, sync::Arc};
 
 use portolan_config::{Intent, KeyPart, Route};
 use portolan_geodns::{RegionStates, Table};
-use portolan_limits::{Admission, Claim, Limiter, Peek};
+use portolan_limits::{Admission, Claim, Limiter, Peek, Wait};
 use portolan_model::{Name, Now, RegionId, Revision, Timestamp};
 use portolan_routing::{EndpointId, Found, HealthBoard, Pick, RequestHead, RouteTable};
 use smallvec::SmallVec;
 
 use crate::{
     Subject,
-    compiled::{Binding, Bindings},
+    compiled::{Binding, Bindings, UNBOUND},
 };
 
 /// One consistent set of decisions.
@@ -57,7 +57,10 @@ impl View {
     /// answered `Wait` unless it reads the same here, so that none passes without its limits. Allocates nothing up to
     /// four limits.
     pub fn admit(&self, route: &Route, subject: &Subject<'_>, now: Now) -> Admission {
-        self.claims(route, subject).map_or(Admission::Wait, |claims| self.limiter.admit(&claims, now))
+        match self.claims(route, subject) {
+            Some(claims) => self.limiter.admit(&claims, now),
+            None => Admission::Wait(Wait::unknown(UNBOUND, route.name.clone())),
+        }
     }
 
     /// The values [`View::admit`] would decide with; charges nothing.
@@ -100,7 +103,7 @@ fn claim(binding: &Binding, limiter: &Limiter, route: &Route, subject: &Subject<
         });
     }
     let key = limiter.key(limit, &parts);
-    Claim { limit, key }
+    Claim { limit, key, cost: 1 }
 }
 
 #[cfg(test)]
@@ -176,7 +179,8 @@ routes:
             let after = view(&GATEWAY.replacen(from, to, 1));
             let (route, subject) = (route(&before, "/a"), Subject { user: Some("ann"), client, attributes: &() });
             assert_eq!(after.claims(&route, &subject).map(|claims| claims.len()), claims, "{from} to {to}");
-            assert_eq!(after.admit(&route, &subject, Now::default()), Admission::Wait, "{from} to {to}");
+            let admission = after.admit(&route, &subject, Now::default());
+            assert!(matches!(admission, Admission::Wait(_)), "{from} to {to}");
         };
         check("  b: { match", "  renamed: { match", Some(5));
         check("  a: { match", "  renamed: { match", None);

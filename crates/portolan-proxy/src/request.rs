@@ -3,7 +3,7 @@
 //! Never lets a costly step run before a cheaper one that could refuse: the client-address limit comes before tokens,
 //! tokens before limits, limits before the body and the upstream.
 
-use std::{borrow::Cow, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, rc::Rc, sync::Arc};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header, request::Parts, uri::PathAndQuery,
@@ -33,9 +33,6 @@ use crate::{
     trace::Ids,
     worker::{Prepared, Worker},
 };
-
-/// Longest wait for a durable mark before a request is refused.
-const MARK_WAIT: Duration = Duration::from_millis(20);
 
 /// The connection a request came on.
 #[derive(Debug)]
@@ -183,9 +180,9 @@ impl Turn<'_> {
                     return Ok(());
                 }
                 Admission::Deny(denial) => return Err(Refusal::Limited(Box::new(denial))),
-                Admission::Wait => {
+                Admission::Wait(wait) => {
                     // Woken by every write, so possibly by one that this request does not wait for.
-                    let until = *until.get_or_insert_with(|| Instant::now() + MARK_WAIT);
+                    let until = *until.get_or_insert_with(|| Instant::now() + wait.at_most);
                     timeout_at(until, written).await.map_err(|_| Refusal::LimitsBusy)?;
                 }
             }

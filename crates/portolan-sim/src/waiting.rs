@@ -6,7 +6,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use portolan_config::{Budget, KeyPart, Limit, OnPartition, Route};
-use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason};
+use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Wait};
 use portolan_model::{Now, Revision, Timestamp};
 use portolan_node::{Subject, View};
 use portolan_routing::{Found, RequestHead};
@@ -20,9 +20,6 @@ use crate::{
     tally::{Refusal, Seen, cost_of},
     world::{Plan, World},
 };
-
-/// Longest wait for a durable mark.
-const MARK_WAIT: Duration = Duration::from_millis(20);
 
 /// How often a waiting request asks meanwhile.
 const RETRY: Duration = Duration::from_millis(4);
@@ -93,7 +90,8 @@ impl World<'_> {
             return;
         };
         let now = batch.places[at].now;
-        let admission = way.claims.as_ref().map_or(Admission::Wait, |claims| view.limiter.admit(claims, now));
+        let unknown = || Admission::Wait(Wait::unknown(LimitId(u32::MAX), way.route.name.clone()));
+        let admission = way.claims.as_ref().map_or_else(unknown, |claims| view.limiter.admit(claims, now));
         match admission {
             Admission::Allow(charges) => {
                 batch.allowed += 1;
@@ -103,11 +101,11 @@ impl World<'_> {
                 batch.refused += 1;
                 self.denied(&ask, way, Some(&denial));
             }
-            Admission::Wait => {
+            Admission::Wait(wait) => {
                 batch.waiting += 1;
-                let give_up = ask.give_up.unwrap_or(now.mono + MARK_WAIT);
+                let give_up = ask.give_up.unwrap_or(now.mono + wait.at_most);
                 if now.mono + RETRY > give_up {
-                    self.denied(&ask, way, None);
+                    self.denied(&ask, way, Some(&wait.otherwise));
                 } else {
                     let again = Ask { give_up: Some(give_up), ..ask };
                     self.agenda.plan(now.mono + RETRY, Plan::AskAgain(Box::new(again)));

@@ -14,7 +14,7 @@ use crate::{
     message::{DIGEST_BUCKETS, Heartbeat, MAX_DIGESTS, MAX_ROWS, Message, Rejected, Rows, SlotSummary},
     outbox::in_messages,
     rights::Rights,
-    word::MAX_SPENT,
+    word::MAX_AMOUNT,
 };
 
 impl Limits {
@@ -84,7 +84,7 @@ impl Limits {
     }
 
     fn check_rows(&self, rights: &Rights, rows: &Rows) -> Result<(), Rejected> {
-        let sound = |&(key, spent): &(Key, u64)| key != Key::EVERY && spent <= MAX_SPENT;
+        let sound = |&(key, spent): &(Key, u64)| key != Key::EVERY && spent <= MAX_AMOUNT;
         if rows.rows.len() > MAX_ROWS {
             Err(Rejected::TooLong)
         } else if !self.is_live(rights, rows.slot) {

@@ -4,12 +4,12 @@ use portolan_model::{Now, WallTime};
 
 use super::{Event, Limits};
 use crate::{
-    counter::Counter,
+    counter::{Allowance, Counter},
     key::Key,
     marks::{MAX_MARKS, Mark, MarkSequence, MarkWrite},
     rights::Rights,
     table::Tenant,
-    word::Word,
+    verdict::WaitReason,
 };
 
 impl Limits {
@@ -24,22 +24,33 @@ impl Limits {
             }
             for mark in write.marks {
                 let Some(rights) = limiter.rights(mark.limit) else { continue };
+                if mark.key == Key::EVERY {
+                    rights.live.raise_allowance(mark.slot, mark.spent);
+                    continue;
+                }
                 let state = self.with_counter(rights, mark.key, |counter| {
-                    counter.raise_ceiling(mark.slot, mark.spent);
-                    let word = counter.own();
-                    (word, rights.ceiling(counter, word.slot_near(mark.slot)))
+                    self.raise_ceiling(rights, counter, mark.slot, mark.spent);
+                    (counter.used(mark.slot), rights.allowance(&self.shared, counter, mark.key, mark.slot))
                 });
-                if let Some((word, ceiling)) = state {
-                    self.consider_mark(rights, mark.key, word, ceiling);
+                if let Some((used, allowance)) = state {
+                    self.consider_mark(rights, mark.key, mark.slot, used, allowance);
                 }
             }
+        }
+    }
+
+    /// Lets a counter spend up to a durable mark.
+    fn raise_ceiling(&self, rights: &Rights, counter: &Counter, slot: u64, spent: u64) {
+        if counter.rights(slot).is_none_or(|published| published.amount < spent) {
+            let pending = (spent < rights.cap(self.mode, slot, 0)).then_some(WaitReason::Mark);
+            counter.publish_rights(slot, Allowance { amount: spent, pending });
         }
     }
 
     /// A lower generation allowed keys more without a mark; a restart must not count less as spent.
     pub(super) fn keep_allowance(&mut self, before: &Rights, after: &Rights) {
         let slot = after.terms.slot(self.wall());
-        let allowed = before.allowance(slot);
+        let allowed = before.unmarked(slot);
         if after.terms.marked() && allowed > after.terms.allowance {
             self.ask_for_mark(after, Key::EVERY, slot, allowed);
         }
@@ -54,36 +65,37 @@ impl Limits {
         for mark in found.into_iter().filter(|mark| rights.terms.end(mark.slot) == mark.ends) {
             self.marked.insert((mark.limit, mark.key, mark.slot), (mark.spent, mark.ends));
             let raise = |counter: &Counter| {
-                counter.raise_own(mark.slot, mark.spent);
-                counter.raise_ceiling(mark.slot, mark.spent);
+                counter.raise_used(mark.slot, mark.spent);
+                self.raise_ceiling(rights, counter, mark.slot, mark.spent);
             };
             match mark.key {
-                Key::EVERY => rights.live.every.raise_ceiling(mark.slot, mark.spent),
+                Key::EVERY => rights.live.raise_allowance(mark.slot, mark.spent),
                 Key::OVERFLOW => raise(&rights.live.overflow),
                 key => {
-                    let tenant = Tenant { key, limit: mark.limit, window_ms: rights.terms.window_ms };
+                    let tenant = Tenant { key, limit: mark.limit };
                     let table = &self.shared.table;
-                    let start = || (mark.slot, mark.spent);
+                    let start = || (mark.slot, [mark.spent, rights.start(mark.slot + 1)]);
+                    let is_dead = |counter: &Counter| self.limiter.is_dead(counter, wall);
                     let found = |place| raise(table.counter(place));
                     // Without room the key will share the overflow counter, which then may not start below the mark.
-                    table.enter(tenant, wall, start, found, || raise(&rights.live.overflow));
+                    table.enter(tenant, is_dead, start, found, || raise(&rights.live.overflow));
                 }
             }
         }
     }
 
     /// Asks for a mark before a key comes to its durable ceiling.
-    pub(super) fn consider_mark(&mut self, rights: &Rights, key: Key, word: Word, ceiling: u64) {
-        let slot = word.slot_near(rights.terms.slot(self.wall()));
-        let cap = rights.cap(self.mode);
-        let left = ceiling.saturating_sub(word.spent());
-        if !rights.terms.marked() || ceiling >= cap || left > rights.terms.chunk / 2 || !self.is_live(rights, slot) {
+    pub(super) fn consider_mark(&mut self, rights: &Rights, key: Key, slot: u64, used: u64, allowance: Allowance) {
+        let cap = rights.cap(self.mode, slot, 0);
+        let left = allowance.amount.saturating_sub(used);
+        let enough = allowance.pending != Some(WaitReason::Mark) || left > rights.terms.chunk / 2;
+        if !rights.terms.marked() || enough || !self.is_live(rights, slot) {
             return;
         }
         // A key that ran dry spends faster than the disk writes: its marks double, so that a burst waits for a few
         // writes and not for one per chunk. A crash then costs it as much as it had spent, at most.
-        let ahead = if left == 0 { rights.terms.chunk.max(word.spent()) } else { rights.terms.chunk };
-        self.ask_for_mark(rights, key, slot, word.spent().saturating_add(ahead).min(cap));
+        let ahead = if left == 0 { rights.terms.chunk.max(used) } else { rights.terms.chunk };
+        self.ask_for_mark(rights, key, slot, used.saturating_add(ahead).min(cap));
     }
 
     fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {

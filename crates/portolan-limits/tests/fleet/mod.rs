@@ -10,10 +10,10 @@ use std::{
 };
 
 use portolan_limits::{
-    Admission, Claim, Definition, DenyReason, Found, Key, LimitId, Limiter, Limits, LimitsConfig, MarkLog,
-    MarkSequence, Message, OnPartition, Recovery, SEGMENT_LEN,
+    Admission, Algorithm, Claim, Definition, DenyReason, Found, Key, LimitId, Limiter, Limits, LimitsConfig, MarkLog,
+    MarkSequence, Message, OnPartition, Recovery, SEGMENT_LEN, Window,
 };
-use portolan_model::{HashKey, Name, Now, RegionId, Timestamp, WallTime, codec};
+use portolan_model::{HashKey, Name, Now, Rate, RegionId, Timestamp, WallTime, codec};
 
 /// Largest datagram the mesh carries.
 const DATAGRAM: usize = 1150;
@@ -91,14 +91,10 @@ pub struct Fleet {
 }
 
 pub fn definition(id: u32, rate: &str, on_partition: OnPartition) -> Definition {
-    Definition {
-        id: LimitId(id),
-        generation: 1,
-        name: Name::new(&format!("limit-{id}")).expect("a name"),
-        rate: rate.parse().expect("a rate"),
-        on_partition,
-        expose_slot: true,
-    }
+    let rate: Rate = rate.parse().expect("a rate");
+    let algorithm = Algorithm::FixedWindow { quota: rate.count, window: Window::Length(rate.per) };
+    let name = Name::new(&format!("limit-{id}")).expect("a name");
+    Definition { on_partition, expose_slot: true, ..Definition::new(LimitId(id), name, algorithm) }
 }
 
 impl Fleet {
@@ -190,7 +186,7 @@ impl Fleet {
             .iter()
             .map(|&(limit, key)| {
                 let limit = LimitId(limit);
-                Claim { limit, key: limiter.key(limit, &[&key.to_le_bytes()]) }
+                Claim { limit, key: limiter.key(limit, &[&key.to_le_bytes()]), cost: 1 }
             })
             .collect();
         let admission = limiter.admit(&claims, now);
@@ -203,7 +199,7 @@ impl Fleet {
                 }
             }
             Admission::Deny(denial) => self.count_refusal(at, Some(reason(denial.reason))),
-            Admission::Wait => self.count_refusal(at, None),
+            Admission::Wait(_) => self.count_refusal(at, None),
         }
         if limiter.take_attention() {
             self.wake(at);

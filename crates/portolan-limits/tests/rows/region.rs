@@ -4,10 +4,10 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use portolan_limits::{
-    Admission, Claim, Definition, Found, LimitId, Limiter, Limits, LimitsConfig, MarkLog, MarkSequence, Message,
-    PageWrite, Recovery, SEGMENT_LEN,
+    Admission, Algorithm, Claim, Definition, Found, LimitId, Limiter, Limits, LimitsConfig, MarkLog, MarkSequence,
+    Message, PageWrite, Recovery, SEGMENT_LEN, Window,
 };
-use portolan_model::{HashKey, Name, Now, Rate, RegionId, Timestamp, WallTime};
+use portolan_model::{HashKey, Name, Now, RegionId, Timestamp, WallTime};
 
 use crate::{network::RTT, table::Row};
 
@@ -49,14 +49,9 @@ pub fn region_id(at: usize) -> RegionId {
 }
 
 fn definition(row: &Row) -> Definition {
-    Definition {
-        id: LIMIT,
-        generation: 1,
-        name: Name::new("row").expect("a name"),
-        rate: Rate { count: row.quota, per: row.window },
-        on_partition: row.policy,
-        expose_slot: true,
-    }
+    let algorithm = Algorithm::FixedWindow { quota: row.quota, window: Window::Length(row.window) };
+    let name = Name::new("row").expect("a name");
+    Definition { on_partition: row.policy, expose_slot: true, ..Definition::new(LIMIT, name, algorithm) }
 }
 
 /// Civil time at the start of a run: each seed starts in another part of the slot.
@@ -122,15 +117,15 @@ impl Region {
     }
 
     /// Asks for one unit; none when the process does not run.
-    pub fn ask(&self, row: &Row, us: u64) -> Option<Answer> {
+    pub fn ask(&self, us: u64) -> Option<Answer> {
         self.limits.as_ref()?;
         let limiter = self.limiter.as_ref()?;
         let now = self.now(us);
-        let claim = Claim { limit: LIMIT, key: limiter.key(LIMIT, &[b"row"]) };
+        let claim = Claim { limit: LIMIT, key: limiter.key(LIMIT, &[b"row"]), cost: 1 };
         Some(match limiter.admit(&[claim], now) {
             Admission::Allow(charges) => Answer::Allow { slot: charges[0].slot },
             Admission::Deny(denial) => Answer::Deny { slot: denial.slot },
-            Admission::Wait => Answer::Wait { slot: row.slot(now.wall), at_most: Duration::from_millis(20) },
+            Admission::Wait(wait) => Answer::Wait { slot: wait.otherwise.slot, at_most: wait.at_most },
         })
     }
 

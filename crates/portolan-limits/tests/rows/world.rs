@@ -166,7 +166,7 @@ impl<'a> World<'a> {
     }
 
     fn request(&mut self, at: usize) {
-        let Some(answer) = self.regions[at].ask(self.row, self.now) else { return };
+        let Some(answer) = self.regions[at].ask(self.now) else { return };
         match answer {
             Answer::Allow { slot } => self.oracle.allow(slot),
             Answer::Deny { slot } => self.oracle.refuse(slot),
@@ -221,7 +221,7 @@ impl<'a> World<'a> {
     fn answer_waiting(&mut self, at: usize) {
         while let Some(first) = self.waiting[at].pop_front() {
             let waited = Duration::from_micros(self.now - first.arrived);
-            match self.regions[at].ask(self.row, self.now) {
+            match self.regions[at].ask(self.now) {
                 Some(Answer::Wait { slot, at_most }) if first.arrived + at_most.as_micros() as u64 > self.now => {
                     let until = first.arrived + at_most.as_micros() as u64;
                     if until != first.until {
