@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::{
     counter::Counter,
     key::Key,
+    peers::Mode,
     rights::{Refusal, Rights},
     shared::Shared,
     spend::{Held, Site, Turned, check_slot, spend, view},
@@ -85,6 +86,11 @@ impl Limiter {
     pub fn peek(&self, claims: &[Claim], now: Now) -> Vec<Peek> {
         let wall = self.shared.wall(now);
         claims.iter().filter_map(|claim| Some(self.peek_one(self.rights(claim.limit)?, claim, wall))).collect()
+    }
+
+    /// The state of a limit; `None` for one that is not defined.
+    pub fn mode(&self, limit: LimitId) -> Option<Mode> {
+        self.rights(limit).map(|rights| rights.live.mode())
     }
 
     /// Whether anything can be admitted: false until the first horizon is durable.

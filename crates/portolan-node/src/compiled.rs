@@ -4,13 +4,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::{Budgeted, Intent, LimitId, LimitKey, RegionMap, Route};
+use portolan_config::{Budgeted, Intent, Limit, RegionMap, Route};
 use portolan_geodns::{RegionState, RegionStates, Table};
 use portolan_limits::{Definition, Limiter};
 use portolan_model::{Name, RegionId};
 use portolan_routing::{HealthBoard, RouteTable};
 
-use crate::View;
+use crate::{View, binding::Binding};
 
 /// The parts of a view that follow from a document alone.
 pub struct Compiled {
@@ -87,44 +87,42 @@ pub fn definitions(intent: &Intent) -> Vec<Definition> {
 
 /// The limits of every route with their numbers.
 #[derive(Debug, Default)]
-pub struct Bindings(BTreeMap<Name, Bound>);
+pub struct Bindings {
+    limits: BTreeMap<Name, Arc<Binding>>,
+    routes: BTreeMap<Name, Bound>,
+}
 
 /// One route with its limits.
 #[derive(Debug)]
 struct Bound {
     route: Arc<Route>,
-    limits: Box<[Binding]>,
-}
-
-/// One limit of a route.
-#[derive(Clone, Debug)]
-pub struct Binding {
-    /// Its number.
-    pub limit: LimitId,
-    /// What it counts by.
-    pub key: LimitKey,
+    limits: Box<[Arc<Binding>]>,
 }
 
 impl Bindings {
     /// The limits of a route, in the order written; `None` for a route that is not of this document, be it only one
     /// that reads otherwise under the same name: what it is charged for is not known here.
-    pub fn of_route(&self, route: &Route) -> Option<&[Binding]> {
-        let bound = self.0.get(&route.name)?;
+    pub fn of_route(&self, route: &Route) -> Option<&[Arc<Binding>]> {
+        let bound = self.routes.get(&route.name)?;
         // A match in the same view gives the very route, so the comparison in full is for others only.
         (std::ptr::eq(&*bound.route, route) || *bound.route == *route).then_some(&*bound.limits)
     }
 
+    /// Every limit of the document, with or without a route.
+    pub fn limits(&self) -> impl Iterator<Item = &Arc<Binding>> {
+        self.limits.values()
+    }
+
     fn compile(intent: &Intent) -> Self {
-        let bind = |name: &Name| {
-            let limit = intent.limits.own(name).map_or(UNBOUND, |binding| binding.id);
-            let key = intent.snapshot.limits.get(name).map_or_else(LimitKey::global, |limit| limit.key.clone());
-            Binding { limit, key }
-        };
+        let binding = |(name, limit): (&Name, &Arc<Limit>)| (name.clone(), Arc::new(Binding::compile(limit, intent)));
+        let limits: BTreeMap<Name, Arc<Binding>> = intent.snapshot.limits.iter().map(binding).collect();
         let of_route = |route: &Arc<Route>| {
-            let limits = route.limits.iter().map(bind).collect();
-            (route.name.clone(), Bound { route: Arc::clone(route), limits })
+            // A snapshot resolves every name; a route with one that is not would be refused, as one of another view is.
+            let limits: Option<_> = route.limits.iter().map(|name| limits.get(name).map(Arc::clone)).collect();
+            Some((route.name.clone(), Bound { route: Arc::clone(route), limits: limits? }))
         };
-        Self(intent.snapshot.routes.values().map(of_route).collect())
+        let routes = intent.snapshot.routes.values().filter_map(of_route).collect();
+        Self { limits, routes }
     }
 }
 
@@ -139,7 +137,3 @@ fn region_order(nearest_first: Vec<RegionId>, own: &RegionId, states: &RegionSta
     });
     order
 }
-
-/// Bound to a limit that an intent gave no number, which no command leaves behind: no limit has this number, so the
-/// route's requests are refused rather than let pass.
-pub const UNBOUND: LimitId = LimitId(u32::MAX);

@@ -4,7 +4,10 @@
 //! Start reading at [`Node`]; a driver's loop is in its documentation. What the data path decides from is [`View`].
 //! Never reads a clock, opens a socket or a file, or draws a number that its seed does not fix.
 
+mod binding;
 mod compiled;
+mod key;
+mod names;
 mod node;
 mod subject;
 mod view;
@@ -20,10 +23,12 @@ mod event;
 mod message;
 mod status;
 
+pub use binding::{Binding, Meant, Tier};
 pub use election::{ElectionGuard, LeaderSight, REPORT_LIFETIME, RaftStatus};
 pub use event::Event;
 pub use facts::{FRESH, NodeFacts, PUBLISH_PERIOD, Sight};
 pub use message::{Class, Heartbeat, MAX_DATAGRAM, Message, Transmit};
+pub use names::KeyNames;
 pub use node::{HEARTBEAT_PERIOD, Node, NodeConfig, Refused, STALE_AFTER};
 pub use presence::{RECOVERY_HOLD, SILENT_AFTER};
 pub use probes::ProbeRequest;

@@ -3,19 +3,16 @@
 //! Decides what a limit counts by. Health and counters inside are shared
 //! atomics, so a view stays right while they move. Never blocks; a request costs one view load.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
-use portolan_config::{Intent, KeyPart, Route};
+use portolan_config::{Intent, LimitId, Route};
 use portolan_geodns::{RegionStates, Table};
 use portolan_limits::{Admission, Claim, Limiter, Peek, Wait};
 use portolan_model::{Name, Now, RegionId, Revision, Timestamp};
 use portolan_routing::{EndpointId, Found, HealthBoard, Pick, RequestHead, RouteTable};
 use smallvec::SmallVec;
 
-use crate::{
-    Subject,
-    compiled::{Binding, Bindings, UNBOUND},
-};
+use crate::{Binding, Meant, Subject, Tier, binding::UNBOUND, compiled::Bindings};
 
 /// One consistent set of decisions.
 #[derive(Clone, Debug)]
@@ -73,37 +70,31 @@ impl View {
         self.board.pick(service, &self.region_order, tried, now, choice)
     }
 
-    /// What a request asks of the limits of `route`, in the order written; `None` for a route of another view that reads
-    /// otherwise here. Equal for equal subjects until the document changes.
+    /// The limits of a route, in the order in which [`View::admit`] charges them; empty for a route of another view that
+    /// reads otherwise here.
+    pub fn limits_of(&self, route: &Route) -> &[Arc<Binding>] {
+        self.bindings.of_route(route).unwrap_or_default()
+    }
+
+    /// The limit whose budget has a number, and which of its budgets that is.
+    pub fn budget(&self, limit: LimitId) -> Option<(&Arc<Binding>, Tier)> {
+        self.bindings.limits().find_map(|binding| Some((binding, binding.tier(limit)?)))
+    }
+
+    /// The counters that a person can mean by `written`, over all limits: `alice`, `192.0.2.7`, `global`, the parts of a
+    /// tuple separated by commas, a missing value as an empty part.
+    pub fn meant<'a>(&'a self, written: &'a str) -> impl Iterator<Item = (&'a Arc<Binding>, Vec<Meant>)> {
+        let meant = |binding: &'a Arc<Binding>| (binding, binding.meant(&self.limiter, written, &self.intent.snapshot));
+        self.bindings.limits().map(meant).filter(|(_, meant)| !meant.is_empty())
+    }
+
+    /// What a request owes the limits of `route`, in their order; `None` for a route of another view that reads otherwise
+    /// here. Equal for equal subjects until the document changes. For a caller that asks the limiter several times; others
+    /// use [`View::admit`].
     pub fn claims(&self, route: &Route, subject: &Subject<'_>) -> Option<SmallVec<[Claim; 4]>> {
         let bindings = self.bindings.of_route(route)?;
-        Some(bindings.iter().map(|binding| claim(binding, &self.limiter, route, subject)).collect())
+        Some(bindings.iter().map(|binding| binding.claim(&self.limiter, route, subject)).collect())
     }
-}
-
-/// The claim that `binding` makes on a request.
-fn claim(binding: &Binding, limiter: &Limiter, route: &Route, subject: &Subject<'_>) -> Claim {
-    let limit = binding.limit;
-    let address = match subject.client.to_canonical() {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    };
-    let mut parts = SmallVec::<[&[u8]; 4]>::new();
-    for part in binding.key.parts() {
-        parts.push(match part {
-            KeyPart::Global => continue,
-            KeyPart::Service => route.service.as_str().as_bytes(),
-            KeyPart::Route => route.name.as_str().as_bytes(),
-            // Such a limit stands only on routes with auth; requests without a user would share one counter.
-            KeyPart::User => subject.user.unwrap_or_default().as_bytes(),
-            KeyPart::ClientAddress { .. } if subject.client.to_canonical().is_ipv4() => &address[12..],
-            // A customer holds at least a /64 (RFC 6177), so anything finer would let one client be many.
-            KeyPart::ClientAddress { v6_prefix } => &address[..usize::from(v6_prefix / 8)],
-            KeyPart::Header(_) | KeyPart::Claim(_) => &[],
-        });
-    }
-    let key = limiter.key(limit, &parts);
-    Claim { limit, key, cost: 1 }
 }
 
 #[cfg(test)]
@@ -116,6 +107,7 @@ mod tests {
 
     use super::*;
     use crate::compiled::Compiled;
+    use std::net::IpAddr;
 
     const GATEWAY: &str = "
 version: 1
@@ -211,5 +203,115 @@ routes:
         let network = |client| claims("/a", "ann", client)[4].key;
         assert_eq!(network("2001:db8::1"), network("2001:db8::2"));
         assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+    }
+
+    /// A request with a token and a header.
+    #[derive(Debug)]
+    struct Carried {
+        tenant: Option<&'static str>,
+        plan: Option<&'static str>,
+        points: Option<&'static str>,
+    }
+
+    const PLAIN: Carried = Carried { tenant: Some("acme"), plan: None, points: None };
+
+    impl crate::Attributes for Carried {
+        fn header(&self, name: &str) -> Option<std::borrow::Cow<'_, [u8]>> {
+            assert_eq!(name, "x-points");
+            self.points.map(|points| points.as_bytes().into())
+        }
+
+        fn claim(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
+            let claim = if name == "plan" { self.plan } else { self.tenant };
+            claim.map(Into::into)
+        }
+    }
+
+    const TIERS: &str = "
+version: 1
+services:
+  one: { endpoints: { here: ['http://127.0.0.1:1'] } }
+auth:
+  users: { jwt: { issuer: i, jwks_file: keys.json, audience: [a] } }
+limits:
+  tenants:
+    key: [tenant, route]
+    rate: 10/s
+    plans: { claim: plan, quotas: { gold: 100 } }
+    overrides: { vip: 1000 }
+    cost: { header: x-points, default: 2, most: 9 }
+  apart: { key: user, rate: 1/s, per: route }
+routes:
+  a: { match: { path: /a }, auth: users, limits: [tenants, apart], service: one }
+  b: { match: { path: /b }, auth: users, limits: [tenants, apart], service: one }
+";
+
+    fn claims(view: &View, path: &str, carried: &Carried) -> SmallVec<[Claim; 4]> {
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let subject = Subject { user: Some("ann"), client, attributes: carried };
+        view.claims(&route(view, path), &subject).expect("the route is the view's")
+    }
+
+    #[test]
+    fn an_override_comes_before_a_plan_and_a_plan_before_the_limit() {
+        let view = view(TIERS);
+        let check = |tenant, plan, expected: Tier, quota: u64| {
+            let claim = claims(&view, "/a", &Carried { tenant, plan, ..PLAIN })[0];
+            let (binding, tier) = view.budget(claim.limit).expect("a number of this document");
+            assert_eq!((&tier, binding.algorithm_of(&tier).quota()), (&expected, quota), "{tenant:?} {plan:?}");
+        };
+        check(Some("acme"), None, Tier::Own, 10);
+        check(Some("acme"), Some("gold"), Tier::Plan("gold".into()), 100);
+        check(Some("acme"), Some("unknown"), Tier::Own, 10);
+        check(Some("vip"), Some("gold"), Tier::Override("vip".into()), 1000);
+        check(None, Some("gold"), Tier::Plan("gold".into()), 100);
+    }
+
+    #[test]
+    fn a_budget_per_route_is_a_counter_per_route() {
+        let view = view(TIERS);
+        let (a, b) = (claims(&view, "/a", &PLAIN), claims(&view, "/b", &PLAIN));
+        assert_eq!(a[1].limit, b[1].limit);
+        assert_ne!(a[1].key, b[1].key);
+    }
+
+    #[test]
+    fn a_cost_in_a_header_is_bounded_both_ways() {
+        let view = view(TIERS);
+        let check = |points, cost| {
+            assert_eq!(claims(&view, "/a", &Carried { points, ..PLAIN })[0].cost, cost, "{points:?}");
+        };
+        check(None, 2);
+        check(Some("5"), 5);
+        check(Some("0"), 1);
+        check(Some("-1"), 2);
+        check(Some("10"), 9);
+        check(Some("99999999999999999999"), 9);
+    }
+
+    #[test]
+    fn a_person_means_the_counters_that_requests_are_charged_to() {
+        let view = view(TIERS);
+        let meant = |limit: &str, written| -> Vec<(Claim, Option<String>)> {
+            let of = view.meant(written).filter(|(binding, _)| binding.limit.name.as_str() == limit);
+            let counters = of.flat_map(|(_, meant)| meant);
+            let claim = |meant: Meant| {
+                (Claim { limit: meant.limit, key: meant.key, cost: 2 }, meant.route.map(|route| route.to_string()))
+            };
+            counters.map(claim).collect()
+        };
+        let (a, b) = (claims(&view, "/a", &PLAIN), claims(&view, "/b", &PLAIN));
+        let gold = claims(&view, "/a", &Carried { plan: Some("gold"), ..PLAIN });
+        let tuple = meant("tenants", "acme,a");
+        assert!(tuple.contains(&(a[0], None)) && tuple.contains(&(gold[0], None)) && tuple.len() == 2, "{tuple:?}");
+        let vip = claims(&view, "/a", &Carried { tenant: Some("vip"), ..PLAIN });
+        assert_eq!(meant("tenants", "vip,a"), [(vip[0], None)]);
+        let nobody = claims(&view, "/b", &Carried { tenant: None, ..PLAIN });
+        assert!(meant("tenants", ",b").contains(&(nobody[0], None)));
+        let per_route: Vec<_> = [(a[1], "a"), (b[1], "b")].map(|(claim, route)| (claim, Some(route.to_owned()))).into();
+        let ann: Vec<_> =
+            meant("apart", "ann").into_iter().map(|(claim, route)| (Claim { cost: 1, ..claim }, route)).collect();
+        assert_eq!(ann, per_route);
+        assert_eq!(meant("tenants", "acme,nowhere"), []);
     }
 }
