@@ -31,7 +31,7 @@ pub enum LogSink {
 }
 
 /// One finished request.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Line<'a> {
     /// When it ended, RFC 3339.
     #[serde(serialize_with = "display")]
@@ -61,6 +61,8 @@ pub struct Line<'a> {
     pub status: u16,
     /// The step that answered it, when the gateway did.
     pub step: Option<&'static str>,
+    /// What its limits made of it, where the route has any and it came so far.
+    pub limits: Option<LimitsLine<'a>>,
     /// The endpoint that answered it.
     pub upstream: Option<&'a str>,
     /// Upstream attempts.
@@ -73,6 +75,19 @@ pub struct Line<'a> {
     pub sent: u64,
     /// Whether the response reached its end.
     pub complete: bool,
+}
+
+/// What limits made of a request.
+#[derive(Clone, Debug, Serialize)]
+pub struct LimitsLine<'a> {
+    /// The worst state of any of them: `healthy`, `healing` or `degraded`.
+    pub mode: &'static str,
+    /// The limit that refused it.
+    pub refused: Option<&'a str>,
+    /// Limits in shadow that would have refused it.
+    pub shadow: Vec<&'a str>,
+    /// How long it waited for them, in microseconds.
+    pub waited_us: u64,
 }
 
 fn display<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {

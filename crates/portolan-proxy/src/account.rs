@@ -6,16 +6,19 @@ use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode};
 use opentelemetry::{KeyValue, global::BoxedSpan};
+use portolan_limits::{Charge, Denial, Mode};
 use portolan_model::{Name, Timestamp};
 
 use crate::{
-    access_log::Line,
+    access_log::{LimitsLine, Line},
     body::Upload,
+    decision::{Decision, mode_word},
     guard::Exchange,
     metrics::{Event, Protocol, RouteCell},
     response::Step,
+    spent::Spent,
     trace::{Ids, end_span},
-    worker::Worker,
+    worker::{Prepared, Worker},
 };
 
 /// The status accounted for when the client left before there was one (nginx's custom).
@@ -31,6 +34,8 @@ pub struct Account {
     step: Option<Step>,
     route: Option<Arc<RouteCell>>,
     upload: Option<Rc<Upload>>,
+    /// Ends with the response, or with the client.
+    held: Option<Box<Spent>>,
     sent: u64,
     complete: bool,
     /// Tells the requests of a connection apart.
@@ -52,7 +57,19 @@ struct Story {
     user: Option<Arc<str>>,
     upstream: Option<String>,
     attempts: u32,
+    limits: Option<LimitStory>,
     span: Option<BoxedSpan>,
+}
+
+/// What limits made of a request.
+#[derive(Default)]
+struct LimitStory {
+    /// The worst state of any of them.
+    mode: Option<Mode>,
+    refused: Option<Name>,
+    /// Limits in shadow that would have refused.
+    shadow: Vec<Name>,
+    waited: Duration,
 }
 
 impl Account {
@@ -69,6 +86,7 @@ impl Account {
             step: None,
             route: None,
             upload: None,
+            held: None,
             sent: 0,
             complete: false,
             number: exchange.served.get(),
@@ -104,6 +122,38 @@ impl Account {
         if let Some(story) = &mut self.story {
             story.user = Some(Arc::clone(user));
         }
+    }
+
+    /// Counts what the limits decided.
+    pub(crate) fn limits(&mut self, prepared: &Prepared, verdict: Result<&[Charge], &Denial>, waited: Duration) {
+        let limiter = &prepared.view.limiter;
+        let mode = |limit| limiter.mode(limit).unwrap_or(Mode::Degraded);
+        let count = |name: &Name, decision, mode| prepared.limit_cell(name, &self.worker.shard).count(decision, mode);
+        let mut story = LimitStory { waited, ..LimitStory::default() };
+        match verdict {
+            Ok(charges) => {
+                for charge in charges {
+                    let mode = mode(charge.limit);
+                    let decision = if charge.shadow_refused { Decision::Shadow } else { Decision::Admitted };
+                    count(&charge.name, decision, mode);
+                    story.mode = story.mode.max(Some(mode));
+                    story.shadow.extend(charge.shadow_refused.then(|| charge.name.clone()));
+                }
+            }
+            Err(denial) => {
+                let mode = mode(denial.limit);
+                count(&denial.name, Decision::of_refusal(denial.reason), mode);
+                (story.mode, story.refused) = (Some(mode), Some(denial.name.clone()));
+            }
+        }
+        if let Some(told) = &mut self.story {
+            told.limits = Some(story);
+        }
+    }
+
+    /// Takes over what a concurrency limit counts until the response has ended or the client has gone.
+    pub(crate) fn hold(&mut self, held: Option<Box<Spent>>) {
+        self.held = held;
     }
 
     pub(crate) fn upload(&mut self, upload: &Rc<Upload>) {
@@ -143,12 +193,14 @@ impl Account {
     /// The response reached its end.
     pub fn complete(&mut self) {
         self.complete = true;
+        self.held = None;
     }
 
     fn tell(&mut self, status: StatusCode, duration: Duration, received: u64) {
         let Some(mut story) = self.story.take() else { return };
         let text = |value: &Option<HeaderValue>| value.as_ref().and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let (route, user) = (story.route.as_ref().map(Name::as_str), story.user.as_deref());
+        let limits = story.limits.take();
         if self.worker.shared.access_log.is_on() {
             let written = self.worker.shared.access_log.write(&Line {
                 time: self.worker.now().wall,
@@ -164,6 +216,7 @@ impl Account {
                 user,
                 status: status.as_u16(),
                 step: self.step.map(Step::as_str),
+                limits: limits.as_ref().map(LimitStory::line),
                 upstream: story.upstream.as_deref(),
                 attempts: story.attempts,
                 duration_us: duration.as_micros() as u64,
@@ -185,8 +238,21 @@ impl Account {
                 KeyValue::new("portolan.request_id", text(&story.request_id)),
             ];
             attributes.extend(route.map(|route| KeyValue::new("http.route", route.to_owned())));
+            let mode = limits.and_then(|limits| limits.mode);
+            attributes.extend(mode.map(|mode| KeyValue::new("ratelimit.mode", mode_word(mode))));
             attributes.extend(self.step.map(|step| KeyValue::new("portolan.step", step.as_str())));
             end_span(span, attributes, status.is_server_error());
+        }
+    }
+}
+
+impl LimitStory {
+    fn line(&self) -> LimitsLine<'_> {
+        LimitsLine {
+            mode: self.mode.map_or("healthy", mode_word),
+            refused: self.refused.as_ref().map(Name::as_str),
+            shadow: self.shadow.iter().map(Name::as_str).collect(),
+            waited_us: u64::try_from(self.waited.as_micros()).unwrap_or(u64::MAX),
         }
     }
 }

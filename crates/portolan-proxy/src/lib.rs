@@ -8,11 +8,13 @@
 
 mod access_log;
 mod account;
+mod admission;
 mod auth;
 mod body;
 mod carried;
 mod client_limit;
 mod connection;
+mod decision;
 mod forward;
 mod framing;
 mod gather;
@@ -23,10 +25,12 @@ mod listen;
 mod metrics;
 mod places;
 mod proxy;
+mod quota;
 #[cfg(test)]
 mod reference;
 mod request;
 mod response;
+mod spent;
 pub mod target;
 mod tls;
 mod trace;
@@ -36,6 +40,7 @@ mod worker;
 pub use access_log::LogSink;
 pub use auth::{Denied, Identity, Verifier};
 pub use carried::Carried;
+pub use decision::{Decision, LimitCell, WaitEnd};
 pub use listen::Transport;
 pub use metrics::{Event, Metrics};
 pub use proxy::{Clock, Proxy, ProxyConfig, StartError, start};

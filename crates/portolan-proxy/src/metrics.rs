@@ -13,7 +13,9 @@ use std::{
 };
 
 use http::StatusCode;
-use portolan_model::Name;
+use portolan_limits::{Key, WaitReason};
+use portolan_model::{Name, RegionId};
+use portolan_node::KeyNames;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet},
@@ -21,7 +23,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::response::Step;
+use crate::{
+    decision::{Decision, LimitCell, MODES, WAIT_REASONS, WaitEnd, mode_word, reason_word},
+    response::Step,
+};
 
 /// Upper bounds of the duration buckets in seconds.
 const DURATION_BOUNDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0];
@@ -129,7 +134,10 @@ pub struct Shard {
     duration_micros: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    waits: [[AtomicU64; WaitEnd::ALL.len()]; WAIT_REASONS.len()],
     routes: Mutex<BTreeMap<Name, Arc<RouteCell>>>,
+    limits: Mutex<BTreeMap<Name, Arc<LimitCell>>>,
+    keys: Mutex<KeyNames>,
 }
 
 /// Requests of one route on one worker, by class of status.
@@ -168,6 +176,11 @@ impl Shard {
         self.events[event as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts the end of a wait for limits.
+    pub fn count_wait(&self, reason: WaitReason, end: WaitEnd) {
+        self.waits[reason as usize][end as usize].fetch_add(1, Relaxed);
+    }
+
     /// Counts body bytes.
     pub fn count_bytes(&self, received: u64, sent: u64) {
         self.received.fetch_add(received, Relaxed);
@@ -179,21 +192,37 @@ impl Shard {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(routes.entry(name.clone()).or_default())
     }
+
+    /// Remembers the name of a key, unless it is being read: a worker waits for nobody.
+    pub fn note_key(&self, key: Key, name: impl FnOnce() -> String) {
+        if let Ok(mut keys) = self.keys.try_lock() {
+            keys.note(key, name);
+        }
+    }
+
+    /// The cell of a limit; asked for once per revision, not per request.
+    pub fn limit(&self, name: &Name) -> Arc<LimitCell> {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(limits.entry(name.clone()).or_default())
+    }
 }
 
 /// The counters of all workers; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Metrics(Arc<Vec<Arc<Shard>>>);
+pub struct Metrics {
+    shards: Arc<Vec<Arc<Shard>>>,
+    region: RegionId,
+}
 
 impl Metrics {
-    /// One shard per worker.
-    pub fn new(workers: usize) -> Self {
-        Self(Arc::new((0..workers).map(|_| Arc::default()).collect()))
+    /// One shard per worker of a node in `region`.
+    pub fn new(workers: usize, region: RegionId) -> Self {
+        Self { shards: Arc::new((0..workers).map(|_| Arc::default()).collect()), region }
     }
 
     /// The shard of a worker.
     pub fn shard(&self, worker: usize) -> &Arc<Shard> {
-        &self.0[worker]
+        &self.shards[worker]
     }
 
     /// Puts the metrics of the data path into `registry`, without a prefix of its own.
@@ -212,13 +241,23 @@ impl Metrics {
         self.sum(|shard| &shard.events[event as usize])
     }
 
+    /// Names of keys that were close to a limit or over it lately, for people.
+    pub fn key_names(&self) -> BTreeMap<Key, String> {
+        let mut names = BTreeMap::new();
+        for shard in self.shards.iter() {
+            let keys = shard.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            names.extend(keys.iter().map(|(key, name)| (key, name.to_owned())));
+        }
+        names
+    }
+
     fn sum(&self, cell: impl Fn(&Shard) -> &AtomicU64) -> u64 {
-        self.0.iter().map(|shard| cell(shard).load(Relaxed)).sum()
+        self.shards.iter().map(|shard| cell(shard).load(Relaxed)).sum()
     }
 
     fn routes(&self) -> BTreeMap<Name, [u64; CLASSES]> {
         let mut total: BTreeMap<Name, [u64; CLASSES]> = BTreeMap::new();
-        for shard in self.0.iter() {
+        for shard in self.shards.iter() {
             for (name, cell) in shard.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                 let counts = total.entry(name.clone()).or_default();
                 for (count, cell) in counts.iter_mut().zip(&cell.0) {
@@ -227,6 +266,16 @@ impl Metrics {
             }
         }
         total
+    }
+
+    fn limits(&self) -> BTreeMap<Name, Vec<Arc<LimitCell>>> {
+        let mut cells: BTreeMap<Name, Vec<Arc<LimitCell>>> = BTreeMap::new();
+        for shard in self.shards.iter() {
+            for (name, cell) in shard.limits.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                cells.entry(name.clone()).or_default().push(Arc::clone(cell));
+            }
+        }
+        cells
     }
 }
 
@@ -273,6 +322,7 @@ impl Collector for Metrics {
             ConstCounter::new(value).encode(metric)?;
         }
         self.encode_labelled(encoder)?;
+        self.encode_limits(encoder)?;
         self.encode_durations(encoder)
     }
 }
@@ -307,6 +357,26 @@ impl Metrics {
         Ok(())
     }
 
+    fn encode_limits(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Decisions of limits by result and by the state the limit was in";
+        let mut family = encoder.encode_descriptor("portolan_limit_decisions", help, None, MetricType::Counter)?;
+        for (limit, cells) in self.limits() {
+            for (decision, mode) in Decision::ALL.into_iter().flat_map(|decision| MODES.map(|mode| (decision, mode))) {
+                let value = cells.iter().map(|cell| cell.read(decision, mode)).sum();
+                let (limit, region) = (limit.as_str(), self.region.as_str());
+                let labels = [("limit", limit), ("region", region), ("result", decision.as_str())];
+                count(&mut family, &[&labels[..], &[("mode", mode_word(mode))]].concat(), value)?;
+            }
+        }
+        let help = "Requests that waited for their limits, by what for and how it ended";
+        let mut family = encoder.encode_descriptor("portolan_limit_waits", help, None, MetricType::Counter)?;
+        for (reason, end) in WAIT_REASONS.into_iter().flat_map(|reason| WaitEnd::ALL.map(|end| (reason, end))) {
+            let value = self.sum(|shard| &shard.waits[reason as usize][end as usize]);
+            count(&mut family, &[("reason", reason_word(reason)), ("result", end.as_str())], value)?;
+        }
+        Ok(())
+    }
+
     fn encode_durations(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let help = "Time from a request's head to the end of its response";
         let mut metric =
@@ -326,12 +396,19 @@ fn count(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) ->
 
 #[cfg(test)]
 mod tests {
+    use portolan_limits::Mode;
+
     use super::*;
+
+    fn region() -> RegionId {
+        RegionId::new("here").expect("a name")
+    }
 
     #[test]
     fn the_reference_lists_every_metric() {
-        let metrics = Metrics::new(1);
+        let metrics = Metrics::new(1, region());
         metrics.shard(0).route(&Name::new("orders").expect("a name"));
+        metrics.shard(0).limit(&Name::new("per-user").expect("a name"));
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let mut scraped = String::new();
@@ -347,13 +424,16 @@ mod tests {
 
     #[test]
     fn a_scrape_adds_up_the_workers() {
-        let metrics = Metrics::new(2);
+        let metrics = Metrics::new(2, region());
         for worker in 0..2 {
             let shard = metrics.shard(worker);
             shard.count_request(Protocol::Http2, StatusCode::OK, Duration::from_millis(3));
             shard.count_refused(Step::Limits);
             shard.count(Event::ConnectionOpened);
             shard.route(&Name::new("orders").expect("a name")).count(StatusCode::OK);
+            let limit = shard.limit(&Name::new("per-user").expect("a name"));
+            limit.count(Decision::Limited, Mode::Degraded);
+            shard.count_wait(WaitReason::Borrow, WaitEnd::InVain);
         }
         let mut registry = Registry::default();
         metrics.register(&mut registry);
@@ -364,6 +444,8 @@ mod tests {
             "portolan_proxy_refused_total{step=\"limits\"} 2",
             "portolan_proxy_connections_open 2",
             "portolan_proxy_route_requests_total{route=\"orders\",class=\"2xx\"} 2",
+            "portolan_limit_decisions_total{limit=\"per-user\",region=\"here\",result=\"limited\",mode=\"degraded\"} 2",
+            "portolan_limit_waits_total{reason=\"borrow\",result=\"in-vain\"} 2",
             "portolan_proxy_request_duration_seconds_bucket{le=\"0.005\"} 2",
             "portolan_proxy_request_duration_seconds_count 2",
         ] {

@@ -5,7 +5,7 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc, thread};
 
 use arc_swap::ArcSwap;
-use portolan_model::{HashKey, NodeName, Now};
+use portolan_model::{HashKey, NodeName, Now, RegionId};
 use portolan_node::View;
 use thiserror::Error;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
@@ -36,6 +36,8 @@ pub struct ProxyConfig {
     pub workers: usize,
     /// This node, for the access log.
     pub node: NodeName,
+    /// Its region, for metrics.
+    pub region: RegionId,
     /// Where finished requests are written.
     pub access_log: LogSink,
     /// Starts a span per request; `None` costs nothing.
@@ -96,11 +98,11 @@ pub fn start(
         quic,
         https_port: bound.https.map(|address| address.port()),
         client_limit: ClientLimit::new(HashKey::new(rand::random())),
-        metrics: Metrics::new(workers),
+        metrics: Metrics::new(workers, config.region),
         access_log,
         tracer: config.tracer,
-        marks_written: Notify::new(),
-        marks_wanted: Notify::new(),
+        limits_moved: Notify::new(),
+        limits_wanted: Notify::new(),
         places: Places::new(MAX_CONNECTIONS, MAX_PER_CLIENT),
     });
     let (stop, stopping) = watch::channel(false);
@@ -142,15 +144,15 @@ impl Proxy {
         &self.shared.metrics
     }
 
-    /// Tells requests that wait for a durable mark to ask again.
-    pub fn notify_marks(&self) {
-        self.shared.marks_written.notify_waiters();
+    /// Tells requests that wait for their limits to ask again: a mark is on disk, or rights have come.
+    pub fn notify_limits(&self) {
+        self.shared.limits_moved.notify_waiters();
     }
 
-    /// Resolves when a request has used up so much of what is durable that a mark should be written: the node is then
+    /// Resolves when a request wants more than is there: a durable mark, a chunk of the owner, a loan. The node is then
     /// to be driven at once. A wish uttered while nobody waits is kept.
-    pub async fn marks_wanted(&self) {
-        self.shared.marks_wanted.notified().await;
+    pub async fn limits_wanted(&self) {
+        self.shared.limits_wanted.notified().await;
     }
 
     /// Client connections open now.

@@ -10,15 +10,13 @@ use http::{
 };
 use http_body::Body as _;
 use portolan_config::Route;
-use portolan_limits::{Admission, Charge};
 use portolan_model::Now;
 use portolan_node::Subject;
 use portolan_routing::{Found, RequestHead};
-use smallvec::SmallVec;
-use tokio::time::{Instant, timeout_at};
 
 use crate::{
     account::Account,
+    admission::{Admitted, admit},
     auth::{Denied, Identity},
     body::{ClientBody, ReplyBody, Upload},
     carried::Carried,
@@ -28,11 +26,16 @@ use crate::{
     guard::Exchange,
     head::{self, Forwarded, X_REQUEST_ID},
     metrics::Protocol,
-    response::{Refusal, write_charges},
+    quota::{self, Unit},
+    response::{Refusal, Step},
+    spent::{self, Outcome, Spent},
     target,
     trace::Ids,
     worker::{Prepared, Worker},
 };
+
+/// Clients that are refused at one moment are asked to come back spread over this part of their wait.
+const RETRY_JITTER: f64 = 0.1;
 
 /// The connection a request came on.
 #[derive(Debug)]
@@ -52,8 +55,6 @@ impl Peer {
     }
 }
 
-type Charges = SmallVec<[Charge; 4]>;
-
 /// Serves one request from its head to its response.
 pub(crate) async fn serve(worker: &Rc<Worker>, peer: &Peer, request: Request<ClientBody>) -> Response<ReplyBody> {
     let now = worker.now();
@@ -63,8 +64,8 @@ pub(crate) async fn serve(worker: &Rc<Worker>, peer: &Peer, request: Request<Cli
     let mut ids = Ids::new(request.headers(), worker.shared.tracer.as_ref(), || worker.random());
     account.identify(peer.client, request.method(), &mut ids);
     let head_only = request.method() == Method::HEAD;
-    let charges = Charges::new();
-    let mut turn = Turn { worker, prepared: &prepared, peer, ids: &ids, now, head_only, charges, account };
+    let spent = Spent::default();
+    let mut turn = Turn { worker, prepared: &prepared, peer, ids: &ids, now, head_only, spent, account };
     let outcome = turn.steps(refused, request).await;
     turn.respond(outcome)
 }
@@ -78,7 +79,7 @@ struct Turn<'a> {
     now: Now,
     /// The answer has the fields of a GET and no body.
     head_only: bool,
-    charges: Charges,
+    spent: Spent,
     account: Account,
 }
 
@@ -153,7 +154,12 @@ impl Turn<'_> {
         Ok(Some(identity))
     }
 
-    async fn admit(&mut self, route: &Route, headers: &HeaderMap, identity: Option<&Identity>) -> Result<(), Refusal> {
+    async fn admit(
+        &mut self,
+        route: &Arc<Route>,
+        headers: &HeaderMap,
+        identity: Option<&Identity>,
+    ) -> Result<(), Refusal> {
         if route.limits.is_empty() {
             return Ok(());
         }
@@ -163,28 +169,20 @@ impl Turn<'_> {
         let carried = Carried { headers, identity };
         let user = identity.map(|identity| &*identity.user);
         let subject = Subject { user, client: self.peer.client, attributes: &carried };
-        let mut until = None;
-        loop {
-            let written = self.worker.shared.marks_written.notified();
-            tokio::pin!(written);
-            // Registered before asking, so that a mark written in between is not missed.
-            written.as_mut().enable();
-            // The view that matched, to the end: another one may bind the route to other limits, or not know it.
-            let admission = self.prepared.view.admit(route, &subject, self.worker.now());
-            if self.prepared.view.limiter.take_attention() {
-                self.worker.shared.marks_wanted.notify_one();
+        let Admitted { verdict, waited } = admit(self.worker, self.prepared, route, &subject).await;
+        self.account.limits(self.prepared, verdict.as_deref().map_err(|denial| &**denial), waited);
+        match verdict {
+            Ok(charges) => {
+                self.spent = Spent::new(self.prepared, route, charges);
+                Ok(())
             }
-            match admission {
-                Admission::Allow(charges) => {
-                    self.charges = charges;
-                    return Ok(());
-                }
-                Admission::Deny(denial) => return Err(Refusal::Limited(Box::new(denial))),
-                Admission::Wait(wait) => {
-                    // Woken by every write, so possibly by one that this request does not wait for.
-                    let until = *until.get_or_insert_with(|| Instant::now() + wait.at_most);
-                    timeout_at(until, written).await.map_err(|_| Refusal::LimitsBusy)?;
-                }
+            Err(denial) => {
+                // Drawn from 32 bits: an f64 holds them exactly.
+                let share = (self.worker.random() >> 32) as f64 / f64::from(u32::MAX);
+                let retry_after = denial.retry_after.mul_f64(1.0 + RETRY_JITTER * share);
+                let limit = self.prepared.view.intent.snapshot.limits.get(&denial.name);
+                let unit = limit.map_or(Unit::Requests, |limit| spent::unit(&limit.algorithm));
+                Err(Refusal::Limited { denial, unit, retry_after })
             }
         }
     }
@@ -226,8 +224,16 @@ impl Turn<'_> {
     }
 
     fn respond(self, outcome: Result<forward::Reply, Refusal>) -> Response<ReplyBody> {
-        let Self { worker, prepared, peer, ids, head_only, charges, mut account, .. } = self;
+        let Self { worker, prepared, peer, ids, head_only, spent, mut account, .. } = self;
         let mut close = worker.is_leaving() || prepared.view.draining;
+        let mut told = HeaderMap::new();
+        quota::write(&mut told, spent.quotas());
+        let outcome_of_limits = match &outcome {
+            Ok(reply) => Outcome { status: reply.head.status, upstream_failed: false },
+            Err(refusal) => Outcome { status: refusal.status(), upstream_failed: refusal.step() == Step::Upstream },
+        };
+        spent.refund(outcome_of_limits, worker.now());
+        account.hold(spent.held());
         let mut response = match outcome {
             Ok(forward::Reply { mut head, body, lease }) => {
                 head::to_client(&mut head.headers);
@@ -246,7 +252,7 @@ impl Turn<'_> {
             }
         };
         let headers = response.headers_mut();
-        write_charges(headers, &charges);
+        headers.extend(told);
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
         if peer.protocol != Protocol::Http3
             && peer.scheme == "https"

@@ -1,23 +1,29 @@
 //! The one place where the gateway speaks for itself: every refusal and failure becomes an RFC 9457 problem here, and
 //! every response gets its limit, protocol and identity fields here.
 //!
-//! Never forwards what an upstream or a library said about its own failure. Sources: RFC 9457, RFC 6750 §3,
-//! draft-ietf-httpapi-ratelimit-headers-10, RFC 7838 (Alt-Svc).
+//! Never forwards what an upstream or a library said about its own failure. A limit answers 429 when it is in force, and
+//! 503 only when our own degradation refused: a client must not be told that it asked too often when it did not. Sources:
+//! RFC 9457, RFC 6585 §4, RFC 6750 §3, draft-ietf-httpapi-ratelimit-headers-11 §5.
 
 use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use portolan_limits::{Charge, Denial, DenyReason};
+use portolan_limits::{Denial, DenyReason};
 use serde::Serialize;
 
-use crate::{auth::Denied, framing::Fault, head::PORTOLAN_SLOT, target::TargetFault};
-
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+use crate::{
+    auth::Denied,
+    framing::Fault,
+    quota::{self, Quota, Unit},
+    target::TargetFault,
+};
 
 /// Where the documents about problem types live.
 const TYPE_BASE: &str = "https://portolan.dev/problems/";
+
+/// Where the problem types of limits are registered, for clients that know them from elsewhere.
+const REGISTERED_BASE: &str = "https://iana.org/assignments/http-problem-types#";
 
 /// The step of a request that decided its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -100,9 +106,14 @@ pub enum Refusal {
         scopes: Vec<String>,
     },
     /// A limit refused.
-    Limited(Box<Denial>),
-    /// A durable mark did not reach the disk in time.
-    LimitsBusy,
+    Limited {
+        /// Which, and why.
+        denial: Box<Denial>,
+        /// What it is counted in.
+        unit: Unit,
+        /// When to ask again: not before the limit says, and a little later, so that not all come back at once.
+        retry_after: Duration,
+    },
     /// The limits of this node are not in force yet.
     LimitsInactive,
     /// The body is larger than the route takes.
@@ -132,6 +143,8 @@ struct Problem<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'a str>,
+    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
+    violated_policies: Option<[&'a str; 1]>,
 }
 
 impl Refusal {
@@ -143,7 +156,7 @@ impl Refusal {
             Self::NoRoute | Self::MethodNotAllowed { .. } => Step::Route,
             Self::Denied { denied: Denied::InsufficientScope, .. } => Step::Authorise,
             Self::Denied { .. } => Step::Authenticate,
-            Self::Limited(_) | Self::LimitsBusy | Self::LimitsInactive => Step::Limits,
+            Self::Limited { .. } | Self::LimitsInactive => Step::Limits,
             Self::BodyTooLarge | Self::BodyBroken | Self::BodyTimeout => Step::Body,
             Self::NoEndpoint | Self::ConnectFailed | Self::UpstreamBroken | Self::UpstreamTimeout => Step::Upstream,
         }
@@ -162,10 +175,8 @@ impl Refusal {
             Self::Denied { denied: Denied::InsufficientScope, .. } => StatusCode::FORBIDDEN,
             Self::Denied { denied: Denied::Malformed, .. } => StatusCode::BAD_REQUEST,
             Self::Denied { .. } => StatusCode::UNAUTHORIZED,
-            Self::Limited(denial) if denial.reason == DenyReason::Exhausted => StatusCode::TOO_MANY_REQUESTS,
-            Self::Limited(_) | Self::LimitsBusy | Self::LimitsInactive | Self::NoEndpoint => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Limited { denial, .. } if denial.reason == DenyReason::Exhausted => StatusCode::TOO_MANY_REQUESTS,
+            Self::Limited { .. } | Self::LimitsInactive | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ConnectFailed | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
@@ -176,6 +187,12 @@ impl Refusal {
     /// Whether the connection cannot carry another request after this one.
     pub const fn ends_connection(&self) -> bool {
         matches!(self, Self::Framing(_) | Self::BodyTooLarge | Self::BodyBroken | Self::BodyTimeout)
+    }
+
+    /// The problem's type.
+    fn type_uri(&self) -> String {
+        let base = if matches!(self, Self::Limited { .. }) { REGISTERED_BASE } else { TYPE_BASE };
+        format!("{base}{}", self.kind())
     }
 
     /// The last part of the problem's type.
@@ -191,12 +208,11 @@ impl Refusal {
             Self::MethodNotAllowed { .. } => "method-not-allowed",
             Self::Denied { denied: Denied::InsufficientScope, .. } => "insufficient-scope",
             Self::Denied { .. } => "unauthenticated",
-            Self::Limited(denial) => match denial.reason {
+            Self::Limited { denial, .. } => match denial.reason {
                 DenyReason::Exhausted => "quota-exceeded",
-                DenyReason::Degraded => "limit-degraded",
-                DenyReason::Closed => "limit-closed",
+                DenyReason::Degraded | DenyReason::Closed => "temporary-reduced-capacity",
             },
-            Self::LimitsBusy | Self::LimitsInactive => "limits-unavailable",
+            Self::LimitsInactive => "limits-unavailable",
             Self::BodyTooLarge => "body-too-large",
             Self::BodyBroken => "body-broken",
             Self::NoEndpoint => "no-endpoint",
@@ -216,12 +232,12 @@ impl Refusal {
             Self::NoRoute => "No route takes this host and path.",
             Self::MethodNotAllowed { .. } => "No route takes this method here.",
             Self::Denied { denied, .. } => return denied.to_string(),
-            Self::Limited(denial) => match denial.reason {
-                DenyReason::Exhausted => "The quota of this window is used up.",
-                DenyReason::Degraded => "A region is not heard and this region's share of the limit is used up.",
-                DenyReason::Closed => "A region is not heard, and the limit is closed until it is.",
+            Self::Limited { denial, unit, .. } => match (denial.reason, unit) {
+                (DenyReason::Exhausted, Unit::Requests) => "The quota of this window is used up.",
+                (DenyReason::Exhausted, Unit::ConcurrentRequests) => "As many requests as may be are under way.",
+                (DenyReason::Degraded, _) => "The limit may not be reached, but what this region may admit is.",
+                (DenyReason::Closed, _) => "A region is not heard, and the limit is closed until it is.",
             },
-            Self::LimitsBusy => "The limits could not be recorded in time.",
             Self::LimitsInactive => "This node is starting and its limits are not in force yet.",
             Self::BodyTooLarge => "The request body is larger than this route takes.",
             Self::BodyBroken => "The request body was malformed or cut off.",
@@ -237,14 +253,16 @@ impl Refusal {
     /// The problem document with the fields that belong to this refusal.
     pub fn response(&self, request_id: &HeaderValue) -> Response<Bytes> {
         let status = self.status();
+        let limit = if let Self::Limited { denial, .. } = self { Some(denial.name.as_str()) } else { None };
         let problem = Problem {
-            r#type: format!("{TYPE_BASE}{}", self.kind()),
+            r#type: self.type_uri(),
             title: status.canonical_reason().unwrap_or("Refused"),
             status: status.as_u16(),
             detail: &self.detail(),
             step: self.step(),
             request_id: request_id.to_str().unwrap_or_default(),
-            limit: if let Self::Limited(denial) = self { Some(denial.name.as_str()) } else { None },
+            limit,
+            violated_policies: limit.map(|limit| [limit]),
         };
         let body = serde_json::to_vec(&problem).expect("a problem has only text and numbers");
         let mut response = Response::new(Bytes::from(body));
@@ -258,49 +276,20 @@ impl Refusal {
 
     fn write_fields(&self, headers: &mut HeaderMap) {
         match self {
-            Self::ClientLimit { retry_after } => insert(headers, header::RETRY_AFTER, &seconds_up(*retry_after)),
+            Self::ClientLimit { retry_after } => insert_seconds(headers, *retry_after),
             Self::MethodNotAllowed { allow } => insert(headers, header::ALLOW, &allow.join(", ")),
             Self::Denied { denied, scopes } => {
                 if let Some(challenge) = challenge(*denied, scopes) {
                     insert(headers, header::WWW_AUTHENTICATE, &challenge);
                 }
             }
-            Self::Limited(denial) => {
-                insert(headers, header::RETRY_AFTER, &seconds_up(denial.retry_after));
-                let (name, window) = (&denial.name, denial.window.as_secs_f64());
-                insert(headers, RATELIMIT_POLICY, &format!("\"{name}\";q={};w={}", denial.quota, window.ceil()));
-                let resets = seconds_up(denial.retry_after);
-                insert(headers, RATELIMIT, &format!("\"{name}\";r={};t={resets}", denial.remaining));
-                if denial.expose_slot {
-                    insert(headers, PORTOLAN_SLOT, &format!("{name};id={};slot={}", denial.limit.0, denial.slot));
-                }
+            Self::Limited { denial, unit, retry_after } => {
+                insert_seconds(headers, *retry_after);
+                quota::write(headers, [Quota::of_denial(denial, *unit)]);
             }
-            Self::LimitsBusy | Self::LimitsInactive | Self::NoEndpoint => insert(headers, header::RETRY_AFTER, "1"),
+            Self::LimitsInactive | Self::NoEndpoint => insert_seconds(headers, Duration::from_secs(1)),
             _ => {}
         }
-    }
-}
-
-/// Writes what was charged: one list member per limit, in the order of the route.
-pub fn write_charges(headers: &mut HeaderMap, charges: &[Charge]) {
-    if charges.is_empty() {
-        return;
-    }
-    let (mut policy, mut state, mut slots) = (String::new(), String::new(), String::new());
-    for charge in charges {
-        let separator = if policy.is_empty() { "" } else { ", " };
-        let (name, window) = (&charge.name, charge.window.as_secs_f64().ceil());
-        let _ = write!(policy, "{separator}\"{name}\";q={};w={window}", charge.quota);
-        let _ = write!(state, "{separator}\"{name}\";r={};t={}", charge.remaining, seconds_up(charge.resets_in));
-        if charge.expose_slot {
-            let separator = if slots.is_empty() { "" } else { ", " };
-            let _ = write!(slots, "{separator}{name};id={};slot={}", charge.limit.0, charge.slot);
-        }
-    }
-    insert(headers, RATELIMIT_POLICY, &policy);
-    insert(headers, RATELIMIT, &state);
-    if !slots.is_empty() {
-        insert(headers, PORTOLAN_SLOT, &slots);
     }
 }
 
@@ -319,10 +308,8 @@ fn challenge(denied: Denied, scopes: &[String]) -> Option<String> {
     Some(text)
 }
 
-/// Whole seconds, rounded up: a client that waits this long is not too early. At least 1.
-fn seconds_up(duration: Duration) -> String {
-    let whole = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
-    whole.max(1).to_string()
+fn insert_seconds(headers: &mut HeaderMap, after: Duration) {
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(quota::seconds_up(after)));
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -373,17 +360,21 @@ mod tests {
             expose_slot: true,
         };
         check(
-            &Refusal::Limited(Box::new(denial)),
-            "429\nretry-after: 2\nratelimit-policy: \"per-user\";q=600;w=60\nratelimit: \"per-user\";r=0;t=2\n\
+            &Refusal::Limited {
+                denial: Box::new(denial),
+                unit: Unit::Requests,
+                retry_after: Duration::from_millis(2100),
+            },
+            "429\nretry-after: 3\nratelimit-policy: \"per-user\";q=600;w=60\nratelimit: \"per-user\";r=0;t=2\n\
              portolan-slot: per-user;id=3;slot=77\n\
-             {\"type\":\"https://portolan.dev/problems/quota-exceeded\",\"title\":\"Too Many Requests\",\"status\":429,\
+             {\"type\":\"https://iana.org/assignments/http-problem-types#quota-exceeded\",\"title\":\"Too Many Requests\",\"status\":429,\
              \"detail\":\"The quota of this window is used up.\",\"step\":\"limits\",\"request_id\":\"id-1\",\
-             \"limit\":\"per-user\"}",
+             \"limit\":\"per-user\",\"violated-policies\":[\"per-user\"]}",
         );
     }
 
     fn denial(reason: DenyReason) -> Refusal {
-        Refusal::Limited(Box::new(Denial {
+        let denial = Denial {
             limit: LimitId(1),
             name: Name::new("a").expect("a name"),
             reason,
@@ -393,7 +384,8 @@ mod tests {
             remaining: 0,
             retry_after: Duration::from_secs(1),
             expose_slot: false,
-        }))
+        };
+        Refusal::Limited { denial: Box::new(denial), unit: Unit::Requests, retry_after: Duration::from_secs(1) }
     }
 
     fn one_of_each() -> Vec<Refusal> {
@@ -412,7 +404,7 @@ mod tests {
             denial(DenyReason::Exhausted),
             denial(DenyReason::Degraded),
             denial(DenyReason::Closed),
-            Refusal::LimitsBusy,
+            Refusal::LimitsInactive,
             Refusal::BodyTooLarge,
             Refusal::BodyBroken,
             Refusal::BodyTimeout,
@@ -426,13 +418,16 @@ mod tests {
     #[test]
     fn the_reference_lists_every_problem() {
         let mut text = format!(
-            "# Problems\n\nAnswers that the gateway makes itself are `application/problem+json` (RFC 9457). `type` is\n\
-             `{TYPE_BASE}` and one of the names below; `step` names the step of the request that decided; `request_id`\n\
-             is the `X-Request-Id` of the request; `limit` names the limit that refused.\n\n\
+            "# Problems\n\nAnswers that the gateway makes itself are `application/problem+json` (RFC 9457). `step` names the\n\
+             step of the request that decided; `request_id` is the `X-Request-Id` of the request; `limit` and\n\
+             `violated-policies` name the limit that refused. `type` is `{TYPE_BASE}` and one of the names\n\
+             below, or what stands there in full.\n\n\
              | type | step | status | detail, for example |\n|---|---|---|---|\n"
         );
         for refusal in one_of_each() {
-            let (kind, step, status) = (refusal.kind(), refusal.step().as_str(), refusal.status().as_u16());
+            let uri = refusal.type_uri();
+            let kind = uri.strip_prefix(TYPE_BASE).unwrap_or(&uri);
+            let (step, status) = (refusal.step().as_str(), refusal.status().as_u16());
             let _ = writeln!(text, "| `{kind}` | `{step}` | {status} | {} |", refusal.detail());
         }
         crate::reference::check("problems.md", &text);

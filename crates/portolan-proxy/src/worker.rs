@@ -29,9 +29,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     access_log::AccessLog,
+    admission::Waiting,
     auth::Verifier,
     client_limit::{ClientLimit, Verdict},
-    connection, http3,
+    connection,
+    decision::LimitCell,
+    http3,
     metrics::{Event, Metrics, RouteCell, Shard},
     places::{Full, Places},
     proxy::Clock,
@@ -71,8 +74,8 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     pub access_log: AccessLog,
     pub tracer: Option<SpanTracer>,
-    pub marks_written: Notify,
-    pub marks_wanted: Notify,
+    pub limits_moved: Notify,
+    pub limits_wanted: Notify,
     pub places: Places,
 }
 
@@ -101,6 +104,7 @@ pub(crate) struct Worker {
     pub shared: Arc<Shared>,
     pub shard: Arc<Shard>,
     pub pool: Pool,
+    pub waiting: Waiting,
     view: RefCell<Cache<Arc<ArcSwap<View>>, Arc<View>>>,
     prepared: RefCell<Rc<Prepared>>,
     random: RefCell<StdRng>,
@@ -116,6 +120,7 @@ pub(crate) struct Prepared {
     pub alt_svc: Option<HeaderValue>,
     verifiers: BTreeMap<Name, Rc<Verifier>>,
     routes: RefCell<BTreeMap<Name, Arc<RouteCell>>>,
+    limits: RefCell<BTreeMap<Name, Arc<LimitCell>>>,
 }
 
 impl Prepared {
@@ -128,7 +133,7 @@ impl Prepared {
             true => HeaderValue::from_static("clear"),
             false => HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400")).expect("a port is digits"),
         });
-        Self { verifiers: verifiers.collect(), alt_svc, routes: RefCell::default(), view }
+        Self { verifiers: verifiers.collect(), alt_svc, routes: RefCell::default(), limits: RefCell::default(), view }
     }
 
     pub fn listener(&self) -> &Listener {
@@ -147,6 +152,15 @@ impl Prepared {
         self.routes.borrow_mut().insert(name.clone(), Arc::clone(&cell));
         cell
     }
+
+    pub fn limit_cell(&self, name: &Name, shard: &Shard) -> Arc<LimitCell> {
+        if let Some(cell) = self.limits.borrow().get(name) {
+            return Arc::clone(cell);
+        }
+        let cell = shard.limit(name);
+        self.limits.borrow_mut().insert(name.clone(), Arc::clone(&cell));
+        cell
+    }
 }
 
 impl Worker {
@@ -158,6 +172,7 @@ impl Worker {
             index,
             shard: Arc::clone(shared.metrics.shard(index)),
             pool: Pool::default(),
+            waiting: Waiting::default(),
             view: RefCell::new(view),
             prepared: RefCell::new(Rc::new(prepared)),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),

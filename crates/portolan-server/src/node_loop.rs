@@ -102,7 +102,7 @@ impl NodeLoop {
                 Ok(()) = self.durable.changed() => {
                     let sequence = *self.durable.borrow_and_update();
                     self.node.handle_durable(sequence, self.clock.now());
-                    self.proxy.notify_marks();
+                    self.proxy.notify_limits();
                 }
                 Ok(()) = self.intent.changed() => {
                     let intent = self.intent.borrow_and_update().clone();
@@ -120,7 +120,7 @@ impl NodeLoop {
                     let _ = answer.send(self.node.status(self.clock.now()));
                 }
                 _ = raft_ticks.tick() => self.node.handle_raft_status(raft_status(&self.raft), self.clock.now()),
-                () = self.proxy.marks_wanted() => self.node.handle_timeout(self.clock.now()),
+                () = self.proxy.limits_wanted() => self.node.handle_timeout(self.clock.now()),
                 () = timer => self.node.handle_timeout(self.clock.now()),
                 taken = self.inbound.recv_many(&mut batch, BATCH) => match taken {
                     0 => return,

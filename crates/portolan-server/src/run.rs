@@ -243,6 +243,7 @@ fn start_proxy(
         http: node.listen.http,
         workers: node.workers,
         node: node.node.clone(),
+        region: node.region.clone(),
         access_log,
         tracer: telemetry.map(Telemetry::tracer),
     };

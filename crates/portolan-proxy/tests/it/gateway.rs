@@ -9,11 +9,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use portolan_config::{Applied, Bundle, Command, Intent, RegionMap, SourceFile};
-use portolan_limits::Recovery;
+use portolan_limits::{Mode, Peek, Recovery};
 use portolan_model::{HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
-use portolan_node::{Node, NodeConfig, View};
+use portolan_node::{Node, NodeConfig, Subject, View};
 use portolan_proxy::{CertificateSource, CertificateStore, Event, LogSink, Proxy, ProxyConfig, start};
-use portolan_routing::Health;
+use portolan_routing::{Found, Health, RequestHead};
 use rcgen::{Issuer, KeyPair};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -75,6 +75,7 @@ impl Gateway {
             http: loopback,
             workers: 1,
             node: NodeName::new("here-1").expect("a name"),
+            region: RegionId::new("here").expect("a name"),
             access_log,
             tracer: None,
         };
@@ -106,6 +107,34 @@ impl Gateway {
         settle(node);
         self.view.store(node.view());
         assert!(self.view.load().draining);
+    }
+
+    /// What the limits of a path would be decided with, for a client of this machine.
+    pub fn peek(&self, path: &str) -> Vec<Peek> {
+        let view = self.view.load();
+        let found = view.route(&RequestHead { host: "a", path, method: "GET" });
+        let Found::Route(route) = found else { panic!("{path}: {found:?}") };
+        let subject = Subject { user: None, client: [127, 0, 0, 1].into(), attributes: &() };
+        view.peek(&route, &subject, now())
+    }
+
+    /// Waits until the limits of a path have noticed that the other region is not there.
+    pub async fn until_degraded(&self, path: &str) {
+        let degraded = async {
+            while self.peek(path).iter().any(|peek| peek.mode != Mode::Degraded) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), degraded).await.expect("silence is noticed");
+    }
+
+    /// The page of the data path's metrics.
+    pub fn metrics(&self) -> String {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.proxy.metrics().register(&mut registry);
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).expect("writing to a string does not fail");
+        page
     }
 
     /// Whether no endpoint was taken out of service.
@@ -151,7 +180,7 @@ async fn drive(node: Arc<Mutex<(Node, Intent)>>, proxy: Weak<Proxy>) {
     let mut ticks = tokio::time::interval(Duration::from_millis(2));
     while let Some(proxy) = proxy.upgrade() {
         settle(&mut node.lock().expect("no test panics with the lock held").0);
-        proxy.notify_marks();
+        proxy.notify_limits();
         drop(proxy);
         ticks.tick().await;
     }

@@ -1,5 +1,10 @@
 //! Limits as a client meets them: fields on every answer, 429 with a problem, and the limit per client address.
 
+use std::collections::BTreeMap;
+
+use portolan_proxy::LogSink;
+use tokio::io::AsyncReadExt as _;
+
 use crate::{gateway::Gateway, upstream};
 
 const ASK: &str = "GET /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -31,6 +36,170 @@ routes:
     assert!(answer.contains("retry-after: ") && answer.contains("\"limit\":\"daily\""), "{answer}");
 }
 
+/// Asks `/a` with further fields, and returns the whole answer.
+async fn ask(gateway: &Gateway, fields: &str) -> String {
+    gateway.raw(format!("GET /a HTTP/1.1\r\nhost: a\r\n{fields}connection: close\r\n\r\n")).await
+}
+
+fn status(answer: &str) -> &str {
+    answer.get(9..12).unwrap_or(answer)
+}
+
+#[tokio::test]
+async fn several_limits_stand_in_one_list_and_the_one_that_refuses_is_named() {
+    const DOCUMENT: &str = "
+version: 1
+services:
+  echo: { endpoints: { here: ['http://UPSTREAM'] } }
+limits:
+  daily: { key: global, rate: 1000/d }
+  tight: { key: client, rate: 2/d }
+routes:
+  all: { match: { path: /** }, limits: [daily, tight], service: echo }
+";
+    let (address, _) = upstream::echo().await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let answer = ask(&gateway, "").await;
+    assert!(answer.contains("ratelimit-policy: \"daily\";q=1000;w=86400, \"tight\";q=2;w=86400\r\n"), "{answer}");
+    let answer = ask(&gateway, "").await;
+    assert!(answer.contains("ratelimit-policy: \"tight\";q=2;w=86400\r\n"), "{answer}");
+    assert!(answer.contains("\"violated-policies\":[\"tight\"]"), "{answer}");
+    // Nothing of the request that was refused was charged to the limit before it.
+    let view = gateway.peek("/a");
+    assert_eq!(view.first().map(|peek| peek.spent), Some(1));
+}
+
+#[tokio::test]
+async fn a_refusal_of_our_own_making_is_no_429() {
+    const DOCUMENT: &str = "
+version: 1
+services:
+  echo: { endpoints: { here: ['http://UPSTREAM'] } }
+limits:
+  daily: { key: global, rate: 2/d }
+routes:
+  all: { match: { path: /** }, limits: [daily], service: echo }
+";
+    let (address, _) = upstream::echo().await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    gateway.until_degraded("/a").await;
+    assert_eq!(status(&ask(&gateway, "").await), "200");
+    let answer = ask(&gateway, "").await;
+    assert_eq!(status(&answer), "503", "{answer}");
+    assert!(answer.contains("http-problem-types#temporary-reduced-capacity\""), "{answer}");
+    assert!(answer.contains("\r\nretry-after: "), "{answer}");
+}
+
+#[tokio::test]
+async fn an_outcome_that_is_not_counted_gives_its_cost_back() {
+    const DOCUMENT: &str = "
+version: 1
+services:
+  broken: { endpoints: { here: ['http://UPSTREAM'] } }
+  gone: { endpoints: { here: ['http://127.0.0.1:9'] } }
+limits:
+  served: { key: global, rate: 4/d, refund_on: [5xx] }
+  reached: { key: route, rate: 4/d, refund_on: [upstream_failure] }
+routes:
+  all: { match: { path: /** }, limits: [served, reached], service: broken }
+  gone: { match: { path: /gone }, limits: [reached], service: gone }
+";
+    let (address, _) = upstream::canned(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n").await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    assert_eq!(status(&ask(&gateway, "").await), "500");
+    let spent: Vec<u64> = gateway.peek("/a").iter().map(|peek| peek.spent).collect();
+    assert_eq!(spent, [0, 1], "a status of the service is no failure to reach it");
+    for _ in 0..4 {
+        let answer = gateway.raw("GET /gone HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        assert_eq!(status(&answer), "502", "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_refuses_nothing_and_tells_nothing() {
+    const DOCUMENT: &str = "
+version: 1
+services:
+  echo: { endpoints: { here: ['http://UPSTREAM'] } }
+limits:
+  trial: { key: global, rate: 2/d, shadow: true }
+routes:
+  all: { match: { path: /** }, limits: [trial], service: echo }
+";
+    let (address, _) = upstream::echo().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("access.log");
+    let document = DOCUMENT.replace("UPSTREAM", &address.to_string());
+    let gateway = Gateway::start_with(&document, BTreeMap::new(), LogSink::File(log.clone()));
+    for _ in 0..3 {
+        let answer = ask(&gateway, "").await;
+        assert_eq!(status(&answer), "200");
+        assert!(!answer.contains("ratelimit"), "{answer}");
+    }
+    let metrics = gateway.metrics();
+    let counted = |result: &str| {
+        let of = |line: &&str| line.contains("limit=\"trial\"") && line.contains(&format!("result=\"{result}\""));
+        let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok());
+        metrics.lines().filter(of).filter_map(value).sum::<u64>()
+    };
+    assert_eq!((counted("admitted"), counted("shadow")), (1, 2), "{metrics}");
+    let lines = async {
+        loop {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            if text.lines().count() == 3 {
+                return text;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let text = tokio::time::timeout(std::time::Duration::from_secs(10), lines).await.expect("three lines are written");
+    assert_eq!(text.matches("\"shadow\":[\"trial\"]").count(), 2, "{text}");
+}
+
+#[tokio::test]
+async fn a_request_costs_what_its_header_says_and_at_least_one() {
+    const DOCUMENT: &str = "
+version: 1
+services:
+  echo: { endpoints: { here: ['http://UPSTREAM'] } }
+limits:
+  points: { key: global, rate: 1000/d, cost: { header: x-points, default: 2, most: 20 } }
+routes:
+  all: { match: { path: /** }, limits: [points], service: echo }
+";
+    let (address, _) = upstream::echo().await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let mut spent = 0;
+    for (field, cost) in
+        [("x-points: 7\r\n", 7), ("", 2), ("x-points: lots\r\n", 2), ("x-points: 0\r\n", 1), ("x-points: 99\r\n", 20)]
+    {
+        assert_eq!(status(&ask(&gateway, field).await), "200", "{field}");
+        spent += cost;
+        assert_eq!(gateway.peek("/a").first().map(|peek| peek.spent), Some(spent), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn leaving_the_header_out_is_no_way_around_a_limit() {
+    const DOCUMENT: &str = "
+version: 1
+services:
+  echo: { endpoints: { here: ['http://UPSTREAM'] } }
+limits:
+  keyed: { key: api_key, rate: 2/d }
+routes:
+  all: { match: { path: /** }, limits: [keyed], service: echo }
+";
+    let (address, _) = upstream::echo().await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let mut seen = Vec::new();
+    for field in ["", "", "x-api-key: a\r\n", "x-api-key: a\r\n", "x-api-key: \r\n"] {
+        seen.push(status(&ask(&gateway, field).await) == "200");
+    }
+    // One of the quota of two is the other region's.
+    assert_eq!(seen, [true, false, true, false, true]);
+}
+
 #[tokio::test]
 async fn a_client_address_is_bounded_before_anything_else() {
     const DOCUMENT: &str = "
@@ -53,7 +222,6 @@ routes:
     let stream = tokio::net::TcpStream::connect(gateway.http).await.expect("the port is open");
     let mut scratch = [0; 16];
     let read = {
-        use tokio::io::AsyncReadExt as _;
         let mut stream = stream;
         stream.read(&mut scratch).await
     };

@@ -1,0 +1,134 @@
+//! Asks the limits of a route, and waits a little where more may be admitted within moments.
+//!
+//! Decides how often a request asks again and when it gives up; the limiter says how long each reason is worth. A request
+//! holds nothing while it waits, no body, no upstream connection, no unit of a limit, and is woken by the node's loop:
+//! nobody polls. Never waits for anything outside the node.
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use portolan_config::{LimitId, Route};
+use portolan_limits::{Admission, Charge, Claim, Denial, Wait, WaitReason};
+use portolan_node::Subject;
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    decision::{WAIT_REASONS, WaitEnd},
+    worker::{Prepared, Worker},
+};
+
+/// Requests of one worker that may wait at one time; further ones get at once the answer they would get after waiting.
+const MAX_WAITING: usize = 4096;
+
+/// How the limits answered.
+pub(crate) struct Admitted {
+    /// The charges, or the refusal.
+    pub verdict: Result<SmallVec<[Charge; 4]>, Box<Denial>>,
+    /// How long the answer was waited for.
+    pub waited: Duration,
+}
+
+/// Requests of one worker that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(Cell<usize>);
+
+/// Asks the limits of `route`, as the view that matched it knows them: another one may bind the route to other limits,
+/// or not know it.
+pub(crate) async fn admit(worker: &Worker, prepared: &Rc<Prepared>, route: &Route, subject: &Subject<'_>) -> Admitted {
+    let (view, shared) = (&prepared.view, &worker.shared);
+    let Some(claims) = view.claims(route, subject) else {
+        // The route is one of this view, so this refuses what cannot happen, closed.
+        let unknown = Wait::unknown(LimitId(u32::MAX), route.name.clone());
+        return Admitted { verdict: Err(Box::new(unknown.otherwise)), waited: Duration::ZERO };
+    };
+    let mut patience = Patience::default();
+    let (verdict, end) = loop {
+        let moved = shared.limits_moved.notified();
+        tokio::pin!(moved);
+        // Registered before asking, so that what moves in between is not missed.
+        moved.as_mut().enable();
+        let admission = view.limiter.admit(&claims, worker.now());
+        if view.limiter.take_attention() {
+            shared.limits_wanted.notify_one();
+        }
+        let wait = match admission {
+            Admission::Allow(charges) => break (Ok(charges), WaitEnd::Admitted),
+            Admission::Deny(denial) => break (Err(Box::new(denial)), WaitEnd::Refused),
+            Admission::Wait(wait) => wait,
+        };
+        let until = patience.until(&wait);
+        let Some(_place) = worker.waiting.enter() else {
+            break (Err(Box::new(wait.otherwise)), WaitEnd::Crowded);
+        };
+        // Woken by every move, so possibly by one that is of no use to this request.
+        if timeout_at(until, moved).await.is_err() {
+            break (Err(Box::new(wait.otherwise)), WaitEnd::InVain);
+        }
+    };
+    if let Some(reason) = patience.last {
+        worker.shard.count_wait(reason, end);
+    }
+    note_names(worker, prepared, route, subject, &claims, &verdict);
+    Admitted { verdict, waited: patience.waited() }
+}
+
+/// Remembers who is close to a limit or over it: counters know only hashes, and operators ask who it is.
+fn note_names(
+    worker: &Worker,
+    prepared: &Prepared,
+    route: &Route,
+    subject: &Subject<'_>,
+    claims: &[Claim],
+    verdict: &Result<SmallVec<[Charge; 4]>, Box<Denial>>,
+) {
+    let pressed = |at: usize, limit: LimitId| match verdict {
+        Ok(charges) => charges.get(at).is_some_and(|charge| charge.remaining.saturating_mul(2) <= charge.quota),
+        Err(denial) => denial.limit == limit,
+    };
+    for (at, (claim, binding)) in claims.iter().zip(prepared.view.limits_of(route)).enumerate() {
+        if pressed(at, claim.limit) {
+            worker.shard.note_key(claim.key, || binding.name_of(route, subject));
+        }
+    }
+}
+
+/// How long a request waits: for each reason as long as it is worth, from the first time that it was given.
+#[derive(Default)]
+struct Patience {
+    first: Option<Instant>,
+    since: [Option<Instant>; WAIT_REASONS.len()],
+    last: Option<WaitReason>,
+}
+
+impl Patience {
+    fn until(&mut self, wait: &Wait) -> Instant {
+        let now = Instant::now();
+        self.first.get_or_insert(now);
+        self.last = Some(wait.reason);
+        *self.since[wait.reason as usize].get_or_insert(now) + wait.at_most
+    }
+
+    fn waited(&self) -> Duration {
+        self.first.map_or(Duration::ZERO, |first| first.elapsed())
+    }
+}
+
+impl Waiting {
+    /// Takes a place, given back when it is dropped; `None` when all are taken.
+    fn enter(&self) -> Option<Place<'_>> {
+        let taken = self.0.get();
+        if taken >= MAX_WAITING {
+            return None;
+        }
+        self.0.set(taken + 1);
+        Some(Place(self))
+    }
+}
+
+struct Place<'a>(&'a Waiting);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get() - 1);
+    }
+}
