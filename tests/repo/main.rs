@@ -2,6 +2,7 @@
 
 mod data;
 mod dependencies;
+mod lenders;
 mod purity;
 mod sizes;
 mod sources;

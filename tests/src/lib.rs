@@ -9,6 +9,7 @@ mod document;
 mod fleet;
 mod load;
 mod network;
+mod redis;
 mod wait;
 mod web;
 
@@ -17,5 +18,6 @@ pub use document::Document;
 pub use fleet::{Fleet, Options};
 pub use load::{Admissions, Load, Report, Sample, Target};
 pub use network::Network;
+pub use redis::{Redis, Relay};
 pub use wait::{until, within};
 pub use web::{Admin, Answer, Client, Host, dns};

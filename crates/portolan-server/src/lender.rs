@@ -105,20 +105,24 @@ pub struct LenderCounters {
 /// A handle to the task that talks to one lender; the task ends with it.
 #[derive(Debug)]
 pub struct Lender {
-    name: Name,
-    url: String,
+    config: Arc<portolan_config::Lender>,
     requests: mpsc::Sender<LoanRequest>,
     counters: Arc<LenderCounters>,
 }
 
 impl Lender {
-    /// Starts to talk to the server at `url`. What comes of it is told on `news`. Must be called on a Tokio runtime.
-    pub fn start(name: Name, url: &str, clock: Clock, news: mpsc::Sender<(Name, LenderNews)>) -> RedisResult<Self> {
-        let client = Client::open(url)?;
+    /// Starts to talk to the server that `config` names. What comes of it is told on `news`. Must be called on a Tokio
+    /// runtime.
+    pub fn start(
+        config: &Arc<portolan_config::Lender>,
+        clock: Clock,
+        news: mpsc::Sender<(Name, LenderNews)>,
+    ) -> RedisResult<Self> {
+        let client = Client::open(config.redis.as_str())?;
         let (requests, waiting) = mpsc::channel(MAX_WAITING);
         let counters = Arc::<LenderCounters>::default();
         let link = Link {
-            name: name.clone(),
+            name: config.name.clone(),
             clock,
             waiting,
             news,
@@ -126,17 +130,12 @@ impl Lender {
             health: Health::default(),
         };
         tokio::spawn(link.run(client));
-        Ok(Self { name, url: url.to_owned(), requests, counters })
+        Ok(Self { config: Arc::clone(config), requests, counters })
     }
 
-    /// Its name in the document.
-    pub fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// Where it is.
-    pub fn url(&self) -> &str {
-        &self.url
+    /// As the document has it.
+    pub fn config(&self) -> &Arc<portolan_config::Lender> {
+        &self.config
     }
 
     /// Its counts.

@@ -26,6 +26,7 @@ mod telemetry;
 mod certificates;
 mod identity;
 pub mod lender;
+pub mod lenders;
 mod verifier;
 
 mod clock;

@@ -1,8 +1,6 @@
 //! The lender against a real Redis server: what it lends, and what happens when it is gone, slow or forgetful. Passes
 //! without testing anything where no `redis-server` is installed.
 
-mod redis;
-
 use std::time::{Duration, Instant};
 
 use portolan_model::{Name, WallTime};
@@ -10,9 +8,8 @@ use portolan_server::{
     Clock,
     lender::{Lender, LenderNews, LoanOutcome, LoanRequest},
 };
+use portolan_tests::{Redis, Relay};
 use tokio::{sync::mpsc, time::timeout};
-
-use crate::redis::{Redis, Relay};
 
 /// Longer than anything here may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,7 +24,8 @@ struct Region {
 impl Region {
     fn new(name: &'static str, url: &str) -> Self {
         let (sender, news) = mpsc::channel(1024);
-        let lender = Lender::start(Name::new("main").expect("a name"), url, Clock::start(), sender);
+        let config = portolan_config::Lender { name: Name::new("main").expect("a name"), redis: url.into() };
+        let lender = Lender::start(&config.into(), Clock::start(), sender);
         Self { name, lender: lender.expect("the URL is sound"), news }
     }
 

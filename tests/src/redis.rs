@@ -17,6 +17,7 @@ use tokio::{
 /// A server on a free port; killed when dropped.
 pub struct Redis {
     process: Child,
+    /// Where it listens.
     pub address: SocketAddr,
 }
 
@@ -47,6 +48,7 @@ impl Redis {
         Some(server)
     }
 
+    /// As a document names it.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
@@ -70,12 +72,14 @@ impl Drop for Redis {
 
 /// Forwards to a server, and holds its answers back for as long as it is told.
 pub struct Relay {
+    /// Where it listens.
     pub address: SocketAddr,
     delay: watch::Sender<Duration>,
     task: JoinHandle<()>,
 }
 
 impl Relay {
+    /// Starts one in front of `server`.
     pub async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("is bound");
@@ -88,6 +92,7 @@ impl Relay {
         Self { address, delay, task }
     }
 
+    /// As a document names it.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }

@@ -1,0 +1,83 @@
+//! The lenders that the document in force names, each with its task. Decides when one starts and ends: with the document.
+//! Never talks to a server itself.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use portolan_config::Snapshot;
+use portolan_model::Name;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::{
+    clock::Clock,
+    lender::{Lender, LenderCounters, LenderNews, LoanRequest},
+};
+
+/// News that wait for the node's loop; a lender with more waits for the loop.
+const NEWS: usize = 1024;
+
+/// Counts of every lender, for whoever scrapes; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct LenderStats(Arc<Mutex<BTreeMap<Name, Arc<LenderCounters>>>>);
+
+impl LenderStats {
+    /// The counts of each lender, by its name.
+    pub fn all(&self) -> BTreeMap<Name, Arc<LenderCounters>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What the node's loop holds.
+pub struct Lenders {
+    running: BTreeMap<Name, Lender>,
+    clock: Clock,
+    news: mpsc::Sender<(Name, LenderNews)>,
+    stats: LenderStats,
+}
+
+impl Lenders {
+    /// None yet; their news arrive at the other end.
+    pub fn new(clock: Clock) -> (Self, mpsc::Receiver<(Name, LenderNews)>) {
+        let (news, heard) = mpsc::channel(NEWS);
+        (Self { running: BTreeMap::new(), clock, news, stats: LenderStats::default() }, heard)
+    }
+
+    /// Counts, for whoever scrapes.
+    pub fn stats(&self) -> LenderStats {
+        self.stats.clone()
+    }
+
+    /// Starts and ends lenders so that exactly those of `snapshot` run; one that reads the same goes on. Must be called on
+    /// a Tokio runtime.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        self.running.retain(|name, lender| snapshot.lenders.get(name) == Some(lender.config()));
+        for (name, config) in &snapshot.lenders {
+            if self.running.contains_key(name) {
+                continue;
+            }
+            match Lender::start(config, self.clock, self.news.clone()) {
+                Ok(lender) => {
+                    self.running.insert(name.clone(), lender);
+                }
+                Err(error) => warn!(lender = %name, %error, "the lender cannot be used; limits go on without it"),
+            }
+        }
+        let counters = self.running.iter().map(|(name, lender)| (name.clone(), Arc::clone(lender.counters())));
+        *self.stats.0.lock().unwrap_or_else(PoisonError::into_inner) = counters.collect();
+    }
+
+    /// Asks a lender for a chunk; false when it has too much to do, or does not run. Never waits.
+    pub fn ask(&self, lender: &Name, request: LoanRequest) -> bool {
+        self.running.get(lender).is_some_and(|lender| lender.ask(request))
+    }
+}
+
+impl fmt::Debug for Lenders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lenders").field("running", &self.running.keys()).finish_non_exhaustive()
+    }
+}
