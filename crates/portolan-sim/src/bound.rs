@@ -1,20 +1,20 @@
-//! The most that a policy lets a slot admit, over all regions.
+//! The most that a policy lets a slot admit, over all regions: what `plan` states, so that a run holds the statement.
 
-use portolan_config::{Limit, OnPartition};
+use portolan_config::{Limit, RegionMap, Shares};
+use portolan_limits::{Bounds, Fleet, Promise};
 use portolan_model::Rate;
 
-/// Of one slot whose quota is `quota`, in a fleet of so many regions.
-pub fn of_slot(limit: &Limit, quota: u64, regions: usize) -> u64 {
-    let regions = regions as u64;
-    match limit.on_partition {
-        // Each side of a partition may reach the whole quota, and there are as many sides as regions at most.
-        OnPartition::Open { .. } => quota.saturating_mul(regions),
-        OnPartition::Static | OnPartition::Closed | OnPartition::ClosedMinority => {
-            let overdraft = limit.overdraft.of(quota);
-            // Every region may round its own part up by one.
-            quota + overdraft + if overdraft > 0 { regions } else { 0 }
-        }
-    }
+/// Of one slot whose quota is `quota`, whatever breaks.
+pub fn of_slot(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> u64 {
+    let weights: Vec<u32> = match &limit.shares {
+        Shares::Weights(weights) => regions.ids().iter().map(|id| weights.get(id).copied().unwrap_or(0)).collect(),
+        Shares::Demand | Shares::Equal => Vec::new(),
+    };
+    let promise = Promise { algorithm: limit.algorithm.with_quota(quota), ..Promise::of(limit, &weights) };
+    let bounds = Bounds::of(&promise, &Fleet::of(regions, nodes));
+    let worst = bounds.partition.admitted_per_slot.units.max(bounds.healthy.admitted_per_slot.units);
+    let special = [bounds.cut_node, bounds.failover];
+    special.into_iter().flatten().map(|bound| bound.units).fold(worst, u64::max)
 }
 
 /// Of one second of a token bucket: what was there, what drips in, and one for rounding.

@@ -36,8 +36,10 @@ mod tally;
 mod watch;
 
 mod builtin;
+mod compare;
 mod replay;
 mod shrink;
+mod swarm;
 
 mod outcome;
 mod report;
@@ -46,6 +48,7 @@ mod sources;
 mod trace;
 
 pub use builtin::{FOLDER as BUILT_IN, names as built_in_names, scenarios as built_in};
+pub use compare::{Change, Difference, Pair, Unit, changes, diff};
 pub use outcome::{
     FailedExpectation, Figures, Invariant, LimitFigures, Outcome, Refusals, RegionUse, RequestCounts, Verdict,
     Violation,
@@ -53,10 +56,11 @@ pub use outcome::{
 pub use replay::replay;
 pub use report::{MAX_TOLD, Rehearsal, Report, Runs, Terms};
 pub use run::{Options, run, run_with};
-pub use shrink::{Shrunk, shrink};
 pub use series::{
     DnsSeen, LimitRegionSeries, LimitSeries, MAX_LIMITS, MAX_POINTS, MAX_SLOTS, ModeSeen, RegionSeries, Series,
     SlotPoint, Span, SpanKind,
 };
+pub use shrink::{Shrunk, shrink};
 pub use sources::{SourceError, Sources};
+pub use swarm::Swarm;
 pub use trace::{PacketCounts, TimedEvent};

@@ -56,7 +56,8 @@ pub fn shrink(scenario: &Scenario, sources: &Sources, seed: u64, told: &mut dyn 
     let failure = Failure::of(&outcome).filter(|_| outcome.verdict != Verdict::Pass)?;
     let mut search = Search { sources, seed, failure, best: Shrunk { scenario: scenario.clone(), outcome, runs: 1 } };
     loop {
-        let before = (search.best.scenario.steps.len(), search.best.scenario.clients.len(), search.best.scenario.length);
+        let before =
+            (search.best.scenario.steps.len(), search.best.scenario.clients.len(), search.best.scenario.length);
         search.shorten();
         search.cut("step", |scenario| &mut scenario.steps, told);
         search.cut("load", |scenario| &mut scenario.clients, told);

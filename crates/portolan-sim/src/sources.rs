@@ -81,7 +81,7 @@ impl Sources {
             hasher.write_usize(text.len());
             hasher.write(text.as_bytes());
         };
-        add(&scenario.file().text);
+        add(&scenario.render());
         for bundle in std::iter::once(&self.gateway).chain(self.documents.values()) {
             add(&bundle.document.text);
             bundle.attachments.values().for_each(|text| add(text));

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId};
+use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, Scenario};
 use portolan_limits::{Charge, Denial};
 use portolan_model::{Name, Timestamp};
 use tokio::time::Duration;
@@ -19,7 +19,9 @@ const WATCHED: u32 = 8;
 
 /// All limits of a run.
 pub struct Tally {
-    regions: usize,
+    map: Arc<RegionMap>,
+    /// Nodes of the largest region.
+    nodes: u32,
     expected: Vec<LimitExpectation>,
     limits: Vec<LimitTally>,
     names: BTreeMap<Name, usize>,
@@ -57,6 +59,22 @@ struct Counter {
     /// Of a concurrency limit: what is under way.
     live: u64,
     watched: bool,
+    /// The last limit and quota with their bound.
+    bound: Option<(Arc<Limit>, u64, u64)>,
+}
+
+impl Counter {
+    fn bound_of(&mut self, limit: &Arc<Limit>, quota: u64, map: &RegionMap, nodes: u32) -> u64 {
+        if let Some((of, with, bound)) = &self.bound
+            && Arc::ptr_eq(of, limit)
+            && *with == quota
+        {
+            return *bound;
+        }
+        let bound = bound::of_slot(limit, quota, map, nodes);
+        self.bound = Some((Arc::clone(limit), quota, bound));
+        bound
+    }
 }
 
 /// Where and when a request was decided.
@@ -82,11 +100,13 @@ pub enum Refusal {
 }
 
 impl Tally {
-    /// Counts for so many regions, and for what is expected of limits.
-    pub fn new(regions: usize, expected: &[LimitExpectation]) -> Self {
+    /// Counts for these regions, and for what the scenario expects of limits.
+    pub fn new(map: &Arc<RegionMap>, scenario: &Scenario) -> Self {
+        let nodes = map.ids().iter().map(|id| scenario.nodes_in(id));
         Self {
-            regions,
-            expected: expected.to_vec(),
+            map: Arc::clone(map),
+            nodes: nodes.max().unwrap_or(1),
+            expected: scenario.expect.limits.clone(),
             limits: Vec::new(),
             names: BTreeMap::new(),
             counters: Vec::new(),
@@ -111,6 +131,7 @@ impl Tally {
             tank: None,
             live: 0,
             watched,
+            bound: None,
         };
         let number = u32::try_from(self.counters.len()).expect("no run has so many keys");
         self.counters.push(counter);
@@ -129,7 +150,7 @@ impl Tally {
         self.limits.push(LimitTally {
             name: limit.name.clone(),
             limit: Arc::clone(limit),
-            regions: vec![RegionUse::default(); self.regions],
+            regions: vec![RegionUse::default(); self.map.ids().len()],
             decided: 0,
             waited: 0,
             waits: Duration::ZERO,
@@ -146,7 +167,10 @@ impl Tally {
         let Seen { place, zero, at } = seen;
         let counter = &mut self.counters[counter as usize];
         let limit = &mut self.limits[counter.limit];
-        let cost = cost_of(charge);
+        if charge.shadow_refused {
+            return None;
+        }
+        let cost = u64::from(charge.cost);
         limit.regions[place].admitted += cost;
         limit.decided += 1;
         counter.demand += cost;
@@ -165,9 +189,9 @@ impl Tally {
             }
             Algorithm::Concurrency { .. } => {
                 counter.live += cost;
-                (at_ms / 1000, bound::of_slot(&limit.limit, quota, self.regions), quota)
+                (at_ms / 1000, counter.bound_of(&limit.limit, quota, &self.map, self.nodes), quota)
             }
-            _ => (charge.slot, bound::of_slot(&limit.limit, quota, self.regions), quota),
+            _ => (charge.slot, counter.bound_of(&limit.limit, quota, &self.map, self.nodes), quota),
         };
         let begins = begin(&limit.limit, slot, zero);
         let closing = counter.slots.at(slot, begins, at_ms, |closed| limit.close(closed, &self.expected));
@@ -181,7 +205,7 @@ impl Tally {
             closing.admitted += cost;
         }
         if counter.watched {
-            closing.by_region.resize(self.regions, 0);
+            closing.by_region.resize(limit.regions.len(), 0);
             closing.by_region[place] += cost;
         }
         let told = std::mem::replace(&mut closing.told, closing.admitted > closing.bound);
@@ -194,7 +218,7 @@ impl Tally {
     }
 
     /// Counts a refused request at the limit that refused it.
-    pub fn refuse(&mut self, counter: u32, denial: Option<&Denial>, why: Refusal, cost: u64, seen: Seen) {
+    pub fn refuse(&mut self, counter: u32, denial: &Denial, why: Refusal, cost: u64, seen: Seen) {
         let Seen { place, zero, at } = seen;
         let counter = &mut self.counters[counter as usize];
         let limit = &mut self.limits[counter.limit];
@@ -206,16 +230,19 @@ impl Tally {
         }
         limit.decided += 1;
         counter.demand += cost;
-        let Some(denial) = denial else { return };
+        // Without a quota there is no slot: the limit is not known to the node.
+        if denial.quota == 0 {
+            return;
+        }
         let at_ms = at.as_nanos() / 1_000_000;
         let (slot, bound, quota) = match &limit.limit.algorithm {
             Algorithm::TokenBucket { rate, burst } => {
                 (at_ms / 1000, bound::of_second(*rate, *burst), bound::dripped(*rate))
             }
             Algorithm::Concurrency { .. } => {
-                (at_ms / 1000, bound::of_slot(&limit.limit, denial.quota, self.regions), denial.quota)
+                (at_ms / 1000, counter.bound_of(&limit.limit, denial.quota, &self.map, self.nodes), denial.quota)
             }
-            _ => (denial.slot, bound::of_slot(&limit.limit, denial.quota, self.regions), denial.quota),
+            _ => (denial.slot, counter.bound_of(&limit.limit, denial.quota, &self.map, self.nodes), denial.quota),
         };
         let begins = begin(&limit.limit, slot, zero);
         let closing = counter.slots.at(slot, begins, at_ms, |closed| limit.close(closed, &self.expected));
@@ -355,9 +382,4 @@ fn begin(limit: &Limit, slot: u64, zero: Timestamp) -> i64 {
 
 fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Units that a charge took.
-pub fn cost_of(_: &Charge) -> u64 {
-    1
 }

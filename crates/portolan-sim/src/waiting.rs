@@ -6,7 +6,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use portolan_config::{Budget, KeyPart, Limit, OnPartition, Route};
-use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Wait};
+use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Wait, WaitReason};
 use portolan_model::{Now, Revision, Timestamp};
 use portolan_node::{Subject, View};
 use portolan_routing::{Found, RequestHead};
@@ -17,12 +17,18 @@ use tokio::time::Duration;
 use crate::{
     clients::Lasting,
     outcome::Invariant,
-    tally::{Refusal, Seen, cost_of},
+    tally::{Refusal, Seen},
     world::{Plan, World},
 };
 
-/// How often a waiting request asks meanwhile.
-const RETRY: Duration = Duration::from_millis(4);
+/// How often a waiting request asks meanwhile: about as often as what it waits for can come.
+const fn retry(reason: WaitReason) -> Duration {
+    match reason {
+        WaitReason::Owner => Duration::from_millis(1),
+        WaitReason::Mark => Duration::from_millis(4),
+        WaitReason::Borrow => Duration::from_millis(5),
+    }
+}
 
 /// One request that is being decided.
 pub struct Ask {
@@ -31,13 +37,13 @@ pub struct Ask {
     host: usize,
     life: u64,
     asked_at: Timestamp,
-    give_up: Option<Timestamp>,
+    waits: bool,
 }
 
 impl Ask {
     /// A request of a client's user at a host in one of its lives.
     pub fn new(client: usize, user: u32, host: usize, life: u64, now: Timestamp) -> Self {
-        Self { client, user, host, life, asked_at: now, give_up: None }
+        Self { client, user, host, life, asked_at: now, waits: false }
     }
 }
 
@@ -99,16 +105,16 @@ impl World<'_> {
             }
             Admission::Deny(denial) => {
                 batch.refused += 1;
-                self.denied(&ask, way, Some(&denial));
+                self.denied(&ask, way, &denial, false);
             }
             Admission::Wait(wait) => {
                 batch.waiting += 1;
-                let give_up = ask.give_up.unwrap_or(now.mono + wait.at_most);
-                if now.mono + RETRY > give_up {
-                    self.denied(&ask, way, Some(&wait.otherwise));
+                let again_at = now.mono + retry(wait.reason);
+                // What is awaited may change, so each is measured from the first time.
+                if again_at > ask.asked_at + wait.at_most {
+                    self.denied(&ask, way, &wait.otherwise, wait.reason != WaitReason::Borrow);
                 } else {
-                    let again = Ask { give_up: Some(give_up), ..ask };
-                    self.agenda.plan(now.mono + RETRY, Plan::AskAgain(Box::new(again)));
+                    self.agenda.plan(again_at, Plan::AskAgain(Box::new(Ask { waits: true, ..ask })));
                 }
             }
         }
@@ -143,12 +149,12 @@ impl World<'_> {
     /// An admitted request has ended at its endpoint.
     pub fn finish(&mut self, lasting: &Lasting) {
         for (charge, counter) in lasting.charges.iter().zip(&lasting.counters) {
-            self.tally.release(*counter, cost_of(charge));
+            self.tally.release(*counter, u64::from(charge.cost));
         }
         let host = &self.hosts[lasting.host];
         if let Some(process) = host.process.as_ref().filter(|_| host.lives == lasting.life) {
             let view = process.node.view();
-            let _ = view;
+            lasting.charges.iter().for_each(|charge| view.limiter.release(charge));
         }
     }
 
@@ -225,18 +231,18 @@ impl World<'_> {
         *if forwards { &mut counts.forwarded } else { &mut counts.unavailable } += 1;
     }
 
-    fn denied(&mut self, ask: &Ask, way: &Way, denial: Option<&Denial>) {
+    /// Counts a refusal; `undecided` when it is only the answer to what did not come in time.
+    fn denied(&mut self, ask: &Ask, way: &Way, denial: &Denial, undecided: bool) {
         let seen = self.seen(ask.host);
-        let why = match denial.map(|denial| denial.reason) {
-            Some(DenyReason::Exhausted) => Refusal::Limited,
-            Some(DenyReason::Degraded | DenyReason::Closed) => Refusal::Degraded,
-            None => Refusal::Undecided,
+        let why = match denial.reason {
+            DenyReason::Exhausted => Refusal::Limited,
+            DenyReason::Degraded | DenyReason::Closed if undecided => Refusal::Undecided,
+            DenyReason::Degraded | DenyReason::Closed => Refusal::Degraded,
         };
-        let refused_by = |denial: &Denial| way.claims.iter().flatten().position(|claim| claim.limit == denial.limit);
-        let claim = denial.and_then(refused_by).unwrap_or_default();
-        if let Some(&counter) = way.counters.get(claim) {
-            let cost = 1u32;
-            self.tally.refuse(counter, denial, why, u64::from(cost), seen);
+        let claims = way.claims.as_deref().unwrap_or_default();
+        let refused_by = claims.iter().position(|claim| claim.limit == denial.limit);
+        if let Some((claim, &counter)) = refused_by.and_then(|at| claims.get(at).zip(way.counters.get(at))) {
+            self.tally.refuse(counter, denial, why, u64::from(claim.cost), seen);
         }
         self.note_wait(ask, way);
         let counts = &mut self.recorder.requests[seen.place];
@@ -248,7 +254,7 @@ impl World<'_> {
     }
 
     fn note_wait(&mut self, ask: &Ask, way: &Way) {
-        if ask.give_up.is_some() {
+        if ask.waits {
             let wait = self.clock.now().since(ask.asked_at);
             way.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
         }

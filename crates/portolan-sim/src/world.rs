@@ -123,7 +123,7 @@ impl<'a> World<'a> {
             mail: Mail::default(),
             trace: Trace::default(),
             oracle: Oracle::default(),
-            tally: Tally::new(regions.len(), &scenario.expect.limits),
+            tally: Tally::new(&sources.regions, scenario),
             watch: Watch::default(),
             recorder: Recorder::new(&regions, scenario.length),
             figures: Figures::default(),
