@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portolan-raft", &["config", "model"]),
     ("portolan-server", &["config", "geodns", "limits", "model", "node", "proxy", "raft", "routing"]),
     ("portolan-sim", &["config", "geodns", "limits", "model", "node", "raft", "routing"]),
-    ("portolan", &["config", "model", "node", "proxy", "server", "sim"]),
+    ("portolan", &["config", "limits", "model", "node", "proxy", "server", "sim"]),
     ("portolan-tests", &["config", "model", "sim"]),
 ];
 

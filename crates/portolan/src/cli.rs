@@ -71,6 +71,8 @@ pub enum Command {
     Run(Run),
     /// Check files and print all their faults.
     Check(Check),
+    /// Print the worst case of every limit of a gateway document: what may be admitted, and what refused too early.
+    Plan(Plan),
     /// Print the JSON Schema of the gateway document, for editors.
     Schema,
     /// Make a gateway document the configuration of the whole fleet.
@@ -173,6 +175,23 @@ pub struct Check {
     /// those of the local fleet.
     #[arg(long, value_name = "DIR")]
     pub regions: Option<PathBuf>,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The gateway document.
+    #[arg(default_value = "gateway.yaml", value_name = "FILE")]
+    pub file: PathBuf,
+    /// Folder with the region files; by default `regions`, or those of the local fleet.
+    #[arg(long, value_name = "DIR")]
+    pub regions: Option<PathBuf>,
+    /// Nodes of the largest region.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub nodes_per_region: u16,
+    /// Only this limit; may be given several times.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub limit: Vec<Name>,
 }
 
 /// `apply`
@@ -308,6 +327,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn share(text: &str) -> Result<Ratio, String> {
     let share: Ratio = text.parse().map_err(|error: portolan_model::UnitError| error.to_string())?;
     if share > Ratio::ONE { Err("a share is at most 100%".to_owned()) } else { Ok(share) }
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|error| error.to_string())
 }
 
 fn region(text: &str) -> Result<RegionId, String> {

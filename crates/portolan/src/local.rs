@@ -1,7 +1,7 @@
 //! Commands that need no fleet: `check` and `schema`. Decides what kind of file it is given.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -9,11 +9,11 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use portolan_config::{Faults, NodeFile, RegionMap, Scenario, Snapshot, SourceFile, attachments, region_names};
+use portolan_config::{Bundle, Faults, NodeFile, RegionMap, Scenario, Snapshot, SourceFile, attachments, region_names};
 use portolan_model::RegionId;
 use serde_json::json;
 
-use crate::{cli, files, issuer, up};
+use crate::{cli, files, issuer, plan, up};
 
 /// What a file is for, told by its top-level keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +49,23 @@ impl Kind {
 
 /// `check FILE…`; faults make the exit code 1.
 pub fn run_check(global: &cli::Global, arguments: &cli::Check) -> Result<ExitCode> {
-    let mut checker = Checker { regions: find_regions(global, arguments)?, notes: BTreeSet::new() };
+    let regions = find_regions(global, arguments.regions.as_deref())?;
+    let mut checker = Checker { regions, notes: BTreeSet::new(), limits: Vec::new() };
     let (mut faults, mut good) = (Faults::default(), Vec::new());
     for path in &arguments.files {
         match checker.check(path)? {
-            Ok(kind) => good.push((path, kind)),
+            Ok(kind) => good.push((path, kind, std::mem::take(&mut checker.limits))),
             Err(found) => faults.0.extend(found.0),
         }
     }
     let notes = checker.notes;
-    let answer = json!({ "faults": faults.0, "files": arguments.files, "notes": notes });
+    let limits: BTreeMap<_, _> = good.iter().map(|(path, _, limits)| (path.display().to_string(), limits)).collect();
+    let answer = json!({ "faults": faults.0, "files": arguments.files, "notes": notes, "limits": limits });
     global.output.print(&answer, || {
-        let lines = good.iter().map(|(path, kind)| format!("{}: good {kind}\n", path.display()));
+        let lines = good.iter().map(|(path, kind, limits)| {
+            let limits = plan::summary(limits);
+            format!("{}: good {kind}\n{limits}", path.display())
+        });
         let notes = notes.iter().map(|note| format!("note: {note}\n"));
         let rendered = if faults.0.is_empty() { String::new() } else { faults.render().trim_end().to_owned() + "\n" };
         lines.chain(notes).collect::<String>() + &rendered
@@ -69,8 +74,8 @@ pub fn run_check(global: &cli::Global, arguments: &cli::Check) -> Result<ExitCod
 }
 
 /// The regions to check against: those asked for, else those of the folder one stands in, else those of the fleet.
-fn find_regions(global: &cli::Global, arguments: &cli::Check) -> Result<Option<Arc<RegionMap>>> {
-    if let Some(asked) = &arguments.regions {
+pub fn find_regions(global: &cli::Global, asked: Option<&Path>) -> Result<Option<Arc<RegionMap>>> {
+    if let Some(asked) = asked {
         return files::regions(asked).map(Some);
     }
     let usual = [PathBuf::from("regions"), global.dir.join("regions")];
@@ -81,6 +86,8 @@ fn find_regions(global: &cli::Global, arguments: &cli::Check) -> Result<Option<A
 struct Checker {
     regions: Option<Arc<RegionMap>>,
     notes: BTreeSet<String>,
+    /// The worst case of each limit of the document that was checked last.
+    limits: Vec<plan::Forecast>,
 }
 
 impl Checker {
@@ -109,14 +116,8 @@ impl Checker {
         Ok(checked.map(|()| kind.name()))
     }
 
-    /// What the document names and cannot be read is a fault of the parser's; only what `up` will write is stood in for.
     fn check_gateway(&mut self, path: &Path) -> Result<Result<(), Faults>> {
-        let mut bundle = files::bundle(path)?;
-        let later = up::shipped_jwks();
-        if attachments(&bundle.document).contains(&later) && !bundle.attachments.contains_key(&later) {
-            bundle.attachments.insert(later.clone(), issuer::stand_in()?);
-            self.notes.insert(format!("{later} is not there yet and was not checked; `portolan up` writes it"));
-        }
+        let bundle = bundle(path, &mut self.notes)?;
         let regions = match &self.regions {
             Some(regions) => regions.clone(),
             None => {
@@ -124,7 +125,7 @@ impl Checker {
                 assumed_regions(&bundle.document)?
             }
         };
-        Ok(Snapshot::parse(&bundle, &regions).map(drop))
+        Ok(Snapshot::parse(&bundle, &regions).map(|snapshot| self.limits = plan::forecasts(&snapshot, &regions)))
     }
 
     fn note_unknown_regions(&mut self, path: &Path) {
@@ -135,8 +136,20 @@ impl Checker {
     }
 }
 
+/// A document and the files that it names. What cannot be read is a fault of the parser's; only what `up` will write is
+/// stood in for.
+pub fn bundle(path: &Path, notes: &mut BTreeSet<String>) -> Result<Bundle> {
+    let mut bundle = files::bundle(path)?;
+    let later = up::shipped_jwks();
+    if attachments(&bundle.document).contains(&later) && !bundle.attachments.contains_key(&later) {
+        bundle.attachments.insert(later.clone(), issuer::stand_in()?);
+        notes.insert(format!("{later} is not there yet and was not checked; `portolan up` writes it"));
+    }
+    Ok(bundle)
+}
+
 /// Stand-ins for the regions that `document` names, so that all else in it can be checked.
-fn assumed_regions(document: &SourceFile) -> Result<Arc<RegionMap>> {
+pub fn assumed_regions(document: &SourceFile) -> Result<Arc<RegionMap>> {
     let mut names = region_names(document);
     names.retain(|name| RegionId::new(name).is_ok());
     if names.is_empty() {
@@ -186,7 +199,7 @@ mod tests {
             let dir = tempfile::tempdir().expect("a folder");
             let path = dir.path().join("gateway.yaml");
             std::fs::write(&path, text).expect("written");
-            let mut checker = Checker { regions: None, notes: BTreeSet::new() };
+            let mut checker = Checker { regions: None, notes: BTreeSet::new(), limits: Vec::new() };
             let found = checker.check(&path).unwrap_or_else(|error| panic!("{error:#}"));
             assert_eq!(found.is_ok(), good, "{text}: {found:?}");
             checker.notes.len()

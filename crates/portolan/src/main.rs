@@ -18,6 +18,7 @@ mod fleet;
 mod issuer;
 mod local;
 mod output;
+mod plan;
 mod probe;
 mod render;
 mod simulate;
@@ -60,6 +61,7 @@ async fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Up(arguments) => up::run(arguments, global).await?,
         Command::Run(arguments) => run_node(arguments).await?,
         Command::Check(arguments) => return local::run_check(global, arguments),
+        Command::Plan(arguments) => plan::run(global, arguments)?,
         Command::Schema => local::run_schema(),
         Command::Apply(arguments) => fleet::run_apply(global, arguments).await?,
         Command::History => fleet::run_history(global).await?,

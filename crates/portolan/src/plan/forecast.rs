@@ -1,0 +1,236 @@
+//! The worst case of every limit as an answer: fields are only ever added, and `version` rises if one ever changes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use portolan_config::{Algorithm, Budget, KeyPart, Limit, OnPartition, RegionMap, Shares, Snapshot, Window};
+use portolan_limits::{Bound, Bounds, Case, Fleet, Promise};
+use portolan_model::{Name, RegionId, render_duration};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::advice;
+
+/// What one limit guarantees.
+#[derive(Debug, Serialize)]
+pub struct Forecast {
+    /// Its name.
+    pub name: Name,
+    /// As the document has it: `600/min`, `100 at one time`.
+    pub amount: String,
+    /// What is counted apart, in words.
+    pub counted: String,
+    /// `static`, `open(1.5)`, …
+    pub on_partition: String,
+    /// What the figures are counted over: `1min`, `civil day in Europe/Berlin`; absent for a concurrency limit.
+    pub window: Option<String>,
+    /// Whether refusals are only counted.
+    pub shadow: bool,
+    /// The worst case in one sentence.
+    pub verdict: String,
+    /// The share of each region.
+    pub shares: BTreeMap<RegionId, u64>,
+    /// While every region hears every other.
+    pub healthy: CaseAnswer,
+    /// While some cannot.
+    pub partition: CaseAnswer,
+    /// Admitted in one window by 2, 3, … parts of an open limit that each hear themselves at once.
+    pub parts: Vec<u64>,
+    /// What else can happen, by name.
+    pub also: BTreeMap<&'static str, BoundAnswer>,
+    /// Milliseconds for which a restarted region refuses.
+    pub restart_ms: u64,
+    /// Other budgets: the same promises with other amounts.
+    pub plans: BTreeMap<String, BudgetAnswer>,
+    /// Consumers with a budget of their own.
+    pub overrides: BTreeMap<String, BudgetAnswer>,
+    /// What to change, and why.
+    pub advice: Vec<String>,
+}
+
+/// The worst case in one state of the network.
+#[derive(Debug, Serialize)]
+pub struct CaseAnswer {
+    /// In one window; of a concurrency limit, at one time.
+    pub admitted: BoundAnswer,
+    /// In any span as long as a window.
+    pub admitted_in_any_span: Option<BoundAnswer>,
+    /// In one window, although the limit is not reached.
+    pub refused_wrongly: BoundAnswer,
+}
+
+/// A figure and why.
+#[derive(Debug, Serialize)]
+pub struct BoundAnswer {
+    /// Requests weighed by their cost.
+    pub units: u64,
+    /// The reason.
+    pub why: String,
+}
+
+/// The figures of another budget of a limit.
+#[derive(Debug, Serialize)]
+pub struct BudgetAnswer {
+    /// Its amount.
+    pub quota: u64,
+    /// In one window, healthy and in a partition.
+    pub admitted: u64,
+    /// In one window, in a partition.
+    pub admitted_in_a_partition: u64,
+    /// In a partition, in one window.
+    pub refused_wrongly_in_a_partition: u64,
+}
+
+/// The worst case of every limit of `snapshot`, by name.
+pub fn of(snapshot: &Snapshot, regions: &RegionMap, fleet: &Fleet) -> Vec<Forecast> {
+    snapshot.limits.values().map(|limit| forecast(limit, regions, fleet)).collect()
+}
+
+/// The fleet that the figures are for.
+pub fn fleet_answer(regions: &RegionMap, fleet: &Fleet) -> Value {
+    json!({
+        "regions": regions.ids(),
+        "nodes_per_region": fleet.nodes,
+        "worst_round_trip_ms": millis(fleet.worst_rtt),
+        "gossip_ms": millis(fleet.gossip),
+        "unheard_after_ms": millis(fleet.staleness),
+        "loan_after_ms": millis(fleet.until_lent()),
+        "clocks_within_ms": millis(fleet.clock_tolerance),
+    })
+}
+
+fn forecast(limit: &Limit, regions: &RegionMap, fleet: &Fleet) -> Forecast {
+    let promise = Promise::of(limit, &weights(limit, regions));
+    let bounds = Bounds::of(&promise, fleet);
+    let shares: BTreeMap<RegionId, u64> = regions.ids().iter().cloned().zip(promise.shares(fleet)).collect();
+    let budget = |quotas: &BTreeMap<String, u64>| {
+        quotas.iter().map(|(name, quota)| (name.clone(), budget(&promise, *quota, fleet))).collect()
+    };
+    let advice = advice::of(limit, &promise, &bounds, fleet);
+    let verdict = verdict(limit, &bounds);
+    let also = [
+        ("overdraft", bounds.overdraft),
+        ("sliding_estimate", bounds.estimate),
+        ("clocks_apart", bounds.skewed),
+        ("node_cut_off", bounds.cut_node),
+        ("lender_failover", bounds.failover),
+        ("dead_region", Some(bounds.dead_region)),
+        ("restart", Some(bounds.restart)),
+    ];
+    let also = also.into_iter().filter_map(|(name, bound)| Some((name, answer(bound?)))).collect();
+    Forecast {
+        name: limit.name.clone(),
+        amount: limit.algorithm.to_string(),
+        counted: counted(limit),
+        on_partition: limit.on_partition.to_string(),
+        window: window(&limit.algorithm),
+        shadow: limit.shadow,
+        verdict,
+        shares,
+        healthy: case(bounds.healthy),
+        partition: case(bounds.partition),
+        parts: bounds.parts,
+        also,
+        restart_ms: millis(bounds.restart_lasts),
+        plans: limit.plans.as_ref().map_or_else(BTreeMap::new, |plans| budget(&plans.quotas)),
+        overrides: budget(&limit.overrides),
+        advice,
+    }
+}
+
+/// Weights per region in the order of the map. A split by demand is taken at its worst: everything is asked of the first
+/// region, and the others hold the least that they can.
+fn weights(limit: &Limit, regions: &RegionMap) -> Vec<u32> {
+    match &limit.shares {
+        Shares::Equal => Vec::new(),
+        Shares::Weights(weights) => regions.ids().iter().map(|id| weights.get(id).copied().unwrap_or(0)).collect(),
+        Shares::Demand => {
+            let alike = 2000 / u32::try_from(regions.ids().len()).unwrap_or(1).max(1);
+            (0..regions.ids().len()).map(|at| if at == 0 { 8000 + alike } else { alike }).collect()
+        }
+    }
+}
+
+fn budget(promise: &Promise, quota: u64, fleet: &Fleet) -> BudgetAnswer {
+    let promise = Promise { algorithm: promise.algorithm.with_quota(quota), ..promise.clone() };
+    let bounds = Bounds::of(&promise, fleet);
+    BudgetAnswer {
+        quota,
+        admitted: bounds.healthy.admitted_per_slot.units,
+        admitted_in_a_partition: bounds.partition.admitted_per_slot.units,
+        refused_wrongly_in_a_partition: bounds.partition.refused_wrongly.units,
+    }
+}
+
+fn case(case: Case) -> CaseAnswer {
+    CaseAnswer {
+        admitted: answer(case.admitted_per_slot),
+        admitted_in_any_span: case.admitted_in_any_window.map(answer),
+        refused_wrongly: answer(case.refused_wrongly),
+    }
+}
+
+fn answer(Bound { units, why }: Bound) -> BoundAnswer {
+    BoundAnswer { units, why }
+}
+
+/// The worst case in one sentence, for somebody who reads nothing else.
+fn verdict(limit: &Limit, bounds: &Bounds) -> String {
+    if limit.shadow {
+        return "Enforces nothing: what it would refuse is only counted.".to_owned();
+    }
+    let (healthy, partition) = (bounds.healthy.admitted_per_slot.units, bounds.partition.admitted_per_slot.units);
+    let per = window(&limit.algorithm).map_or_else(|| "at one time".to_owned(), |window| format!("per {window}"));
+    match limit.on_partition {
+        _ if healthy == partition && healthy > bounds.quota && bounds.overdraft.is_some() => {
+            format!("At most {healthy} {per}, overdraft included, whatever is cut off.")
+        }
+        OnPartition::Open { .. } if partition > healthy => {
+            let parts = match bounds.parts.first() {
+                Some(two) if *two < partition => {
+                    format!(" ({two} if it falls into two parts that each hear themselves)")
+                }
+                _ => String::new(),
+            };
+            format!("At most {healthy} {per} while all is well; up to {partition} while regions are cut off{parts}.")
+        }
+        OnPartition::Closed => {
+            format!("Never more than {healthy} {per}; refuses everything while a region is unheard.")
+        }
+        OnPartition::ClosedMinority => {
+            format!("Never more than {healthy} {per}; parts with at most half of the shares refuse everything.")
+        }
+        _ => format!("Never more than {healthy} {per}, whatever is cut off."),
+    }
+}
+
+fn counted(limit: &Limit) -> String {
+    let part = |part: &KeyPart| match part {
+        KeyPart::Global => "all requests together".to_owned(),
+        KeyPart::Service => "service".to_owned(),
+        KeyPart::Route => "route".to_owned(),
+        KeyPart::User => "user".to_owned(),
+        KeyPart::ClientAddress { v6_prefix } => format!("client address (IPv6 by /{v6_prefix})"),
+        KeyPart::Header(name) => format!("value of header {name}"),
+        KeyPart::Claim(name) => format!("value of claim {name}"),
+    };
+    let parts: Vec<String> = limit.key.parts().iter().map(part).collect();
+    let global = limit.key.parts().contains(&KeyPart::Global);
+    let words = if global { parts.join("") } else { format!("each {}", parts.join(" and ")) };
+    let of_route = limit.per == Budget::Route && !limit.key.parts().contains(&KeyPart::Route);
+    format!("for {words}{}", if of_route { ", on each route" } else { "" })
+}
+
+/// What figures are counted over.
+pub fn window(algorithm: &Algorithm) -> Option<String> {
+    Some(match algorithm {
+        Algorithm::FixedWindow { window: Window::Calendar { period, zone }, .. } => {
+            format!("civil {} ({zone})", period.as_str())
+        }
+        Algorithm::Concurrency { .. } => return None,
+        other => render_duration(other.window()),
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

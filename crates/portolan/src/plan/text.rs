@@ -1,0 +1,166 @@
+//! The worst case of limits for people: a verdict, a table, and the reasons below it.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use portolan_config::RegionMap;
+use portolan_limits::Fleet;
+use portolan_model::render_duration;
+
+use super::forecast::{BudgetAnswer, Forecast};
+use crate::output::Table;
+
+/// The whole answer of `plan`.
+pub fn plan(regions: &RegionMap, fleet: &Fleet, limits: &[Forecast], notes: &BTreeSet<String>) -> String {
+    let mut text = fleet_line(regions, fleet);
+    for note in notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    if limits.is_empty() {
+        text += "\nthe document has no limits\n";
+    }
+    for limit in limits {
+        text.push('\n');
+        text += &one(limit);
+    }
+    text
+}
+
+fn fleet_line(regions: &RegionMap, fleet: &Fleet) -> String {
+    let count = regions.ids().len();
+    if count == 1 {
+        return format!("1 region: {}\n", regions.ids()[0]);
+    }
+    let names: Vec<&str> = regions.ids().iter().map(portolan_model::RegionId::as_str).collect();
+    format!(
+        "{count} regions up to {} apart: {}\nA region counts as unheard after {}; a loan from another one takes up to {}.\n",
+        render_duration(fleet.worst_rtt),
+        names.join(", "),
+        render_duration(fleet.staleness),
+        render_duration(fleet.until_lent()),
+    )
+}
+
+fn one(limit: &Forecast) -> String {
+    let mut text = format!("{}: {} {}\n", limit.name, limit.amount, limit.counted);
+    let _ = writeln!(text, "  {}", limit.verdict);
+    text.push('\n');
+    text += &indented(&figures(limit).to_string());
+    text.push('\n');
+    text += &indented(&reasons(limit));
+    text += &budgets("plan", &limit.plans);
+    text += &budgets("override", &limit.overrides);
+    for advice in &limit.advice {
+        text += &wrapped("  > ", "    ", advice);
+    }
+    text
+}
+
+fn figures(limit: &Forecast) -> Table {
+    let (healthy, partition) = (&limit.healthy, &limit.partition);
+    let mut table = Table::new(["", "all is well", "regions cut off"]);
+    let window = limit.window.as_deref();
+    let admitted = window.map_or_else(|| "admitted at one time".to_owned(), |window| format!("admitted per {window}"));
+    table.row([admitted, most(healthy.admitted.units), most(partition.admitted.units)]);
+    if let (Some(a), Some(b)) = (&healthy.admitted_in_any_span, &partition.admitted_in_any_span) {
+        table.row(["in any span as long".to_owned(), most(a.units), most(b.units)]);
+    }
+    let wrongly = [healthy.refused_wrongly.units, partition.refused_wrongly.units];
+    table.row(["refused too early".to_owned(), most(wrongly[0]), most(wrongly[1])]);
+    table
+}
+
+fn most(units: u64) -> String {
+    if units == 0 { "none".to_owned() } else { format!("at most {units}") }
+}
+
+/// Each reason once, under what it is the reason for.
+fn reasons(limit: &Forecast) -> String {
+    let (healthy, partition) = (&limit.healthy, &limit.partition);
+    let shares: Vec<String> = limit.shares.iter().map(|(region, share)| format!("{region} {share}")).collect();
+    let mut lines = vec![
+        ("shares", shares.join(", ")),
+        ("admitted", healthy.admitted.why.clone()),
+        ("… cut off", partition.admitted.why.clone()),
+    ];
+    lines.extend(healthy.admitted_in_any_span.as_ref().map(|bound| ("in any span", bound.why.clone())));
+    lines.push(("refused", healthy.refused_wrongly.why.clone()));
+    lines.push(("… cut off", partition.refused_wrongly.why.clone()));
+    let mut also = |key: &str, label: &'static str| {
+        if let Some(bound) = limit.also.get(key).filter(|bound| bound.units > 0) {
+            lines.push((label, format!("at most {}: {}", bound.units, bound.why)));
+        }
+    };
+    also("overdraft", "overdraft");
+    also("sliding_estimate", "estimate");
+    also("clocks_apart", "clocks apart");
+    also("node_cut_off", "node cut off");
+    also("lender_failover", "failover");
+    also("dead_region", "dead region");
+    also("restart", "restart");
+    let mut text = String::new();
+    let mut told = BTreeSet::new();
+    for (label, why) in lines.into_iter().filter(|(_, why)| !why.is_empty()) {
+        if told.insert(why.clone()) {
+            text += &wrapped(&format!("{label:<13} "), &" ".repeat(14), &why);
+        }
+    }
+    text
+}
+
+fn budgets(what: &str, budgets: &std::collections::BTreeMap<String, BudgetAnswer>) -> String {
+    if budgets.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([what, "admitted at most", "regions cut off", "refused too early, cut off"]);
+    for (name, budget) in budgets.iter().take(MAX_BUDGETS) {
+        table.row([
+            name.clone(),
+            budget.admitted.to_string(),
+            budget.admitted_in_a_partition.to_string(),
+            budget.refused_wrongly_in_a_partition.to_string(),
+        ]);
+    }
+    let more = budgets.len().saturating_sub(MAX_BUDGETS);
+    let more = if more > 0 { format!("  and {more} more; `--output json` has them all\n") } else { String::new() };
+    format!("\n{}{more}", indented(&table.to_string()))
+}
+
+/// One line per limit.
+pub fn summary(limits: &[Forecast]) -> String {
+    let mut table = Table::new(["limit", "", "worst case"]);
+    for limit in limits {
+        table.row([limit.name.to_string(), limit.amount.clone(), limit.verdict.clone()]);
+    }
+    if table.is_empty() { String::new() } else { indented(&table.to_string()) }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect()
+}
+
+/// Breaks a text at blanks; the first line starts with one word, the others with another.
+fn wrapped(first: &str, rest: &str, text: &str) -> String {
+    let mut lines = String::new();
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for word in text.split(' ') {
+        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines += &line;
+            lines.push('\n');
+            rest.clone_into(&mut line);
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line += word;
+        empty = false;
+    }
+    lines + &line + "\n"
+}
+
+/// Columns of a line of reasons.
+const WIDTH: usize = 100;
+
+/// Plans and overrides that are listed.
+const MAX_BUDGETS: usize = 20;
