@@ -12,6 +12,7 @@
 use portolan_config::LimitId;
 
 use crate::{
+    bucket::Level,
     key::Key,
     sync::{
         AtomicU32, AtomicU64,
@@ -31,9 +32,10 @@ pub(crate) struct Counter {
     used: [AtomicU64; 2],
     /// What may be used at most, by the parity of the slot.
     rights: [AtomicU64; 2],
-    /// Spend of the other regions.
+    /// Spend of the other regions; of a bucket, what is out on loan; at a node that does not own the key, how much may be
+    /// used before more is asked for.
     others: AtomicU64,
-    /// What the algorithm keeps beside the words.
+    /// The level of a bucket, or what a sliding window carries over.
     aux: AtomicU64,
     limit: AtomicU32,
     /// Units refused since the state machine last asked.
@@ -45,6 +47,27 @@ pub(crate) struct Counter {
 pub(crate) struct Receipt {
     pub slot: u64,
     pub reuse: u64,
+    /// What a bucket was charged, in its time; of none, the slot's word was.
+    pub time: Option<u64>,
+}
+
+/// What an entry begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub slot: u64,
+    /// What is used of the slot and of the next. The slot before counts as over.
+    pub used: [u64; 2],
+    pub aux: Aux,
+}
+
+/// What an entry begins with beside its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aux {
+    None,
+    /// What the slot before carries over.
+    Carried(u64),
+    /// A bucket, whatever its reuse number.
+    Level(Level),
 }
 
 /// What may be used in a slot at most, and whether more may come within moments.
@@ -96,12 +119,15 @@ impl Counter {
     pub fn advance(&self, seen: Word, slot: u64, amount: u64) -> Option<Receipt> {
         let next = seen.rolled(slot, amount);
         self.used[parity(slot)].compare_exchange(seen.bits(), next.bits(), AcqRel, Relaxed).ok()?;
-        Some(Receipt { slot, reuse: next.reuse() })
+        Some(Receipt { slot, reuse: next.reuse(), time: None })
     }
 
     /// Gives units back, unless the slot or the key has changed since: then there is nothing left to undo. Returns
     /// whether there was.
     pub fn give_back(&self, receipt: Receipt, units: u64) -> bool {
+        if let Some(time) = receipt.time {
+            return self.change_level(|level| (level.reuse() == receipt.reuse).then(|| level.given_back(time)));
+        }
         self.change(receipt.slot, |word| {
             let open = word.reuse() == receipt.reuse && word.age(receipt.slot) == Age::Same && !word.is_sealed();
             open.then(|| word.with_amount(word.amount().saturating_sub(units)))
@@ -168,8 +194,9 @@ impl Counter {
         if self.refused.load(Relaxed) == 0 { 0 } else { self.refused.swap(0, Relaxed).into() }
     }
 
-    /// Bars the path so that the key can change; fails when a word is not as `seen`. Only under the partition's lock.
-    pub fn begin_key_change(&self, seen: [Word; 2]) -> bool {
+    /// Bars the path so that the key can change; fails when a word or the level is not as `seen`. Only under the
+    /// partition's lock.
+    pub fn begin_key_change(&self, seen: [Word; 2], level: Level) -> bool {
         let bar = |at: usize| {
             let (from, to) = (seen[at].bits(), seen[at].changing_key().bits());
             self.used[at].compare_exchange(from, to, AcqRel, Relaxed).is_ok()
@@ -177,23 +204,66 @@ impl Counter {
         if !bar(0) {
             return false;
         }
-        let barred = bar(1);
-        if !barred {
-            // Nobody moves a barred word, so what was there can be put back.
+        // Nobody moves a barred word, so what was there can be put back.
+        if !bar(1) {
             self.used[0].store(seen[0].bits(), Release);
+            return false;
         }
-        barred
+        if !self.advance_level(level, Level::CHANGING_KEY) {
+            self.used[1].store(seen[1].bits(), Release);
+            self.used[0].store(seen[0].bits(), Release);
+            return false;
+        }
+        true
     }
 
-    /// How much of `slot` may be used before more is asked for; 0 when that was not published.
-    pub fn low_water(&self, slot: u64) -> u64 {
-        Published::of(self.aux.load(Relaxed), slot).map_or(0, |(_, amount)| amount)
+    /// The level of a bucket.
+    pub fn level(&self) -> Level {
+        Level::from_bits(self.aux.load(Acquire))
     }
 
-    /// Publishes how much of `slot` may be used before more is asked for: for keys whose chunks another node grants.
-    #[allow(dead_code, reason = "what lending and granting are made of")]
-    pub fn publish_low_water(&self, slot: u64, amount: u64) {
+    /// Moves the level of a bucket; fails when anything happened to it since.
+    pub fn advance_level(&self, seen: Level, next: Level) -> bool {
+        self.aux.compare_exchange(seen.bits(), next.bits(), AcqRel, Relaxed).is_ok()
+    }
+
+    /// Moves the level of a bucket to what `to` makes of it, if anything.
+    pub fn change_level(&self, mut to: impl FnMut(Level) -> Option<Level>) -> bool {
+        let change = |bits| {
+            let level = Level::from_bits(bits);
+            if level == Level::CHANGING_KEY { None } else { to(level).map(Level::bits) }
+        };
+        self.aux.fetch_update(AcqRel, Acquire, change).is_ok()
+    }
+
+    /// What a sliding window carries over from `slot`, if that was said apart from the slot's word.
+    pub fn carried(&self, slot: u64) -> Option<u64> {
+        Published::of(self.aux.load(Relaxed), slot).map(|(_, amount)| amount)
+    }
+
+    /// Says what a sliding window carries over from a sealed `slot`.
+    pub fn publish_carried(&self, slot: u64, amount: u64) {
         self.aux.store(Published::new(slot, 0, amount).bits(), Release);
+    }
+
+    /// Seals `slot`, of which `unseen` counts as used if nothing else is known, so that nothing is added to it any more.
+    /// Returns what is used of it; none when its word counts a later slot or the key is changing.
+    pub fn seal(&self, slot: u64, unseen: u64) -> Option<u64> {
+        let word = self.word(slot);
+        if word.age(slot) == Age::Same && word.is_sealed() {
+            return (!word.is_changing_key()).then(|| word.amount());
+        }
+        let mut sealed = None;
+        let done = self.change(slot, |word| {
+            let next = match word.age(slot) {
+                Age::Same => word,
+                Age::Past(_) => word.rolled(slot, unseen),
+                Age::Ahead => return None,
+            };
+            sealed = Some(next.amount());
+            Some(next.sealed())
+        });
+        sealed.filter(|_| done)
     }
 
     /// Whether nothing of slot `current`, the one before, or a later one is counted.
@@ -211,14 +281,18 @@ impl Counter {
         [0, 1].map(|at: usize| Word::from_bits(self.used[at].load(Acquire)))
     }
 
-    /// Gives the entry to a key, with what is used of `slot` and of the next; ends the change of a barred entry. The slot
-    /// before counts as over: what was charged of it elsewhere is not known here. Only under the partition's lock, for an
-    /// entry that is free or barred.
-    pub fn settle(&self, key: Key, limit: LimitId, slot: u64, used: [u64; 2]) {
+    /// Gives the entry to a key; ends the change of a barred entry. Only under the partition's lock, for an entry that is
+    /// free or barred.
+    pub fn settle(&self, key: Key, limit: LimitId, Start { slot, used, aux }: Start) {
         let [even, odd] = self.words();
-        for published in [&self.rights[0], &self.rights[1], &self.others, &self.aux] {
+        for published in [&self.rights[0], &self.rights[1], &self.others] {
             published.store(0, Relaxed);
         }
+        let aux = match aux {
+            Aux::None => 0,
+            Aux::Carried(amount) => Published::new(slot.wrapping_sub(1), 0, amount).bits(),
+            Aux::Level(level) => level.with_reuse(even.reuse()).bits(),
+        };
         self.limit.store(limit.0, Relaxed);
         self.refused.store(0, Relaxed);
         let barred = even.is_changing_key();
@@ -226,6 +300,7 @@ impl Counter {
             // Before the words: nobody passes a barred word, and who reads one of the new key must find its tag.
             self.tag.store(key.bits(), Release);
         }
+        self.aux.store(aux, Release);
         let (this, other) = if parity(slot) == 0 { (even, odd) } else { (odd, even) };
         self.used[parity(slot + 1)].store(Word::new(slot + 1, other.reuse(), used[1]).bits(), Release);
         self.used[parity(slot)].store(Word::new(slot, this.reuse(), used[0]).bits(), Release);
@@ -238,6 +313,7 @@ impl Counter {
     /// Frees a barred entry. Only under the partition's lock.
     pub fn free(&self) {
         self.tag.store(0, Release);
+        self.aux.store(0, Release);
         for (at, word) in self.words().into_iter().enumerate() {
             self.used[at].store(Word::new(0, word.reuse(), 0).bits(), Release);
         }

@@ -7,7 +7,9 @@ use portolan_config::{Algorithm, LimitId, OnPartition, SharePlan, Window};
 use portolan_model::{Name, Ratio, WallTime};
 
 use crate::{
+    bucket::Bucket,
     calendar::{Calendar, Calendars},
+    counter::Counter,
     shares::base_shares,
     word::MAX_AMOUNT,
 };
@@ -73,6 +75,9 @@ impl Definition {
 /// touched, which costs at most the lead of the horizon plus one window.
 pub(crate) const MARKED_WINDOW: Duration = Duration::from_secs(10);
 
+/// Length of the slots in which tokens of a bucket are lent and granted.
+const CHUNK_MS: u64 = 1000;
+
 /// Part of a quota that the regions keep while a lender outside holds the rest.
 const KEPT_OF_LENT: Ratio = Ratio::from_parts(2000);
 
@@ -81,6 +86,10 @@ const KEPT_OF_LENT: Ratio = Ratio::from_parts(2000);
 pub(crate) struct Terms {
     /// `L`: the whole quota of one slot.
     pub quota: u64,
+    /// Most units that can ever be there at once, over all regions: the burst of a bucket, else the quota.
+    pub burst: u64,
+    /// How it is counted where the key is owned; other nodes of the region count what they are granted by slots.
+    pub kind: Kind,
     /// The slots that it is counted in.
     pub slots: Slots,
     /// Nominal length of a slot, for clients.
@@ -93,6 +102,29 @@ pub(crate) struct Terms {
     share: Share,
 }
 
+/// How a limit is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Each slot from nothing.
+    Fixed,
+    /// With what is left of the slot before.
+    Sliding,
+    /// By a bucket; slots are for tokens that were borrowed.
+    Bucket(Buckets),
+    /// What is in flight, in one slot without end.
+    Concurrency,
+}
+
+/// This region's bucket, by slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Buckets {
+    before: Bucket,
+    /// From the turn of the share on.
+    after: Bucket,
+    /// While the limit is open.
+    opened: Bucket,
+}
+
 /// How time is cut into slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Slots {
@@ -100,6 +132,8 @@ pub(crate) enum Slots {
     Even(u64),
     /// Civil days or months.
     Civil(Arc<Calendar>),
+    /// One, from the beginning of time.
+    Endless,
 }
 
 /// This region's share of the quota, by slot.
@@ -118,18 +152,36 @@ impl Terms {
         let window = definition.algorithm.window();
         let slots = Slots::new(&definition.algorithm, calendars);
         let split = if definition.lent { KEPT_OF_LENT.of(quota) } else { quota };
-        let of = |weights: &[u32]| base_shares(split, weights, regions).get(position).copied().unwrap_or(0);
-        let share = Share::new(&definition.shares, of, &slots, window);
+        let of = |of: u64, weights: &[u32]| base_shares(of, weights, regions).get(position).copied().unwrap_or(0);
+        let share = Share::new(&definition.shares, |weights| of(split, weights), &slots, window);
+        let kind = match &definition.algorithm {
+            Algorithm::FixedWindow { .. } => Kind::Fixed,
+            Algorithm::SlidingWindow { .. } => Kind::Sliding,
+            Algorithm::Concurrency { .. } => Kind::Concurrency,
+            Algorithm::TokenBucket { rate, burst } => {
+                let split = if definition.lent { KEPT_OF_LENT.of(*burst) } else { *burst };
+                let bursts = Share::new(&definition.shares, |weights| of(split, weights), &slots, window);
+                let bucket = |count, burst| Bucket::new(count, rate.per, burst);
+                let opened = |whole: u64, part: u64| open_share(definition.on_partition, whole, part);
+                Kind::Bucket(Buckets {
+                    before: bucket(share.before, bursts.before),
+                    after: bucket(share.after, bursts.after),
+                    opened: bucket(opened(quota, share.before), opened(*burst, bursts.before)),
+                })
+            }
+        };
         let least = share.before.min(share.after);
         let second = least.saturating_mul(1000) / millis(window);
         let allowance = (least / 10).max(1);
         Self {
             quota,
+            burst: if let Algorithm::TokenBucket { burst, .. } = &definition.algorithm { *burst } else { quota },
+            kind,
             slots,
             window,
             allowance,
             chunk: allowance.max(second),
-            marked: window >= MARKED_WINDOW && !definition.shadow,
+            marked: window >= MARKED_WINDOW && matches!(kind, Kind::Fixed | Kind::Sliding) && !definition.shadow,
             share,
         }
     }
@@ -143,6 +195,15 @@ impl Terms {
     /// This region's share of a slot: the same in every process of the region that knows this definition.
     pub fn base(&self, slot: u64) -> u64 {
         if slot < self.share.turn { self.share.before } else { self.share.after }
+    }
+
+    /// This region's bucket.
+    pub fn bucket(&self, buckets: &Buckets, slot: u64, opened: bool) -> Bucket {
+        match slot {
+            _ if opened => buckets.opened,
+            _ if slot < self.share.turn => buckets.before,
+            _ => buckets.after,
+        }
     }
 
     /// Whether keys of this limit keep durable marks. Those of a shadow do not: it refuses nothing.
@@ -164,6 +225,20 @@ impl Terms {
     pub fn end(&self, slot: u64) -> WallTime {
         self.begin(slot.saturating_add(1))
     }
+
+    /// From `wall` to the end of a slot; nominal for one without end.
+    pub fn left(&self, slot: u64, wall: WallTime) -> Duration {
+        if self.slots == Slots::Endless { self.window } else { self.end(slot).since(wall) }
+    }
+
+    /// Whether a counter counts nothing that matters at `wall` or later.
+    pub fn is_over(&self, counter: &Counter, wall: WallTime) -> bool {
+        match self.kind {
+            Kind::Fixed | Kind::Sliding => counter.is_over(self.slot(wall)),
+            Kind::Bucket(_) => counter.is_over(self.slot(wall)) && counter.level().debt(wall) == 0,
+            Kind::Concurrency => counter.used(0) == 0,
+        }
+    }
 }
 
 impl Slots {
@@ -172,6 +247,9 @@ impl Slots {
             Algorithm::FixedWindow { window: Window::Calendar { period, zone }, .. } => {
                 Self::Civil(calendars.of(*period, zone))
             }
+            Algorithm::Concurrency { .. } => Self::Endless,
+            // What another region lends is for a second at most, so that an idle one does not sit on it.
+            Algorithm::TokenBucket { .. } => Self::Even(CHUNK_MS),
             other => Self::Even(millis(other.window())),
         }
     }
@@ -180,6 +258,7 @@ impl Slots {
         match self {
             Self::Even(length) => wall.as_unix_millis() / length,
             Self::Civil(calendar) => calendar.slot(wall.as_unix_millis()),
+            Self::Endless => 0,
         }
     }
 
@@ -187,11 +266,22 @@ impl Slots {
         WallTime::from_unix_millis(match self {
             Self::Even(length) => slot.saturating_mul(*length),
             Self::Civil(calendar) => calendar.begin(slot),
+            Self::Endless => {
+                if slot == 0 {
+                    0
+                } else {
+                    u64::MAX
+                }
+            }
         })
     }
 
     /// The first slot that does not begin before `wall`.
     pub fn beginning_from(&self, wall: WallTime) -> u64 {
+        if *self == Self::Endless {
+            // What was in flight ended with the process, so nothing of the only slot is lost.
+            return 0;
+        }
         let slot = self.slot(wall);
         slot + u64::from(self.begin(slot) < wall)
     }
@@ -204,10 +294,24 @@ impl Share {
         let before = of(&plan.weights);
         let Some(change) = &plan.change else { return Self { before, turn: u64::MAX, after: before } };
         let after = of(&change.weights);
+        if *slots == Slots::Endless {
+            // The only slot cannot turn: the smaller share holds until the state machine publishes more.
+            return Self { before: before.min(after), turn: u64::MAX, after: before.min(after) };
+        }
         match change.from {
             Some(from) => Self { before, turn: slots.beginning_from(from), after },
             None => Self { before, turn: slots.beginning_from(change.since + window * 2), after: before.min(after) },
         }
+    }
+}
+
+/// What a region may admit while the limit is open, of the `whole` quota with its own `part`: of `open(1.5)`, the regions
+/// of a side come to half as much again as the sum of their shares.
+pub(crate) fn open_share(on_partition: OnPartition, whole: u64, part: u64) -> u64 {
+    match on_partition {
+        OnPartition::Open { cap: None } => whole,
+        OnPartition::Open { cap: Some(cap) } => cap.of(part).min(whole).max(part),
+        OnPartition::Static | OnPartition::Closed | OnPartition::ClosedMinority => part,
     }
 }
 

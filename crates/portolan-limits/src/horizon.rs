@@ -57,6 +57,11 @@ impl Barrier {
         if self.floor.since(wall) <= MAX_RESUMED { wall.max(self.floor) } else { wall }
     }
 
+    /// Until when the process before may have spent: zero if there was none.
+    pub fn last_spent(&self) -> WallTime {
+        self.horizon.max(self.closed)
+    }
+
     /// The first slot that cannot have been spent before the restart.
     pub fn first_untouched(&self, terms: &Terms) -> u64 {
         terms.slots.beginning_from(self.horizon)

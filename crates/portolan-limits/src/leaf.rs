@@ -1,11 +1,17 @@
 //! The state machine's side of one key's entry: what it may read, publish, take away and put back. Decides nothing; every
 //! call is a few atomic steps, and workers go on charging the same entry meanwhile.
 
+use portolan_model::WallTime;
+
 use crate::{
+    bucket::Level,
     counter::{Allowance, Counter},
+    definition::{Buckets, Kind},
+    drip::purse,
     key::Key,
     rights::Rights,
     shared::Shared,
+    spend::Site,
     verdict::WaitReason,
 };
 
@@ -41,16 +47,66 @@ impl<'a> Leaf<'a> {
         self.counter.publish_rights(slot, Allowance { amount, pending });
     }
 
+    /// Seals `slot`: nothing is added to it or given back any more. Returns what is used of it, lent included.
+    pub fn seal(&self, slot: u64) -> Option<u64> {
+        self.counter.seal(slot, self.rights.start(slot))
+    }
+
+    /// Says what a sliding window carries over from a sealed `slot`: what was spent, without what was lent.
+    pub fn publish_carried(&self, slot: u64, spent: u64) {
+        self.counter.publish_carried(slot, spent);
+    }
+
     /// Publishes how much of `slot` may be used before a worker asks for attention, so that the next chunk comes in time.
     /// For keys that another node owns.
     pub fn publish_low_water(&self, slot: u64, amount: u64) {
-        self.counter.publish_low_water(slot, amount);
+        self.counter.publish_others(slot, amount);
     }
 
     /// Takes up to `at_most` of what `rights` leave in `slot`, to be lent, granted or handed back; begins a slot that is
     /// to come. Returns what was taken: it cannot be spent here any more. 0 for a slot that is over.
+    ///
+    /// Of a sliding window, take of the next slot only what was taken of the present one before: loans come in pairs.
+    /// Of a bucket, what is taken comes back to it with time, so its burst must shrink by what is out
+    /// ([`publish_others`](Self::publish_others) for slot 0) before this is called; `slot` and `rights` are not asked.
     pub fn withdraw(&self, slot: u64, at_most: u64, rights: u64) -> u64 {
-        self.counter.withdraw(slot, at_most, rights, self.rights.start(slot))
+        let latest = self.shared.latest();
+        match &self.rights.terms.kind {
+            Kind::Bucket(buckets) if self.shared.owns(self.key) => self.take_tokens(buckets, at_most, latest),
+            Kind::Sliding if slot > self.rights.terms.slot(latest) => {
+                // The word still counts the slot before the present one, which carries over.
+                let before = slot.saturating_sub(2);
+                let used = self.counter.seal(before, self.rights.carried_unseen(before));
+                if let Some(used) = used.filter(|_| self.counter.carried(before).is_none()) {
+                    self.counter.publish_carried(before, used);
+                }
+                self.counter.withdraw(slot, at_most, rights, self.rights.start(slot))
+            }
+            _ => self.counter.withdraw(slot, at_most, rights, self.rights.start(slot)),
+        }
+    }
+
+    /// Whole tokens that are in a bucket; none for other algorithms.
+    pub fn tokens(&self) -> Option<u64> {
+        let Kind::Bucket(buckets) = &self.rights.terms.kind else { return None };
+        let view = purse(self.site(), buckets, 1, self.shared.latest()).view;
+        Some(view.rights.amount - view.used)
+    }
+
+    fn take_tokens(&self, buckets: &Buckets, at_most: u64, wall: WallTime) -> u64 {
+        loop {
+            let purse = purse(self.site(), buckets, 1, wall);
+            let taken = at_most.min(purse.view.rights.amount - purse.view.used);
+            let next =
+                Level::new(purse.seen.reuse(), wall, purse.debt.saturating_add(purse.time.saturating_mul(taken)));
+            if taken == 0 || self.counter.advance_level(purse.seen, next) {
+                return taken;
+            }
+        }
+    }
+
+    fn site(&self) -> Site<'a> {
+        Site { rights: self.rights, counter: self.counter, key: self.key, place: None }
     }
 
     /// Puts back what was withdrawn and did not leave. Returns whether the slot was still open.
@@ -63,7 +119,7 @@ impl<'a> Leaf<'a> {
         self.counter.raise_used(slot, amount);
     }
 
-    /// Publishes what the other regions spent in `slot`.
+    /// Publishes what the other regions spent in `slot`; of a bucket, for slot 0, what is out on loan.
     pub fn publish_others(&self, slot: u64, amount: u64) {
         self.counter.publish_others(slot, amount);
     }

@@ -14,9 +14,11 @@
 //! any region is not heard. A changed count gives at most the larger of both during the change.
 
 mod bounds;
+mod bucket;
 mod calendar;
 mod counter;
 mod definition;
+mod drip;
 mod durability;
 mod horizon;
 mod key;
@@ -33,6 +35,7 @@ mod replica;
 mod rights;
 mod shared;
 mod shares;
+mod slide;
 mod spend;
 mod sync;
 mod table;

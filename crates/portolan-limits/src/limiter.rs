@@ -12,10 +12,13 @@ use smallvec::SmallVec;
 
 use crate::{
     counter::Counter,
+    definition::Kind,
+    drip::purse,
     key::Key,
     peers::Mode,
     rights::{Refusal, Rights},
     shared::Shared,
+    slide::peek_carried,
     spend::{Held, Site, Turned, check_slot, spend, view},
     table::{Place, Tenant},
     verdict::{Admission, Charge, ChargeReceipt, Claim, DenyReason, Peek, Wait},
@@ -74,13 +77,20 @@ impl Limiter {
     /// Gives up to `units` of a charge back, while its slot lasts; for outcomes that a limit does not count.
     pub fn refund(&self, charge: &Charge, units: u32, now: Now) {
         let Some(rights) = self.rights(charge.limit) else { return };
-        if rights.terms.slot(self.shared.wall(now)) == charge.slot {
+        let lasts = rights.terms.slot(self.shared.wall(now)) == charge.slot;
+        // What is in flight is released instead.
+        if lasts && rights.terms.kind != Kind::Concurrency {
             self.give_back(rights, charge, units.min(charge.cost));
         }
     }
 
     /// Ends what a charge of a concurrency limit stands for; does nothing for other limits. Call once for each charge.
-    pub fn release(&self, _charge: &Charge) {}
+    pub fn release(&self, charge: &Charge) {
+        let Some(rights) = self.rights(charge.limit) else { return };
+        if rights.terms.kind == Kind::Concurrency {
+            self.give_back(rights, charge, charge.cost);
+        }
+    }
 
     /// The values each claim would be decided with; charges nothing. Claims of unknown limits are left out.
     pub fn peek(&self, claims: &[Claim], now: Now) -> Vec<Peek> {
@@ -133,11 +143,6 @@ impl Limiter {
         // Asked where no other thread can make or unmake the entry: one that was held up on its way here must not make
         // it for a slot that others have seen the end of, whose count may be gone.
         let latest = || wall.max(shared.latest());
-        let start = || {
-            let slot = rights.terms.slot(latest());
-            // A key that was charged to the overflow counter in this slot may not start afresh.
-            (slot, [slot, slot + 1].map(|slot| rights.live.overflow.used(slot).max(rights.start(slot))))
-        };
         let known = |place: Option<Place>| {
             let counter = place.map_or(&rights.live.overflow, |place| shared.table.counter(place));
             let key = if place.is_some() { key } else { Key::OVERFLOW };
@@ -147,7 +152,7 @@ impl Limiter {
         shared.table.enter(
             Tenant { key, limit: rights.id },
             |counter| self.is_dead(counter, wall),
-            start,
+            || rights.beginning(latest()),
             |place| known(Some(place)),
             || known(None),
         )
@@ -155,7 +160,7 @@ impl Limiter {
 
     /// Whether an entry counts nothing of a live slot. A limit that is not known here may be newer than this limiter.
     pub(crate) fn is_dead(&self, counter: &Counter, wall: WallTime) -> bool {
-        self.rights(counter.limit()).is_some_and(|rights| counter.is_over(rights.terms.slot(wall)))
+        self.rights(counter.limit()).is_some_and(|rights| rights.terms.is_over(counter, wall))
     }
 
     /// Tells the state machine what moved.
@@ -177,7 +182,9 @@ impl Limiter {
     fn give_back(&self, rights: &Rights, charge: &Charge, units: u32) {
         let Some(ChargeReceipt { key, place, receipt }) = charge.receipt else { return };
         let counter = place.map_or(&rights.live.overflow, |place| self.shared.table.counter(place));
-        if (place.is_none() || counter.is_of(key)) && counter.give_back(receipt, units.into()) {
+        if (place.is_none() || counter.is_of(key))
+            && counter.give_back(rights.part_of(receipt, units, charge.cost), units.into())
+        {
             match place {
                 Some(place) => self.shared.table.note_move(place),
                 None => rights.live.note_overflow(&self.shared.overflowed),
@@ -187,19 +194,31 @@ impl Limiter {
 
     fn peek_one(&self, rights: &Rights, claim: &Claim, wall: WallTime) -> Peek {
         let slot = rights.terms.slot(wall);
-        let table = &self.shared.table;
+        let shared = &*self.shared;
         let unused = Counter::default();
-        let place = table.find(claim.key);
-        let counter = place.map_or(&unused, |place| table.counter(place));
+        let place = shared.table.find(claim.key);
+        let counter = place.map_or(&unused, |place| shared.table.counter(place));
         let site = Site { rights, counter, key: claim.key, place };
-        let view = view(&self.shared, site, counter.word(slot), slot);
-        let refusal = match check_slot(&self.shared, rights, slot) {
-            Err(_) => Some(DenyReason::Degraded),
-            Ok(()) => match rights.decide(view, claim.cost.into()) {
-                Err(Refusal::Deny(reason)) => Some(reason),
-                Ok(()) | Err(Refusal::Wait(..)) => None,
-            },
+        let (view, verdict) = match &rights.terms.kind {
+            Kind::Bucket(buckets) if shared.owns(claim.key) => {
+                let purse = purse(site, buckets, claim.cost, wall);
+                let refusal = match rights.closed(purse.view.mode) {
+                    true => Some(DenyReason::Closed),
+                    false => (!purse.fits()).then(|| purse.refusal(site, claim.cost).0),
+                };
+                (purse.view, refusal)
+            }
+            _ => {
+                let carried = peek_carried(shared, site, slot).weighed(rights, slot, wall);
+                let view = view(shared, site, counter.word(slot), slot, carried);
+                let refusal = match rights.decide(view, claim.cost.into()) {
+                    Err(Refusal::Deny(reason)) => Some(reason),
+                    Ok(()) | Err(Refusal::Wait(..)) => None,
+                };
+                (view, refusal)
+            }
         };
+        let refusal = if check_slot(shared, rights, slot).is_err() { Some(DenyReason::Degraded) } else { verdict };
         Peek {
             limit: rights.id,
             name: rights.name.clone(),
@@ -210,7 +229,7 @@ impl Limiter {
             others: view.others,
             remaining: if refusal.is_some() { 0 } else { rights.remaining(view) },
             mode: view.mode,
-            resets_in: rights.terms.end(slot).since(wall),
+            resets_in: rights.terms.left(slot, wall),
             refusal,
         }
     }

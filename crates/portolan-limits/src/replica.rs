@@ -368,7 +368,7 @@ impl Limits {
             Some(rights) => {
                 let current = rights.terms.slot(wall);
                 counter.retire_published(current);
-                counter.is_over(current)
+                rights.terms.is_over(counter, wall)
             }
             None => true,
         };

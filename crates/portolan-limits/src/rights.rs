@@ -8,8 +8,9 @@ use portolan_config::{LimitId, OnPartition};
 use portolan_model::{Name, WallTime};
 
 use crate::{
-    counter::{Allowance, Counter},
-    definition::{Definition, Terms},
+    bucket::{Bucket, Level, to_fractions},
+    counter::{Allowance, Aux, Counter, Receipt, Start},
+    definition::{Definition, Kind, Terms, open_share},
     horizon::Barrier,
     key::Key,
     peers::Mode,
@@ -36,6 +37,8 @@ pub(crate) struct Rights {
     /// before may have spent them.
     pub open_from: u64,
     unmarked_from: u64,
+    /// Until then the process before may have spent.
+    drained_at: WallTime,
 }
 
 /// The moving parts of a limit, shared by all its generations.
@@ -60,6 +63,8 @@ pub(crate) struct View {
     pub others: u64,
     pub rights: Allowance,
     pub mode: Mode,
+    /// What of the slot before still counts, in a sliding window.
+    pub carried: u64,
 }
 
 /// Why units may not be spent.
@@ -83,6 +88,7 @@ impl Rights {
             live,
             open_from: barrier.first_open(&terms),
             unmarked_from: barrier.first_untouched(&terms),
+            drained_at: barrier.last_spent(),
             terms,
         }
     }
@@ -134,13 +140,39 @@ impl Rights {
             return Allowance { amount: 0, pending: Some(WaitReason::Owner) };
         }
         let mode = self.live.mode();
+        if matches!(self.terms.kind, Kind::Bucket(_)) {
+            // The slots of a bucket hold what was borrowed.
+            return Allowance { amount: 0, pending: self.borrowing(mode) };
+        }
         let cap = self.cap(mode, slot, counter.others(slot));
         let unmarked = self.unmarked(slot);
         if self.terms.marked() && unmarked < cap {
             return Allowance { amount: unmarked, pending: Some(WaitReason::Mark) };
         }
-        let borrows = !self.borrow_wait.is_zero() && mode != Mode::Degraded;
-        Allowance { amount: cap, pending: borrows.then_some(WaitReason::Borrow) }
+        Allowance { amount: cap, pending: self.borrowing(mode) }
+    }
+
+    /// What a request that finds the rights used up may wait for.
+    pub fn borrowing(&self, mode: Mode) -> Option<WaitReason> {
+        (!self.borrow_wait.is_zero() && mode != Mode::Degraded).then_some(WaitReason::Borrow)
+    }
+
+    /// What a sliding window takes of a slot as spent where nothing is counted of it.
+    pub fn carried_unseen(&self, slot: u64) -> u64 {
+        match slot {
+            _ if slot >= self.unmarked_from => 0,
+            _ if self.terms.marked() => self.unmarked(slot),
+            _ => self.terms.base(slot),
+        }
+    }
+
+    /// The level of a bucket that was never asked: full, but for what the process before may have taken.
+    pub fn first_level(&self, bucket: &Bucket, wall: WallTime) -> Level {
+        let until = to_fractions(self.drained_at.since(wall));
+        let since = to_fractions(wall.since(self.drained_at));
+        let drained = self.drained_at > WallTime::default();
+        let debt = if drained { (bucket.burst(0) + until).saturating_sub(since) } else { 0 };
+        Level::new(0, wall, debt)
     }
 
     /// What any key may spend in `slot` on the marks that are durable for all keys.
@@ -153,22 +185,49 @@ impl Rights {
         if slot < self.unmarked_from { self.unmarked(slot) } else { 0 }
     }
 
+    /// What an entry begins with that is made at `wall`.
+    pub fn beginning(&self, wall: WallTime) -> Start {
+        self.beginning_in(self.terms.slot(wall), wall)
+    }
+
+    /// What an entry begins with in `slot`. A key that was charged to the overflow counter there may not start afresh.
+    pub fn beginning_in(&self, slot: u64, wall: WallTime) -> Start {
+        let overflow = &self.live.overflow;
+        let used = [slot, slot + 1].map(|slot| overflow.used(slot).max(self.start(slot)));
+        let aux = match &self.terms.kind {
+            Kind::Fixed | Kind::Concurrency => Aux::None,
+            Kind::Sliding => {
+                let before = slot.wrapping_sub(1);
+                Aux::Carried(overflow.used(before).max(self.carried_unseen(before)))
+            }
+            Kind::Bucket(buckets) => {
+                let shared = overflow.level();
+                let fresh = || self.first_level(&self.terms.bucket(buckets, slot, false), wall);
+                Aux::Level(if shared.was_asked() { shared } else { fresh() })
+            }
+        };
+        Start { slot, used, aux }
+    }
+
+    /// The part of a charge that `units` of it were.
+    pub fn part_of(&self, receipt: Receipt, units: u32, cost: u32) -> Receipt {
+        let part = |time: u64| (u128::from(time) * u128::from(units) / u128::from(cost.max(1))) as u64;
+        Receipt { time: receipt.time.map(part), ..receipt }
+    }
+
     /// The most this region may spend of a slot in `mode` on its own account.
     pub fn cap(&self, mode: Mode, slot: u64, others: u64) -> u64 {
         let base = self.terms.base(slot);
         match self.on_partition {
-            OnPartition::Open { cap: None } if mode == Mode::Degraded => self.terms.quota.saturating_sub(others),
-            // Together the regions of a side come to so many times the sum of their shares.
-            OnPartition::Open { cap: Some(cap) } if mode == Mode::Degraded => {
-                cap.of(base).min(self.terms.quota).max(base)
-            }
-            _ => base,
+            _ if mode != Mode::Degraded => base,
+            OnPartition::Open { cap: None } => self.terms.quota.saturating_sub(others),
+            other => open_share(other, self.terms.quota, base),
         }
     }
 
     /// A durable mark says what may be on disk, not what the merged view leaves.
     fn within_view(&self, published: Allowance, counter: &Counter, slot: u64) -> Allowance {
-        let opened = matches!(self.on_partition, OnPartition::Open { .. }) && self.terms.marked();
+        let opened = self.is_open() && self.terms.marked();
         match self.live.mode() {
             mode @ Mode::Degraded if opened => {
                 let most = self.cap(mode, slot, counter.others(slot));
@@ -178,7 +237,13 @@ impl Rights {
         }
     }
 
-    fn closed(&self, mode: Mode) -> bool {
+    /// Whether more than the own share is admitted while a region is not heard.
+    pub fn is_open(&self) -> bool {
+        matches!(self.on_partition, OnPartition::Open { .. })
+    }
+
+    /// Whether nothing at all is admitted.
+    pub fn closed(&self, mode: Mode) -> bool {
         match self.on_partition {
             OnPartition::Closed => mode != Mode::Healthy,
             OnPartition::ClosedMinority => mode == Mode::Degraded && self.live.minority(),
@@ -194,7 +259,7 @@ impl Rights {
             quota: self.terms.quota,
             window: self.terms.window,
             remaining: self.remaining(view),
-            resets_in: self.terms.end(view.slot).since(wall),
+            resets_in: self.terms.left(view.slot, wall),
             expose_slot: self.expose_slot,
             cost,
             shadow_refused: false,
@@ -211,7 +276,7 @@ impl Rights {
             quota: denial.quota,
             window: denial.window,
             remaining: 0,
-            resets_in: self.terms.end(denial.slot).since(wall),
+            resets_in: self.terms.left(denial.slot, wall),
             expose_slot: self.expose_slot,
             cost: 0,
             shadow_refused: true,
@@ -333,7 +398,8 @@ mod tests {
         let check = |on_partition, mode, used, others, expected: Result<(), DenyReason>| {
             let rights = rights(on_partition);
             let amount = rights.cap(mode, 1, others);
-            let view = View { slot: 1, used, others, rights: Allowance { amount, pending: None }, mode };
+            let rights_of = Allowance { amount, pending: None };
+            let view = View { slot: 1, used, others, rights: rights_of, mode, carried: 0 };
             let expected = expected.map_err(Refusal::Deny);
             assert_eq!(rights.decide(view, 1), expected, "{on_partition:?} {mode:?} {used} {others}");
         };
@@ -358,7 +424,7 @@ mod tests {
         let check = |pending, used, others, cost, expected| {
             let rights = rights(OnPartition::Static);
             let amount = Allowance { amount: 5, pending: Some(pending) };
-            let view = View { slot: 1, used, others, rights: amount, mode: Mode::Healthy };
+            let view = View { slot: 1, used, others, rights: amount, mode: Mode::Healthy, carried: 0 };
             assert_eq!(rights.decide(view, cost), expected);
         };
         let exhausted = DenyReason::Exhausted;

@@ -1,13 +1,18 @@
 //! Charges one counter, or says why not. Reads the words that the decision needs, decides, and moves the word of the slot
 //! by one compare-and-swap; more only when other threads charge the same counter at the same instant.
 
+use std::time::Duration;
+
 use portolan_model::WallTime;
 
 use crate::{
     counter::{Counter, Receipt},
+    definition::Kind,
+    drip,
     key::Key,
     rights::{Refusal, Rights, View},
     shared::Shared,
+    slide::{self, carry},
     table::Place,
     verdict::{Admission, Charge, ChargeReceipt, Denial, DenyReason, WaitReason},
     word::{Age, Word},
@@ -26,12 +31,12 @@ pub(crate) struct Site<'a> {
 /// Units charged, which can still be given back.
 #[derive(Debug)]
 pub(crate) struct Held<'a> {
-    site: Site<'a>,
-    receipt: Receipt,
+    pub site: Site<'a>,
+    pub receipt: Receipt,
     /// After the charge.
-    view: View,
-    cost: u32,
-    wall: WallTime,
+    pub view: View,
+    pub cost: u32,
+    pub wall: WallTime,
 }
 
 /// Units not charged.
@@ -41,7 +46,7 @@ pub(crate) enum Turned<'a> {
         rights: &'a Rights,
         slot: u64,
         reason: DenyReason,
-        retry_at: WallTime,
+        retry_after: Duration,
         /// What may come before that.
         wait: Option<WaitReason>,
         wall: WallTime,
@@ -50,8 +55,16 @@ pub(crate) enum Turned<'a> {
     KeyChanged,
 }
 
-/// Charges `cost` units in the slot of `wall`, or in a later one that has begun meanwhile.
-pub(crate) fn spend<'a>(
+/// Charges `cost` units at `wall`, or in a later slot that has begun meanwhile.
+pub(crate) fn spend<'a>(shared: &Shared, site: Site<'a>, cost: u32, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
+    match &site.rights.terms.kind {
+        Kind::Bucket(buckets) if shared.owns(site.key) => drip::spend(shared, site, buckets, cost, wall),
+        _ => spend_slot(shared, site, cost, wall),
+    }
+}
+
+/// Charges the word of a slot.
+pub(crate) fn spend_slot<'a>(
     shared: &Shared,
     site: Site<'a>,
     cost: u32,
@@ -61,24 +74,27 @@ pub(crate) fn spend<'a>(
     loop {
         let slot = rights.terms.slot(wall);
         let word = counter.word(slot);
-        if word.is_changing_key() || (site.place.is_some() && !counter.is_of(site.key)) {
+        if word.is_changing_key() || !site.is_sound() {
             return Err(Turned::KeyChanged);
         }
-        let refused = |reason, retry_at, wait| Err(Turned::Refused { rights, slot, reason, retry_at, wait, wall });
+        let refused =
+            |reason, retry_after, wait| Err(Turned::Refused { rights, slot, reason, retry_after, wait, wall });
         if let Err((retry_at, wait)) = check_slot(shared, rights, slot) {
-            return refused(DenyReason::Degraded, retry_at, wait);
+            return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         let age = word.age(slot);
-        if age == Age::Ahead {
+        let over = age == Age::Ahead || (age == Age::Same && word.is_sealed());
+        let carried = if over { None } else { carry(shared, site, slot) };
+        let Some(carried) = carried else {
             // Another thread read a later clock and began the next slot while this one was held up.
             let latest = shared.latest();
             if rights.terms.slot(latest) == slot {
-                return refused(DenyReason::Degraded, rights.terms.end(slot), None);
+                return refused(DenyReason::Degraded, rights.terms.left(slot, wall), None);
             }
             wall = latest;
             continue;
-        }
-        let view = view(shared, site, word, slot);
+        };
+        let view = view(shared, site, word, slot, carried.weighed(rights, slot, wall));
         match rights.decide(view, cost.into()) {
             Ok(()) => {
                 let used = view.used + u64::from(cost);
@@ -88,13 +104,13 @@ pub(crate) fn spend<'a>(
             }
             Err(Refusal::Deny(reason)) => {
                 counter.refuse(cost);
-                return refused(reason, rights.terms.end(slot), None);
+                return refused(reason, carried.retry_after(site, view, cost, wall), None);
             }
             Err(Refusal::Wait(wait, reason)) => {
                 // The state machine reads from the word which slot is wanted.
                 if age == Age::Same || counter.advance(word, slot, view.used).is_some() {
                     counter.refuse(cost);
-                    return refused(reason, rights.terms.end(slot), Some(wait));
+                    return refused(reason, rights.terms.left(slot, wall), Some(wait));
                 }
             }
         }
@@ -114,12 +130,28 @@ pub(crate) fn check_slot(shared: &Shared, rights: &Rights, slot: u64) -> Result<
     }
 }
 
-/// Everything the decision about a counter reads.
-pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64) -> View {
+/// Everything the decision about a slot's word reads.
+pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64, carried: u64) -> View {
     let Site { rights, counter, key, .. } = site;
     let used = if word.age(slot) == Age::Same { word.amount() } else { rights.start(slot) };
-    let allowance = rights.allowance(shared, counter, key, slot);
-    View { slot, used, others: counter.others(slot), rights: allowance, mode: rights.live.mode() }
+    let own = rights.allowance(shared, counter, key, slot);
+    // At another node than the owner there stands how much may be used before more is asked for.
+    let others = if own.pending == Some(WaitReason::Owner) { 0 } else { counter.others(slot) };
+    let mode = rights.live.mode();
+    let view = View { slot, used, others, rights: own, mode, carried };
+    if site.slides(shared) { slide::within_window(rights, counter, view) } else { view }
+}
+
+impl Site<'_> {
+    /// Whether the entry is the key's. Ask after reading what is to be moved.
+    pub fn is_sound(&self) -> bool {
+        self.place.is_none() || self.counter.is_of(self.key)
+    }
+
+    /// Whether what was spent in the slot before counts.
+    pub fn slides(&self, shared: &Shared) -> bool {
+        self.rights.terms.kind == Kind::Sliding && shared.owns(self.key)
+    }
 }
 
 impl Held<'_> {
@@ -137,7 +169,7 @@ impl Held<'_> {
         let View { slot, used, rights: allowance, .. } = self.view;
         let low = match allowance.pending {
             Some(WaitReason::Mark) => allowance.amount.saturating_sub(self.site.rights.terms.chunk / 2),
-            Some(WaitReason::Owner) => self.site.counter.low_water(slot),
+            Some(WaitReason::Owner) => self.site.counter.others(slot),
             Some(WaitReason::Borrow) | None => return false,
         };
         used >= low && used - u64::from(self.cost) < low
@@ -170,8 +202,8 @@ impl Turned<'_> {
 
     fn denial(&self) -> Option<Denial> {
         match self {
-            Self::Refused { rights, slot, reason, retry_at, wall, .. } => {
-                Some(rights.denial(*slot, *reason, retry_at.since(*wall)))
+            Self::Refused { rights, slot, reason, retry_after, .. } => {
+                Some(rights.denial(*slot, *reason, *retry_after))
             }
             Self::KeyChanged => None,
         }
@@ -187,7 +219,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        Definition, Key, Recovery, definition::Terms, horizon::Barrier, peers::Mode, rights::Live, table::Tenant,
+        Definition, Key, Recovery,
+        counter::{Aux, Start},
+        definition::Terms,
+        horizon::Barrier,
+        peers::Mode,
+        rights::Live,
+        table::Tenant,
     };
 
     fn at(slot: u64) -> WallTime {
@@ -213,7 +251,7 @@ mod tests {
         let enter = |key, slot| {
             let tenant = Tenant { key, limit: LimitId(1) };
             let is_dead = |counter: &Counter| counter.is_over(slot);
-            shared.table.enter(tenant, is_dead, || (slot, [0; 2]), Some, || None)
+            shared.table.enter(tenant, is_dead, || Start { slot, used: [0; 2], aux: Aux::None }, Some, || None)
         };
         let key = |n: u64| Key::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let old = key(1);

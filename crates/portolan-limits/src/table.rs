@@ -12,7 +12,7 @@ use std::sync::PoisonError;
 use portolan_config::LimitId;
 
 use crate::{
-    counter::Counter,
+    counter::{Counter, Start},
     key::Key,
     sync::{
         AtomicU64, Mutex,
@@ -98,14 +98,14 @@ impl Table {
         &self.entries[place.0 as usize]
     }
 
-    /// Runs `found` on the key's entry, made with `start` (a slot, what is used of it and of the next) if there was none, or `full` when there is no
+    /// Runs `found` on the key's entry, made with `start` if there was none, or `full` when there is no
     /// room for it; both while no other thread can make or unmake an entry for this key. An entry that `is_dead` may be
     /// given to the key.
     pub fn enter<R>(
         &self,
         tenant: Tenant,
         is_dead: impl Fn(&Counter) -> bool,
-        start: impl FnOnce() -> (u64, [u64; 2]),
+        start: impl FnOnce() -> Start,
         found: impl FnOnce(Place) -> R,
         full: impl FnOnce() -> R,
     ) -> R {
@@ -115,8 +115,7 @@ impl Table {
         }
         match self.make_room(tenant.key, is_dead) {
             Some(place) => {
-                let (slot, used) = start();
-                self.counter(place).settle(tenant.key, tenant.limit, slot, used);
+                self.counter(place).settle(tenant.key, tenant.limit, start());
                 self.set_print(place, print(tenant.key));
                 found(place)
             }
@@ -163,8 +162,8 @@ impl Table {
             let _guard = self.lock_partition(bucket / (self.buckets() / self.partitions.len()));
             for place in places(bucket) {
                 let counter = self.counter(place);
-                let words = counter.words();
-                if counter.key().is_some() && is_dead(counter) && counter.begin_key_change(words) {
+                let (words, level) = (counter.words(), counter.level());
+                if counter.key().is_some() && is_dead(counter) && counter.begin_key_change(words, level) {
                     counter.free();
                     self.set_print(place, 0);
                 }
@@ -197,8 +196,8 @@ impl Table {
         candidates().find(is_free).or_else(|| {
             candidates().find(|&place| {
                 let counter = self.counter(place);
-                let words = counter.words();
-                is_dead(counter) && counter.begin_key_change(words)
+                let (words, level) = (counter.words(), counter.level());
+                is_dead(counter) && counter.begin_key_change(words, level)
             })
         })
     }
@@ -269,6 +268,7 @@ const READ_ATTEMPTS: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counter::Aux;
 
     fn key(key: u64) -> Key {
         Key::from_bits(key.wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -276,7 +276,13 @@ mod tests {
 
     fn enter(table: &Table, number: u64, slot: u64) -> Option<Place> {
         let tenant = Tenant { key: key(number), limit: LimitId(1) };
-        table.enter(tenant, |counter| counter.is_over(slot), || (slot, [0; 2]), Some, || None)
+        table.enter(
+            tenant,
+            |counter| counter.is_over(slot),
+            || Start { slot, used: [0; 2], aux: Aux::None },
+            Some,
+            || None,
+        )
     }
 
     #[test]

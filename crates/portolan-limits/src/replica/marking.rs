@@ -4,7 +4,7 @@ use portolan_model::{Now, WallTime};
 
 use super::{Event, Limits};
 use crate::{
-    counter::{Allowance, Counter},
+    counter::{Allowance, Counter, Start},
     key::Key,
     marks::{MAX_MARKS, Mark, MarkSequence, MarkWrite},
     rights::Rights,
@@ -74,7 +74,10 @@ impl Limits {
                 key => {
                     let tenant = Tenant { key, limit: mark.limit };
                     let table = &self.shared.table;
-                    let start = || (mark.slot, [mark.spent, rights.start(mark.slot + 1)]);
+                    let start = || Start {
+                        used: [mark.spent, rights.start(mark.slot + 1)],
+                        ..rights.beginning_in(mark.slot, wall)
+                    };
                     let is_dead = |counter: &Counter| self.limiter.is_dead(counter, wall);
                     let found = |place| raise(table.counter(place));
                     // Without room the key will share the overflow counter, which then may not start below the mark.

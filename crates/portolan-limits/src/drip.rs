@@ -1,0 +1,113 @@
+//! Charges a token bucket where its key is owned. Tokens that were borrowed are slot rights of a second, and are asked for
+//! when the bucket is empty.
+
+use std::time::Duration;
+
+use portolan_model::WallTime;
+
+use crate::{
+    bucket::{Level, to_duration},
+    counter::{Allowance, Receipt},
+    definition::Buckets,
+    peers::Mode,
+    rights::View,
+    shared::Shared,
+    spend::{Held, Site, Turned, check_slot, spend_slot},
+    verdict::{DenyReason, WaitReason},
+};
+
+/// What a bucket holds at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Purse {
+    /// As found.
+    pub seen: Level,
+    /// In the bucket's time.
+    pub debt: u64,
+    pub burst: u64,
+    /// What the cost takes.
+    pub time: u64,
+    pub view: View,
+}
+
+/// Charges the bucket, or what was borrowed for the present second.
+pub(crate) fn spend<'a>(
+    shared: &Shared,
+    site: Site<'a>,
+    buckets: &Buckets,
+    cost: u32,
+    wall: WallTime,
+) -> Result<Held<'a>, Turned<'a>> {
+    let Site { rights, counter, .. } = site;
+    let slot = rights.terms.slot(wall);
+    loop {
+        let purse = purse(site, buckets, cost, wall);
+        if purse.seen == Level::CHANGING_KEY || counter.word(slot).is_changing_key() || !site.is_sound() {
+            return Err(Turned::KeyChanged);
+        }
+        let refused =
+            |reason, retry_after, wait| Err(Turned::Refused { rights, slot, reason, retry_after, wait, wall });
+        if rights.closed(purse.view.mode) {
+            counter.refuse(cost);
+            return refused(DenyReason::Closed, rights.terms.left(slot, wall), None);
+        }
+        if let Err((retry_at, wait)) = check_slot(shared, rights, slot) {
+            return refused(DenyReason::Degraded, retry_at.since(wall), wait);
+        }
+        if purse.fits() {
+            let reuse = if site.place.is_some() { purse.seen.reuse() } else { 0 };
+            if counter.advance_level(purse.seen, Level::new(reuse, wall, purse.debt + purse.time)) {
+                let receipt = Receipt { slot, reuse, time: Some(purse.time) };
+                let view = View { used: purse.view.used + u64::from(cost), ..purse.view };
+                return Ok(Held { site, receipt, view, cost, wall });
+            }
+            continue;
+        }
+        if counter.rights(slot).is_some_and(|borrowed| borrowed.amount > counter.used(slot)) {
+            return spend_slot(shared, site, cost, wall);
+        }
+        counter.refuse(cost);
+        let (reason, wait) = purse.refusal(site, cost);
+        return refused(reason, purse.retry_after(), wait);
+    }
+}
+
+/// Reads the bucket. Its view counts tokens: what is there of the burst, and what is gone.
+pub(crate) fn purse(site: Site<'_>, buckets: &Buckets, cost: u32, wall: WallTime) -> Purse {
+    let Site { rights, counter, .. } = site;
+    let slot = rights.terms.slot(wall);
+    let mode = rights.live.mode();
+    let bucket = rights.terms.bucket(buckets, slot, mode == Mode::Degraded && rights.is_open());
+    let seen = counter.level();
+    let level = if seen.was_asked() { seen } else { rights.first_level(&bucket, wall) };
+    let (debt, burst) = (level.debt(wall), bucket.burst(counter.others(0)));
+    let (whole, left) = (bucket.tokens(burst), bucket.tokens(burst.saturating_sub(debt)));
+    let view = View {
+        slot,
+        used: whole - left,
+        others: 0,
+        rights: Allowance { amount: whole, pending: None },
+        mode,
+        carried: 0,
+    };
+    Purse { seen, debt, burst, time: bucket.time_of(cost.into()), view }
+}
+
+impl Purse {
+    /// Whether the tokens are there.
+    pub fn fits(&self) -> bool {
+        self.debt.saturating_add(self.time) <= self.burst
+    }
+
+    /// Why they may not be taken, and what to wait for.
+    pub fn refusal(&self, site: Site<'_>, cost: u32) -> (DenyReason, Option<WaitReason>) {
+        let never = u64::from(cost) > site.rights.terms.burst;
+        let degraded = self.view.mode == Mode::Degraded && !never;
+        let reason = if degraded { DenyReason::Degraded } else { DenyReason::Exhausted };
+        (reason, site.rights.borrowing(self.view.mode).filter(|_| !never))
+    }
+
+    /// When they are there, if nothing else is taken.
+    pub fn retry_after(&self) -> Duration {
+        to_duration(self.debt.saturating_add(self.time).saturating_sub(self.burst))
+    }
+}
