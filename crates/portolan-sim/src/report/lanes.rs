@@ -63,13 +63,13 @@ fn happened(outcome: &Outcome, end: u64) -> Group {
     spans.extend(outcome.violations.iter().map(broken));
     let mut lanes = vec![Lane {
         title: "Faults and orders".to_owned(),
-        unit: "what the scenario does".to_owned(),
+        unit: "by the scenario".to_owned(),
         top: None,
         drawing: Drawing::Spans(spans),
     }];
     lanes.push(Lane {
         title: "Policy in force".to_owned(),
-        unit: "weakest mode of the region's limits".to_owned(),
+        unit: "weakest mode".to_owned(),
         top: None,
         drawing: Drawing::Spans(states(series, |region| &region.mode, mode)),
     });
@@ -324,7 +324,7 @@ fn knowledge(series: &Series) -> Option<Group> {
     one_scale(&mut lanes);
     lanes.push(Lane {
         title: "DNS".to_owned(),
-        unit: "regions that clients are not sent to".to_owned(),
+        unit: "not sent to".to_owned(),
         top: None,
         drawing: Drawing::Spans(states(
             series,
@@ -373,7 +373,7 @@ fn control(series: &Series, end: u64) -> Group {
     let lanes = vec![
         Lane {
             title: "Leader".to_owned(),
-            unit: "node that leads Raft".to_owned(),
+            unit: "of Raft".to_owned(),
             top: None,
             drawing: Drawing::Spans(runs(&series.leader).into_iter().map(leader).collect()),
         },

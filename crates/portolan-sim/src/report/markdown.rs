@@ -85,7 +85,7 @@ fn section(text: &mut String, report: &Report) {
 }
 
 /// Text with nothing in it that Markdown or HTML would take for its own.
-fn plain(value: &str) -> String {
+pub fn plain(value: &str) -> String {
     let mut escaped = String::new();
     for character in value.chars() {
         match character {
@@ -106,7 +106,7 @@ fn plain(value: &str) -> String {
 }
 
 /// A value as code. Backticks and line breaks in it would end it.
-fn code(value: &str) -> String {
+pub fn code(value: &str) -> String {
     format!("`{}`", value.replace(['`', '\n', '\r'], " ").replace('|', "\\|"))
 }
 

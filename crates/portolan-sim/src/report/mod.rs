@@ -2,6 +2,7 @@
 //! figures, then how to see it again. Decides nothing: verdicts and figures are the outcomes' own.
 
 mod advice;
+mod diff;
 mod figure;
 #[cfg(test)]
 mod fixture;
@@ -24,6 +25,8 @@ use crate::{
     outcome::{Outcome, Verdict},
     series::Series,
 };
+
+pub use diff::{Change, Difference, ScenarioDifference, Trend};
 
 /// Runs of one scenario that are told with everything they recorded: the worst ones. The others keep their figures.
 pub const MAX_TOLD: usize = 3;

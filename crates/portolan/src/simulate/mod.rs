@@ -8,13 +8,17 @@ mod gather;
 mod pool;
 mod progress;
 
-use std::{fs, process::ExitCode};
+use std::{
+    fs,
+    io::{BufWriter, Write},
+    process::ExitCode,
+};
 
-use anyhow::{Context, Result};
-use portolan_sim::Rehearsal;
+use anyhow::{Context, Result, bail};
+use portolan_sim::{Difference, Outcome, Rehearsal, Report, Runs};
 
 pub use self::arguments::Simulate;
-use self::arguments::{Order, Rehearse, Scenarios, Setting};
+use self::arguments::{Diff, One, Order, Rehearse, Scenarios, Setting};
 use crate::{cli, output::Format};
 
 /// A scenario that cannot be run, whatever the reason.
@@ -24,8 +28,10 @@ const BAD_SCENARIO: u8 = 3;
 pub fn run(global: &cli::Global, arguments: &Simulate) -> ExitCode {
     let code = match &arguments.order {
         None => rehearse(global.output, &arguments.rehearse),
+        Some(Order::Replay(arguments)) => replay(arguments),
+        Some(Order::Shrink(arguments)) => shrink(arguments),
+        Some(Order::Diff(arguments)) => diff(global.output, arguments),
         Some(Order::Scenarios(arguments)) => write_scenarios(arguments).map(|()| 0),
-        Some(_) => Ok(BAD_SCENARIO),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("portolan: {error:#}");
@@ -56,7 +62,7 @@ fn rehearse(output: Format, arguments: &Rehearse) -> Result<u8> {
 fn print(output: Format, rehearsal: &Rehearsal) {
     match output {
         Format::Text => {
-            let texts: Vec<String> = rehearsal.scenarios.iter().map(portolan_sim::Report::to_text).collect();
+            let texts: Vec<String> = rehearsal.scenarios.iter().map(Report::to_text).collect();
             print!("{}", texts.join("\n"));
         }
         Format::Json => println!("{}", rehearsal.to_json()),
@@ -71,6 +77,77 @@ fn replay_arguments(setting: &Setting) -> String {
     let usual = setting.regions.as_os_str() == "regions";
     let regions = (!usual).then(|| format!("--regions {}", setting.regions.display()));
     config.into_iter().chain(regions).collect::<Vec<_>>().join(" ")
+}
+
+/// `simulate replay`: the trace on standard output, the verdict on standard error.
+fn replay(arguments: &One) -> Result<u8> {
+    let one = gather::scenario(&arguments.file, &arguments.setting)?;
+    let seed = arguments.seed.unwrap_or(one.scenario.seed);
+    let mut out = BufWriter::new(std::io::stdout());
+    let mut broken = false;
+    let outcome = portolan_sim::replay(&one.scenario, &one.sources, seed, &mut |line| {
+        // Whoever reads may have seen enough: `… | head`.
+        broken = broken || writeln!(out, "{line}").is_err();
+    });
+    let flushed = broken || out.flush().is_err();
+    drop((out, flushed));
+    let code = outcome.verdict.exit_code();
+    eprint!("{}", report_of(&one, &arguments.setting, outcome).to_text());
+    Ok(code)
+}
+
+/// `simulate shrink`: what is left as a scenario file on standard output, how it fails on standard error.
+fn shrink(arguments: &One) -> Result<u8> {
+    let one = gather::scenario(&arguments.file, &arguments.setting)?;
+    let seed = arguments.seed.unwrap_or(one.scenario.seed);
+    let shrunk = portolan_sim::shrink(&one.scenario, &one.sources, seed, &mut |told| eprintln!("{told}"));
+    let Some(shrunk) = shrunk else {
+        bail!("seed {seed} of {} does not fail: there is nothing to cut down", one.file);
+    };
+    eprintln!("{} runs; what is left fails so:", shrunk.runs);
+    let code = shrunk.outcome.verdict.exit_code();
+    print!("{}", shrunk.scenario.render());
+    eprint!("{}", report_of(&one, &arguments.setting, shrunk.outcome).to_text());
+    Ok(code)
+}
+
+fn report_of(one: &gather::Prepared, setting: &Setting, outcome: Outcome) -> Report {
+    let mut runs = Runs::default();
+    runs.add(outcome);
+    Report::new(&one.file, &one.scenario.title, &replay_arguments(setting), runs).with_terms(&one.sources)
+}
+
+/// `simulate diff`
+fn diff(output: Format, arguments: &Diff) -> Result<u8> {
+    let [before, after] = arguments.config.as_slice() else {
+        bail!("a comparison takes two documents: --config before.yaml --config after.yaml");
+    };
+    let setting = |config| Setting { config: Some(config), regions: arguments.regions.clone() };
+    let (before, after) = (setting(before.clone()), setting(after.clone()));
+    // Built-in scenarios carry the load that the first document asks for, so that both meet the same.
+    let (prepared, errors) = gather::scenarios(&arguments.files, &before);
+    let changed: Vec<_> = prepared.iter().map(|one| gather::again(one, &after)).collect();
+    let (changed, more): (Vec<_>, Vec<_>) = changed.into_iter().partition(Result::is_ok);
+    let errors: Vec<_> = errors.into_iter().chain(more.into_iter().filter_map(Result::err)).collect();
+    for error in &errors {
+        eprintln!("portolan: {error:#}");
+    }
+    if !errors.is_empty() || prepared.is_empty() {
+        return Ok(BAD_SCENARIO);
+    }
+    let changed: Vec<_> = changed.into_iter().flatten().collect();
+    let rehearse = |prepared: &[gather::Prepared], setting: &Setting| {
+        let reports = pool::run(prepared, &arguments.seeds, &replay_arguments(setting));
+        Rehearsal::new(setting.config.as_ref().map(|path| path.display().to_string()), reports)
+    };
+    let difference = Difference::new(&rehearse(&prepared, &before), &rehearse(&changed, &after));
+    match output {
+        Format::Text => print!("{}", difference.to_text()),
+        Format::Json => println!("{}", difference.to_json()),
+        Format::Markdown => print!("{}", difference.to_markdown()),
+        Format::Junit => bail!("a comparison has no JUnit form; write --output text, json or markdown"),
+    }
+    Ok(difference.verdict.exit_code())
 }
 
 /// `simulate scenarios`
