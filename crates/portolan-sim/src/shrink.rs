@@ -1,5 +1,5 @@
 //! Cuts a failing scenario down to the least that still fails the same way: steps, loads, expectations and length are
-//! left out as long as the failure stays. Delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating
+//! left out as long as the failure stays; loads only where a rule broke, since an expectation is about them. Delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating
 //! Failure-Inducing Input", 2002).
 //!
 //! Never changes what is left: every step keeps its time.
@@ -60,7 +60,10 @@ pub fn shrink(scenario: &Scenario, sources: &Sources, seed: u64, told: &mut dyn 
             (search.best.scenario.steps.len(), search.best.scenario.clients.len(), search.best.scenario.length);
         search.shorten();
         search.cut("step", |scenario| &mut scenario.steps, told);
-        search.cut("load", |scenario| &mut scenario.clients, told);
+        // Without load a share of requests says nothing.
+        if matches!(search.failure, Failure::Broken(_)) {
+            search.cut("load", |scenario| &mut scenario.clients, told);
+        }
         let best = &search.best.scenario;
         if before == (best.steps.len(), best.clients.len(), best.length) || search.best.runs >= MAX_RUNS {
             break;
@@ -105,7 +108,8 @@ impl Search<'_> {
                 items.drain(at..end);
                 let left = items.len();
                 if self.keeps(smaller) {
-                    told(&format!("fails with {left} {what}s as well"));
+                    let plural = if left == 1 { "" } else { "s" };
+                    told(&format!("fails with {left} {what}{plural} as well"));
                 } else {
                     at += piece;
                 }

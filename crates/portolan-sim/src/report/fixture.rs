@@ -98,14 +98,14 @@ fn region(index: usize, names: &[&str]) -> RegionSeries {
         dns: (0..SECONDS)
             .map(|second| if index == 0 && second > 46 { DnsSeen::Draining } else { DnsSeen::Serving })
             .collect(),
-        view_age_ms: (0..names.len())
-            .map(|peer| {
-                let cut_off = |second| cut(second) && (index == 1) != (peer == 1);
-                column(&|second| match peer {
+        view_age_ms: (0..SECONDS)
+            .map(|second| {
+                let age = |peer: usize| match peer {
                     peer if peer == index => 0,
-                    _ if cut_off(second) => 100 + 1000 * (second - SECONDS / 3) as u64,
+                    peer if cut(second) && (index == 1) != (peer == 1) => 100 + 1000 * (second - SECONDS / 3) as u64,
                     _ => 90 + (second * 7 % 31) as u64,
-                })
+                };
+                (0..names.len()).map(age).collect()
             })
             .collect(),
     }

@@ -7,9 +7,10 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use portolan_sim::{Report, Runs, Verdict};
+use portolan_sim::{Options, Report, Runs, Verdict};
 
 use super::{arguments::Seeds, gather::Prepared, progress::Progress};
 
@@ -27,14 +28,21 @@ pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report>
         })
         .collect();
     let runs: Vec<Mutex<Runs>> = prepared.iter().map(|_| Mutex::default()).collect();
-    let (next, progress) = (AtomicUsize::new(0), Progress::start(work.len()));
+    let length = work.iter().map(|(index, _)| prepared[*index].scenario.length).sum();
+    let (next, progress) = (AtomicUsize::new(0), Progress::start(work.len(), length));
     let threads = seeds.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     std::thread::scope(|scope| {
         for _ in 0..threads.min(work.len()) {
             scope.spawn(|| {
                 while let Some((index, seed)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let one = &prepared[*index];
-                    let outcome = portolan_sim::run(&one.scenario, &one.sources, *seed);
+                    let mut before = Duration::ZERO;
+                    let mut tell = |passed: Duration| {
+                        progress.passed(passed.saturating_sub(before));
+                        before = passed;
+                    };
+                    let watched = Options { progress: Some(&mut tell), ..Options::default() };
+                    let outcome = portolan_sim::run_with(&one.scenario, &one.sources, *seed, watched);
                     progress.done(outcome.verdict == Verdict::Pass);
                     runs[*index].lock().unwrap_or_else(PoisonError::into_inner).add(outcome);
                 }

@@ -33,6 +33,8 @@ struct Shared {
 struct State {
     done: usize,
     failed: usize,
+    /// Virtual time that has passed in all runs.
+    passed: Duration,
     over: bool,
 }
 
@@ -43,13 +45,19 @@ impl Shared {
 }
 
 impl Progress {
-    /// Begins to tell of `total` runs.
-    pub fn start(total: usize) -> Self {
+    /// Begins to tell of `total` runs, which last `length` of virtual time together.
+    pub fn start(total: usize, length: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let told = Arc::clone(&shared);
-        let teller = std::thread::Builder::new().name("progress".to_owned()).spawn(move || tell(&told, total));
+        let teller = std::thread::Builder::new().name("progress".to_owned());
+        let teller = teller.spawn(move || tell(&told, total, length));
         // Without a thread there is no progress to read, and that is all.
         Self { shared, teller: teller.ok() }
+    }
+
+    /// So much more virtual time has passed in some run.
+    pub fn passed(&self, time: Duration) {
+        self.shared.state().passed += time;
     }
 
     /// A run is over.
@@ -71,7 +79,7 @@ impl Drop for Progress {
     }
 }
 
-fn tell(shared: &Shared, total: usize) {
+fn tell(shared: &Shared, total: usize, length: Duration) {
     let terminal = std::io::stderr().is_terminal();
     let period = if terminal { TERMINAL_PERIOD } else { LOG_PERIOD };
     let begun = Instant::now();
@@ -82,7 +90,8 @@ fn tell(shared: &Shared, total: usize) {
         let (woken, timeout) = shared.over.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
         state = woken;
         if timeout.timed_out() && !state.over {
-            let line = line(state.done, state.failed, total, begun.elapsed());
+            let share = state.passed.as_secs_f64() / length.as_secs_f64().max(f64::EPSILON);
+            let line = line(state.done, state.failed, total, share, begun.elapsed());
             let mut stderr = std::io::stderr().lock();
             // Nobody reads a progress line that cannot be written.
             let _ = if terminal {
@@ -98,11 +107,13 @@ fn tell(shared: &Shared, total: usize) {
     }
 }
 
-fn line(done: usize, failed: usize, total: usize, elapsed: Duration) -> String {
+fn line(done: usize, failed: usize, total: usize, share: f64, elapsed: Duration) -> String {
     let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-    let left = elapsed.as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
-    let left = if done == 0 { String::new() } else { format!(", about {} s left", left.ceil()) };
-    format!("{done} of {total} runs{failures}, {} s{left}", elapsed.as_secs())
+    let share = share.clamp(0.0, 1.0);
+    // A guess from a hundredth of the work would be read as more than it is.
+    let left = (share > 0.01).then(|| elapsed.as_secs_f64() * (1.0 - share) / share);
+    let left = left.map_or(String::new(), |left| format!(", about {} s left", left.ceil()));
+    format!("{:.0} %, {done} of {total} runs{failures}, {} s{left}", share * 100.0, elapsed.as_secs())
 }
 
 #[cfg(test)]
@@ -111,10 +122,11 @@ mod tests {
 
     #[test]
     fn a_line_says_what_is_done_and_what_is_left() {
-        let check =
-            |done, failed, expected: &str| assert_eq!(line(done, failed, 40, Duration::from_secs(20)), expected);
-        check(0, 0, "0 of 40 runs, 20 s");
-        check(10, 0, "10 of 40 runs, 20 s, about 60 s left");
-        check(40, 2, "40 of 40 runs, 2 failed, 20 s, about 0 s left");
+        let check = |done, failed, share, expected: &str| {
+            assert_eq!(line(done, failed, 40, share, Duration::from_secs(20)), expected);
+        };
+        check(0, 0, 0.0, "0 %, 0 of 40 runs, 20 s");
+        check(10, 0, 0.25, "25 %, 10 of 40 runs, 20 s, about 60 s left");
+        check(40, 2, 1.5, "100 %, 40 of 40 runs, 2 failed, 20 s, about 0 s left");
     }
 }

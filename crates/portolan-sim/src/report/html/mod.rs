@@ -166,8 +166,95 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_small() {
-        let page = rehearsal(2, &["ap-southeast", "eu-west", "us-east"]).to_html();
-        assert!(page.len() < MAX_PAGE);
+    fn a_page_of_ten_scenarios_is_small_and_asks_nothing_of_anybody() {
+        let page = rehearsal(10, &["ap-southeast", "eu-west", "us-east"]).to_html();
+        assert!(page.len() < MAX_PAGE, "{} bytes", page.len());
+        assert_eq!(page.matches("class=\"figure\"").count(), 10, "every scenario is drawn");
+        for reference in ["http:", "https:", "//cdn", "url(", "@import", "<link", "<img", "<iframe", " src=", "fetch("] {
+            assert!(!page.contains(reference), "the page refers to `{reference}`");
+        }
+    }
+
+    #[test]
+    fn a_page_that_would_be_too_large_shows_less_detail() {
+        let names: Vec<String> = (0..24).map(|index| format!("region-{index:02}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let page = rehearsal(10, &names).to_html();
+        assert!(page.len() < MAX_PAGE, "{} bytes", page.len());
+        assert_eq!(page.matches("class=\"figure\"").count(), 10, "every scenario is drawn all the same");
+    }
+
+    #[test]
+    fn a_page_is_well_formed() {
+        let page = rehearsal(1, &["eu-west", "us-east"]).to_html();
+        parse(&page);
+    }
+
+    #[test]
+    fn tables_hold_the_series() {
+        let names = ["eu-west", "us-east"];
+        let page = rehearsal(1, &names).to_html();
+        let outcome = fixture::outcome(1, &names);
+        let document = parse(&page);
+        let table = |caption: &str, nth: usize| {
+            let tables = document.descendants().filter(|node| node.has_tag_name("table"));
+            let mut named = tables.filter(|table| {
+                table.children().any(|node| node.has_tag_name("caption") && node.text() == Some(caption))
+            });
+            rows(named.nth(nth).unwrap_or_else(|| panic!("no table `{caption}`")))
+        };
+        let region = &outcome.series.regions[1];
+        let expected = (0..fixture::SECONDS).map(|second| {
+            let columns = [&region.forwarded, &region.limited, &region.unavailable, &region.unanswered];
+            let values = columns.map(|column| column[second].to_string());
+            [vec![second.to_string()], values.to_vec()].concat()
+        });
+        assert_eq!(table("us-east, requests/s", 0), expected.collect::<Vec<_>>());
+        let limit = &outcome.series.limits[0];
+        let expected = (0..fixture::SECONDS).map(|second| {
+            let slot = &limit.slots[second];
+            let admitted = slot.admitted.iter().map(u64::to_string);
+            [vec![second.to_string()], admitted.collect(), vec![slot.quota.to_string()]].concat()
+        });
+        assert_eq!(table("all regions, units per slot of 1 s", 0), expected.collect::<Vec<_>>());
+        let heard = table("eu-west hears, ms since last word", 0);
+        let age = |second: usize| outcome.series.regions[0].view_age_ms[second][1].to_string();
+        assert!((0..fixture::SECONDS).all(|second| heard[second] == [second.to_string(), age(second)]), "{heard:?}");
+    }
+
+    #[test]
+    fn text_of_files_stays_text() {
+        let hostile = "</style><script>alert(1)</script>&\"'";
+        let mut runs = Runs::default();
+        let mut outcome = fixture::outcome(1, &["eu-west", "us-east"]);
+        outcome.events[0].what = hostile.to_owned();
+        outcome.series.spans[0].what = hostile.to_owned();
+        outcome.series.limits[0].key = hostile.to_owned();
+        let detail = hostile.to_owned();
+        outcome.verdict = crate::Verdict::InvariantBroken;
+        outcome.violations.push(crate::Violation { at_ms: 5, invariant: crate::Invariant::LimitBound, detail });
+        runs.add(outcome);
+        let report = Report::new(hostile, hostile, hostile, runs);
+        let rehearsal = Rehearsal::new(Some(hostile.to_owned()), vec![report]);
+        let page = rehearsal.to_html();
+        assert!(!page.contains("<script>alert"), "markup of a file is markup of the page");
+        parse(&page);
+        let xml = rehearsal.to_junit();
+        parse(&xml);
+        assert!(!rehearsal.to_markdown().contains("<script>"));
+    }
+
+    fn rows(table: roxmltree::Node<'_, '_>) -> Vec<Vec<String>> {
+        let body = table.children().find(|node| node.has_tag_name("tbody")).expect("a table has a body");
+        let row = |row: roxmltree::Node<'_, '_>| {
+            let cells = row.children().map(|cell| cell.text().unwrap_or_default().to_owned());
+            cells.collect::<Vec<_>>()
+        };
+        body.children().filter(roxmltree::Node::is_element).map(row).collect()
+    }
+
+    fn parse(text: &str) -> roxmltree::Document<'_> {
+        let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+        roxmltree::Document::parse_with_options(text, options).expect("well-formed")
     }
 }
