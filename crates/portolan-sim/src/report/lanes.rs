@@ -7,12 +7,14 @@ use crate::{
     series::{self, LimitRegionSeries, LimitSeries, ModeSeen, RegionSeries, Series, SpanKind},
 };
 
-/// Regions that have lanes of their own in a group; the others are part of the total.
-const MAX_REGION_LANES: usize = 24;
+/// Peers that have curves of their own; of more, the one unheard longest is drawn.
+const MAX_PEERS: usize = 8;
 
-/// Builds the lanes of a run. Empty for a run that recorded nothing.
-pub fn figure(outcome: &Outcome) -> Figure {
+/// Builds the lanes of a run. Empty for a run that recorded nothing. Of the regions, `most` have lanes of their own: those
+/// whose clients fared worst; the others are part of the totals.
+pub fn figure(outcome: &Outcome, most: usize) -> Figure {
     let series = &outcome.series;
+    let shown = &worst_off(series, most);
     let faults = series.spans.iter().filter(|span| span.kind == SpanKind::Fault);
     let mut figure = Figure { step_ms: series.step_ms.max(1), steps: series.points, ..Figure::default() };
     if series.points == 0 {
@@ -20,14 +22,24 @@ pub fn figure(outcome: &Outcome) -> Figure {
     }
     let end = figure.end_ms();
     figure.bands = faults.map(|span| Band { from_ms: span.from_ms, to_ms: until(span, end) }).collect();
-    figure.groups.push(happened(outcome, end));
-    figure.groups.push(clients(series));
+    figure.groups.push(happened(outcome, end, shown));
+    figure.groups.push(clients(series, shown));
     for limit in &series.limits {
-        figure.groups.push(limit_group(series, limit));
+        figure.groups.push(limit_group(series, limit, shown));
     }
-    figure.groups.extend(knowledge(series));
-    figure.groups.push(control(series, end));
+    figure.groups.extend(knowledge(series, shown));
+    figure.groups.push(control(series, end, shown));
     figure
+}
+
+/// Places of regions in the order of names, no more than `most`.
+fn worst_off(series: &Series, most: usize) -> Vec<usize> {
+    let lost = |region: &RegionSeries| region.unavailable.iter().chain(&region.unanswered).sum::<u64>();
+    let mut places: Vec<usize> = (0..series.regions.len()).collect();
+    places.sort_by_key(|place| std::cmp::Reverse(lost(&series.regions[*place])));
+    places.truncate(most);
+    places.sort_unstable();
+    places
 }
 
 /// Where a span ends on an axis of this length.
@@ -37,7 +49,7 @@ fn until(span: &series::Span, end: u64) -> u64 {
 }
 
 /// Faults, orders and policies.
-fn happened(outcome: &Outcome, end: u64) -> Group {
+fn happened(outcome: &Outcome, end: u64, shown: &[usize]) -> Group {
     let series = &outcome.series;
     let of_kind = |kind, row: &str, tone| {
         let spans = series.spans.iter().filter(move |span| span.kind == kind);
@@ -71,7 +83,7 @@ fn happened(outcome: &Outcome, end: u64) -> Group {
         title: "Policy in force".to_owned(),
         unit: "weakest mode".to_owned(),
         top: None,
-        drawing: Drawing::Spans(states(series, |region| &region.mode, mode)),
+        drawing: Drawing::Spans(states(series, shown, |region| &region.mode, mode)),
     });
     Group {
         title: "What happened".to_owned(),
@@ -94,11 +106,12 @@ fn mode(mode: ModeSeen) -> Option<(Tone, &'static str)> {
 /// Spans of equal states, one row per region.
 fn states<T: Copy + PartialEq>(
     series: &Series,
+    shown: &[usize],
     column: impl Fn(&RegionSeries) -> &Vec<T>,
     words: impl Fn(T) -> Option<(Tone, &'static str)>,
 ) -> Vec<Span> {
     let mut spans = Vec::new();
-    for region in series.regions.iter().take(MAX_REGION_LANES) {
+    for region in shown.iter().map(|place| &series.regions[*place]) {
         let values = column(region);
         for (from, to) in runs(values) {
             let Some((tone, label)) = words(values[from]) else { continue };
@@ -127,7 +140,7 @@ fn runs<T: PartialEq>(values: &[T]) -> Vec<(usize, usize)> {
 }
 
 /// What clients got, in requests per second.
-fn clients(series: &Series) -> Group {
+fn clients(series: &Series, shown: &[usize]) -> Group {
     let lane = |title: &str, regions: &[&RegionSeries]| {
         let per_second = |name: &str, tone, column: fn(&RegionSeries) -> &Vec<u64>| Curve {
             name: name.to_owned(),
@@ -150,7 +163,7 @@ fn clients(series: &Series) -> Group {
     };
     let all: Vec<&RegionSeries> = series.regions.iter().collect();
     let mut lanes = vec![lane("all regions", &all)];
-    lanes.extend(all.iter().take(MAX_REGION_LANES).map(|region| lane(&region.region, &[region])));
+    lanes.extend(shown.iter().map(|place| lane(&all[*place].region, &all[*place..=*place])));
     one_scale(&mut lanes[1..]);
     Group {
         title: "What clients got".to_owned(),
@@ -176,7 +189,7 @@ fn rate(counts: &[u64], step_ms: u64) -> Vec<Option<u64>> {
 }
 
 /// One limit: its slots in total, then each region with its rights and loans.
-fn limit_group(series: &Series, limit: &LimitSeries) -> Group {
+fn limit_group(series: &Series, limit: &LimitSeries, shown: &[usize]) -> Group {
     let refused = |region: &LimitRegionSeries| region.limited.iter().chain(&region.degraded).any(|count| *count > 0);
     let window = if limit.window_ms == 0 {
         "in flight".to_owned()
@@ -186,7 +199,7 @@ fn limit_group(series: &Series, limit: &LimitSeries) -> Group {
     let mut lanes = Vec::new();
     if !limit.slots.is_empty() {
         lanes.push(slots_lane(series, limit, &window));
-        let regions = limit.regions.iter().enumerate().take(MAX_REGION_LANES);
+        let regions = limit.regions.iter().enumerate().filter(|(index, _)| shown.contains(index));
         lanes.extend(regions.map(|(index, region)| rights_lane(series, limit, index, region, &window)));
         one_scale(&mut lanes[1..]);
     }
@@ -299,10 +312,10 @@ fn by_step(series: &Series, limit: &LimitSeries, value: impl Fn(&series::SlotPoi
 }
 
 /// How old each region's view of the others is, and how DNS sees the regions.
-fn knowledge(series: &Series) -> Option<Group> {
+fn knowledge(series: &Series, shown: &[usize]) -> Option<Group> {
     let measured = series.regions.len() > 1 && series.regions.iter().any(|region| !region.view_age_ms.is_empty());
     let mut lanes = Vec::new();
-    for region in series.regions.iter().take(MAX_REGION_LANES).filter(|_| measured) {
+    for region in shown.iter().map(|place| &series.regions[*place]).filter(|_| measured) {
         let others = series.regions.iter().enumerate().filter(|(_, peer)| peer.region != region.region);
         let down = |point: usize| region.mode.get(point) == Some(&ModeSeen::Down);
         let age =
@@ -314,11 +327,22 @@ fn knowledge(series: &Series) -> Option<Group> {
             fold: Fold::Most,
             values: (0..series.points).map(|point| age(index, point)).collect(),
         };
+        let oldest = |point: usize| (0..series.regions.len()).filter_map(|peer| age(peer, point)).max();
+        let curves = match series.regions.len() {
+            0..=MAX_PEERS => others.map(curve).collect(),
+            _ => vec![Curve {
+                name: "longest unheard".to_owned(),
+                tone: Tone::Degraded,
+                style: Style::Line,
+                fold: Fold::Most,
+                values: (0..series.points).map(oldest).collect(),
+            }],
+        };
         lanes.push(Lane {
             title: format!("{} hears", region.region),
             unit: "ms since last word".to_owned(),
             top: None,
-            drawing: Drawing::Curves(others.map(curve).collect()),
+            drawing: Drawing::Curves(curves),
         });
     }
     one_scale(&mut lanes);
@@ -328,6 +352,7 @@ fn knowledge(series: &Series) -> Option<Group> {
         top: None,
         drawing: Drawing::Spans(states(
             series,
+            shown,
             |region| &region.dns,
             |dns| match dns {
                 series::DnsSeen::Serving => None,
@@ -345,7 +370,7 @@ fn knowledge(series: &Series) -> Option<Group> {
 }
 
 /// Leader and revisions.
-fn control(series: &Series, end: u64) -> Group {
+fn control(series: &Series, end: u64, shown: &[usize]) -> Group {
     let region_of = |leader: &str| {
         let leads = |region: &RegionSeries| {
             leader
@@ -381,7 +406,7 @@ fn control(series: &Series, end: u64) -> Group {
             title: "Revision".to_owned(),
             unit: "oldest in force in the region".to_owned(),
             top: None,
-            drawing: Drawing::Curves(series.regions.iter().enumerate().take(MAX_REGION_LANES).map(revision).collect()),
+            drawing: Drawing::Curves(shown.iter().map(|place| revision((*place, &series.regions[*place]))).collect()),
         },
     ];
     Group {
