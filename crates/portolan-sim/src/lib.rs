@@ -54,7 +54,7 @@ pub use outcome::{
     Violation,
 };
 pub use replay::replay;
-pub use report::{Change, Difference, MAX_TOLD, Rehearsal, Report, Runs, ScenarioDifference, Terms, Trend};
+pub use report::{Comparison, MAX_TOLD, Moved, Rehearsal, Report, Runs, ScenarioComparison, Terms, Trend};
 pub use run::{Options, run, run_with};
 pub use series::{
     DnsSeen, LimitRegionSeries, LimitSeries, MAX_LIMITS, MAX_POINTS, MAX_SLOTS, ModeSeen, RegionSeries, Series,

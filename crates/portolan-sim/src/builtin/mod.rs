@@ -89,7 +89,6 @@ pub fn names() -> impl Iterator<Item = String> {
 
 /// The region with the largest capacity, the first by name of several: to lose it hurts most.
 fn busiest(regions: &RegionMap) -> Option<RegionId> {
-    let capacity = |region: &&portolan_config::Region| load::weight(region);
-    let most = regions.iter().map(|region| load::weight(region)).max()?;
-    regions.iter().find(|region| capacity(region) == most).map(|region| region.id.clone())
+    let most = regions.iter().map(load::weight).max()?;
+    regions.iter().find(|region| load::weight(region) == most).map(|region| region.id.clone())
 }

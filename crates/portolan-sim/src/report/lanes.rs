@@ -426,6 +426,6 @@ fn one_scale(lanes: &mut [Lane]) {
 /// A length of time in its largest whole unit.
 pub fn span(millis: u64) -> String {
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")];
-    let whole = units.into_iter().find(|(unit, _)| millis > 0 && millis % unit == 0);
+    let whole = units.into_iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
     whole.map_or(format!("{millis} ms"), |(unit, name)| format!("{} {name}", millis / unit))
 }

@@ -2,7 +2,7 @@
 //! figures, then how to see it again. Decides nothing: verdicts and figures are the outcomes' own.
 
 mod advice;
-mod diff;
+mod comparison;
 mod figure;
 #[cfg(test)]
 mod fixture;
@@ -26,7 +26,7 @@ use crate::{
     series::Series,
 };
 
-pub use diff::{Change, Difference, ScenarioDifference, Trend};
+pub use comparison::{Comparison, Moved, ScenarioComparison, Trend};
 
 /// Runs of one scenario that are told with everything they recorded: the worst ones. The others keep their figures.
 pub const MAX_TOLD: usize = 3;

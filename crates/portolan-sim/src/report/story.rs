@@ -116,7 +116,7 @@ fn users(report: &Report, worst: &Outcome) -> Vec<String> {
         (!when.is_empty()).then(|| (lost, format!("{} {} ({})", region.region, times(&when), count(lost, "request"))))
     });
     let mut felt: Vec<(u64, String)> = felt.collect();
-    felt.sort_by(|a, b| b.0.cmp(&a.0));
+    felt.sort_by_key(|(lost, _)| std::cmp::Reverse(*lost));
     if !felt.is_empty() {
         let shown: Vec<String> = felt.iter().take(MAX_REGIONS).map(|(_, words)| words.clone()).collect();
         lines.push(format!("They felt it in {}.", list(&shown)));

@@ -38,7 +38,7 @@ pub fn ppm(parts: u64) -> String {
 /// A moment or a short time in seconds, to a tenth where there is one.
 pub fn seconds(millis: u64) -> String {
     let tenths = (millis + 50) / 100;
-    if tenths % 10 == 0 { format!("{} s", tenths / 10) } else { format!("{}.{} s", tenths / 10, tenths % 10) }
+    if tenths.is_multiple_of(10) { format!("{} s", tenths / 10) } else { format!("{}.{} s", tenths / 10, tenths % 10) }
 }
 
 /// A time from a moment to another: `15 s to 36 s`.

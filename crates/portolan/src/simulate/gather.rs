@@ -2,6 +2,7 @@
 //! scenario gets; what they mean is `portolan-config`'s.
 
 use std::{
+    collections::btree_map::Entry,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -137,9 +138,9 @@ impl<'a> Stage<'a> {
 fn gateway(path: &Path) -> Result<Bundle> {
     let mut bundle = files::bundle(path)?;
     for name in attachments(&bundle.document) {
-        if !bundle.attachments.contains_key(&name) {
-            eprintln!("note: {name} is not there; no token is checked in a rehearsal, so it runs without");
-            bundle.attachments.insert(name, issuer::stand_in()?);
+        if let Entry::Vacant(missing) = bundle.attachments.entry(name) {
+            eprintln!("note: {} is not there; no token is checked in a rehearsal, so it runs without", missing.key());
+            missing.insert(issuer::stand_in()?);
         }
     }
     Ok(bundle)

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use portolan_sim::{Difference, Outcome, Rehearsal, Report, Runs};
+use portolan_sim::{Comparison, Outcome, Rehearsal, Report, Runs};
 
 pub use self::arguments::Simulate;
 use self::arguments::{Diff, One, Order, Rehearse, Scenarios, Setting};
@@ -140,14 +140,14 @@ fn diff(output: Format, arguments: &Diff) -> Result<u8> {
         let reports = pool::run(prepared, &arguments.seeds, &replay_arguments(setting));
         Rehearsal::new(setting.config.as_ref().map(|path| path.display().to_string()), reports)
     };
-    let difference = Difference::new(&rehearse(&prepared, &before), &rehearse(&changed, &after));
+    let comparison = Comparison::new(&rehearse(&prepared, &before), &rehearse(&changed, &after));
     match output {
-        Format::Text => print!("{}", difference.to_text()),
-        Format::Json => println!("{}", difference.to_json()),
-        Format::Markdown => print!("{}", difference.to_markdown()),
+        Format::Text => print!("{}", comparison.to_text()),
+        Format::Json => println!("{}", comparison.to_json()),
+        Format::Markdown => print!("{}", comparison.to_markdown()),
         Format::Junit => bail!("a comparison has no JUnit form; write --output text, json or markdown"),
     }
-    Ok(difference.verdict.exit_code())
+    Ok(comparison.verdict.exit_code())
 }
 
 /// `simulate scenarios`

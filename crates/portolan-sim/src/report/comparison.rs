@@ -13,7 +13,7 @@ use crate::outcome::{Figures, LimitFigures, Verdict};
 
 /// What changed between two rehearsals.
 #[derive(Clone, Debug, Serialize)]
-pub struct Difference {
+pub struct Comparison {
     /// What this form is: `portolan-simulate-diff`.
     pub schema: &'static str,
     /// Version of this form; fields are only ever added within one.
@@ -25,12 +25,12 @@ pub struct Difference {
     /// The worst verdict after.
     pub verdict: Verdict,
     /// By scenario, in the order given.
-    pub scenarios: Vec<ScenarioDifference>,
+    pub scenarios: Vec<ScenarioComparison>,
 }
 
 /// What changed in one scenario.
 #[derive(Clone, Debug, Serialize)]
-pub struct ScenarioDifference {
+pub struct ScenarioComparison {
     /// The scenario's file.
     pub file: String,
     /// Its title.
@@ -38,12 +38,12 @@ pub struct ScenarioDifference {
     /// What it comes to.
     pub trend: Trend,
     /// Figures that are not the same.
-    pub changes: Vec<Change>,
+    pub changes: Vec<Moved>,
 }
 
 /// One figure that is not the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub struct Moved {
     /// Which figure.
     pub figure: String,
     /// Before.
@@ -81,7 +81,7 @@ impl Trend {
         }
     }
 
-    fn of_all(changes: &[Change]) -> Self {
+    fn of_all(changes: &[Moved]) -> Self {
         let any = |trend| changes.iter().any(|change| change.trend == trend);
         match (any(Self::Better), any(Self::Worse)) {
             (true, true) => Self::Mixed,
@@ -93,7 +93,7 @@ impl Trend {
     }
 }
 
-impl Difference {
+impl Comparison {
     /// Compares two rehearsals of the same scenarios and seeds.
     pub fn new(before: &Rehearsal, after: &Rehearsal) -> Self {
         let name = |rehearsal: &Rehearsal| rehearsal.config.clone().unwrap_or_default();
@@ -172,7 +172,7 @@ enum Good {
     Neither,
 }
 
-fn compare(before: &Report, after: &Report) -> ScenarioDifference {
+fn compare(before: &Report, after: &Report) -> ScenarioComparison {
     let mut changes = Vec::new();
     let mut add = |figure: String, pair: (u64, u64), good: Good, show: &dyn Fn(u64) -> String| {
         if pair.0 != pair.1 {
@@ -182,7 +182,7 @@ fn compare(before: &Report, after: &Report) -> ScenarioDifference {
                 Good::More if pair.1 > pair.0 => Trend::Better,
                 _ => Trend::Worse,
             };
-            changes.push(Change { figure, before: show(pair.0), after: show(pair.1), trend });
+            changes.push(Moved { figure, before: show(pair.0), after: show(pair.1), trend });
         }
     };
     let plain = |value: u64| grouped(value);
@@ -209,7 +209,7 @@ fn compare(before: &Report, after: &Report) -> ScenarioDifference {
         add(format!("{name}: above the limit, worst slot"), most(|f| f.over_most_ppm), Good::Less, &ppm);
         add(format!("{name}: refused with room, mean"), most(|f| f.false_rejects_ppm), Good::Less, &ppm);
     }
-    ScenarioDifference { file: after.file.clone(), title: after.title.clone(), trend: Trend::of_all(&changes), changes }
+    ScenarioComparison { file: after.file.clone(), title: after.title.clone(), trend: Trend::of_all(&changes), changes }
 }
 
 fn sum(report: &Report, pick: fn(&Figures) -> u64) -> u64 {
