@@ -36,7 +36,6 @@ mod tally;
 mod watch;
 
 mod builtin;
-mod compare;
 mod replay;
 mod shrink;
 mod swarm;
@@ -48,7 +47,6 @@ mod sources;
 mod trace;
 
 pub use builtin::{FOLDER as BUILT_IN, names as built_in_names, scenarios as built_in};
-pub use compare::{Change, Difference, Pair, Unit, changes, diff};
 pub use outcome::{
     FailedExpectation, Figures, Invariant, LimitFigures, Outcome, Refusals, RegionUse, RequestCounts, Verdict,
     Violation,

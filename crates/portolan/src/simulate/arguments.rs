@@ -55,7 +55,8 @@ pub struct Seeds {
     /// The first seed; by default the scenario's.
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
-    /// Draw faults from each seed, in addition to those of the scenario.
+    /// Draw faults and the shape of the load from each seed, in place of what the scenario has; with no file, for the
+    /// load of `built-in/steady`.
     #[arg(long)]
     pub swarm: bool,
     /// Runs at one time; by default one for each processor.
@@ -87,7 +88,7 @@ pub struct One {
     /// The seed; by default the scenario's.
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
-    /// Draw faults from the seed, as `simulate --swarm` does.
+    /// Draw faults and the shape of the load from the seed, as `simulate --swarm` does.
     #[arg(long)]
     pub swarm: bool,
 }

@@ -11,11 +11,12 @@ mod progress;
 use std::{
     fs,
     io::{BufWriter, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail};
-use portolan_sim::{Comparison, Outcome, Rehearsal, Report, Runs};
+use portolan_sim::{BUILT_IN, Comparison, Outcome, Rehearsal, Report, Runs, Swarm};
 
 pub use self::arguments::Simulate;
 use self::arguments::{Diff, One, Order, Rehearse, Scenarios, Setting};
@@ -40,7 +41,8 @@ pub fn run(global: &cli::Global, arguments: &Simulate) -> ExitCode {
 }
 
 fn rehearse(output: Format, arguments: &Rehearse) -> Result<u8> {
-    let (prepared, errors) = gather::scenarios(&arguments.files, &arguments.setting);
+    let files = with_base(&arguments.files, arguments.seeds.swarm);
+    let (prepared, errors) = gather::scenarios(&files, &arguments.setting);
     for error in &errors {
         eprintln!("portolan: {error:#}");
     }
@@ -81,8 +83,7 @@ fn replay_arguments(setting: &Setting) -> String {
 
 /// `simulate replay`: the trace on standard output, the verdict on standard error.
 fn replay(arguments: &One) -> Result<u8> {
-    let one = gather::scenario(&arguments.file, &arguments.setting)?;
-    let seed = arguments.seed.unwrap_or(one.scenario.seed);
+    let (one, seed) = chosen(arguments)?;
     let mut out = BufWriter::new(std::io::stdout());
     let mut broken = false;
     let outcome = portolan_sim::replay(&one.scenario, &one.sources, seed, &mut |line| {
@@ -98,8 +99,7 @@ fn replay(arguments: &One) -> Result<u8> {
 
 /// `simulate shrink`: what is left as a scenario file on standard output, how it fails on standard error.
 fn shrink(arguments: &One) -> Result<u8> {
-    let one = gather::scenario(&arguments.file, &arguments.setting)?;
-    let seed = arguments.seed.unwrap_or(one.scenario.seed);
+    let (one, seed) = chosen(arguments)?;
     let shrunk = portolan_sim::shrink(&one.scenario, &one.sources, seed, &mut |told| eprintln!("{told}"));
     let Some(shrunk) = shrunk else {
         bail!("seed {seed} of {} does not fail: there is nothing to cut down", one.file);
@@ -109,6 +109,21 @@ fn shrink(arguments: &One) -> Result<u8> {
     print!("{}", shrunk.scenario.render());
     eprint!("{}", report_of(&one, &arguments.setting, shrunk.outcome).to_text());
     Ok(code)
+}
+
+/// The scenario and the seed that a call names, drawn where it asks for that.
+fn chosen(arguments: &One) -> Result<(gather::Prepared, u64)> {
+    let mut one = gather::scenario(&arguments.file, &arguments.setting)?;
+    let seed = arguments.seed.unwrap_or(one.scenario.seed);
+    if arguments.swarm {
+        one.scenario = Swarm::draw(seed, &one.scenario, &one.sources);
+    }
+    Ok((one, seed))
+}
+
+/// What faults are drawn for where no file is named: one load is enough.
+fn with_base(files: &[PathBuf], swarm: bool) -> Vec<PathBuf> {
+    if swarm && files.is_empty() { vec![PathBuf::from(BUILT_IN).join("steady")] } else { files.to_owned() }
 }
 
 fn report_of(one: &gather::Prepared, setting: &Setting, outcome: Outcome) -> Report {
@@ -125,7 +140,8 @@ fn diff(output: Format, arguments: &Diff) -> Result<u8> {
     let setting = |config| Setting { config: Some(config), regions: arguments.regions.clone() };
     let (before, after) = (setting(before.clone()), setting(after.clone()));
     // Built-in scenarios carry the load that the first document asks for, so that both meet the same.
-    let (prepared, errors) = gather::scenarios(&arguments.files, &before);
+    let files = with_base(&arguments.files, arguments.seeds.swarm);
+    let (prepared, errors) = gather::scenarios(&files, &before);
     let changed: Vec<_> = prepared.iter().map(|one| gather::again(one, &after)).collect();
     let (changed, more): (Vec<_>, Vec<_>) = changed.into_iter().partition(Result::is_ok);
     let errors: Vec<_> = errors.into_iter().chain(more.into_iter().filter_map(Result::err)).collect();

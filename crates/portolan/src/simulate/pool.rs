@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use portolan_sim::{Options, Report, Runs, Verdict};
+use portolan_sim::{Options, Report, Runs, Swarm, Verdict};
 
 use super::{arguments::Seeds, gather::Prepared, progress::Progress};
 
@@ -30,6 +30,8 @@ pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report>
     let runs: Vec<Mutex<Runs>> = prepared.iter().map(|_| Mutex::default()).collect();
     let length = work.iter().map(|(index, _)| prepared[*index].scenario.length).sum();
     let (next, progress) = (AtomicUsize::new(0), Progress::start(work.len(), length));
+    let swarm = if seeds.swarm { " --swarm" } else { "" };
+    let arguments = format!("{arguments}{swarm}");
     let threads = seeds.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     std::thread::scope(|scope| {
         for _ in 0..threads.min(work.len()) {
@@ -42,7 +44,9 @@ pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report>
                         before = passed;
                     };
                     let watched = Options { progress: Some(&mut tell), ..Options::default() };
-                    let outcome = portolan_sim::run_with(&one.scenario, &one.sources, *seed, watched);
+                    let drawn = seeds.swarm.then(|| Swarm::draw(*seed, &one.scenario, &one.sources));
+                    let scenario = drawn.as_ref().unwrap_or(&one.scenario);
+                    let outcome = portolan_sim::run_with(scenario, &one.sources, *seed, watched);
                     progress.done(outcome.verdict == Verdict::Pass);
                     runs[*index].lock().unwrap_or_else(PoisonError::into_inner).add(outcome);
                 }
@@ -52,7 +56,7 @@ pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report>
     drop(progress);
     let report = |(one, runs): (&Prepared, Mutex<Runs>)| {
         let runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Report::new(&one.file, &one.scenario.title, arguments, runs).with_terms(&one.sources)
+        Report::new(&one.file, &one.scenario.title, arguments.trim_start(), runs).with_terms(&one.sources)
     };
     prepared.iter().zip(runs).map(report).collect()
 }
