@@ -79,7 +79,7 @@ pub(crate) const MARKED_WINDOW: Duration = Duration::from_secs(10);
 const CHUNK_MS: u64 = 1000;
 
 /// Part of a quota that the regions keep while a lender outside holds the rest.
-const KEPT_OF_LENT: Ratio = Ratio::from_parts(2000);
+pub(crate) const KEPT_OF_LENT: Ratio = Ratio::from_parts(2000);
 
 /// The part of a definition that the request path computes with.
 #[derive(Clone, Debug, PartialEq, Eq)]

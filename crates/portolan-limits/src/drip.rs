@@ -50,7 +50,7 @@ pub(crate) fn spend<'a>(
             counter.refuse(cost);
             return refused(DenyReason::Closed, rights.terms.left(slot, wall), None);
         }
-        if let Err((retry_at, wait)) = check_slot(shared, rights, slot) {
+        if let Err((retry_at, wait)) = check_slot(shared, rights, slot, wall) {
             return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         if purse.fits() {

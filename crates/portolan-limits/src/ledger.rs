@@ -1,153 +1,257 @@
-//! What every region has spent, as far as is known here: one cell per limit, slot, key and region, joined by maximum
-//! (state-based G-counter: Shapiro et al., INRIA RR-7506). Keeps a digest per region's rows beside them. Never deletes by
-//! message and never reads a clock: slots are dropped when the caller says that they are over.
+//! What every region has told of its spend and its loans, as far as is known here: one [`Account`] per limit and key,
+//! joined by maximum, and digests per region and shard beside them. Never deletes by message and never reads a clock:
+//! slots before a limit's floor are dropped silently and refused from then on.
 
 use std::collections::BTreeMap;
 
 use portolan_config::LimitId;
 use portolan_model::HashKey;
-use smallvec::{SmallVec, smallvec};
 
-use crate::{key::Key, message::DIGEST_BUCKETS, word::MAX_AMOUNT};
+use crate::{
+    account::{Account, Field, Row},
+    key::Key,
+    message::DIGEST_BUCKETS,
+    region::Shard,
+};
 
-/// Rows of the live slots.
+/// Accounts of the live slots.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     hash_key: HashKey,
     regions: usize,
-    /// Most rows per region.
+    /// Most rows per region: one per key and slot.
     max_rows: usize,
-    /// Rows held per region, over all slots.
+    /// Rows held per region.
     held: Vec<usize>,
-    slots: BTreeMap<(LimitId, u64), Slot>,
+    accounts: BTreeMap<(LimitId, Key), Account>,
+    shards: BTreeMap<(LimitId, u64, u8, Shard), Cells>,
+    /// The oldest slot of each limit that is kept; only rises.
+    floors: BTreeMap<LimitId, u64>,
+    /// Where the next sweep begins.
+    swept_up_to: (LimitId, Key),
 }
 
 /// The effect of a join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Joined {
-    /// The cell rose.
+    /// Some cell rose.
     Raised,
-    /// The cell already was as high.
+    /// Everything was known already.
     Known,
     /// There is no room for another row of this region.
     Full,
+    /// The slot is before the floor.
+    Dead,
 }
 
-#[derive(Clone, Debug)]
-struct Slot {
-    rows: BTreeMap<Key, SmallVec<[u64; 6]>>,
-    regions: Vec<RegionRows>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct RegionRows {
-    count: usize,
-    spent: u64,
-    digests: [u64; DIGEST_BUCKETS],
+/// One region's cells of the keys of one shard in one slot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cells {
+    digest: u64,
 }
 
 impl Ledger {
     pub fn new(hash_key: HashKey, regions: usize, max_rows: usize) -> Self {
-        Self { hash_key, regions, max_rows, held: vec![0; regions], slots: BTreeMap::new() }
+        Self {
+            hash_key,
+            regions,
+            max_rows,
+            held: vec![0; regions],
+            accounts: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            swept_up_to: (LimitId(0), Key::EVERY),
+        }
     }
 
-    /// Raises one cell to at least `spent`.
-    pub fn join(&mut self, limit: LimitId, slot: u64, region: usize, key: Key, spent: u64) -> Joined {
-        let spent = spent.min(MAX_AMOUNT);
-        let regions = self.regions;
-        let fresh = || Slot { rows: BTreeMap::new(), regions: vec![RegionRows::default(); regions] };
-        let rows = self.slots.entry((limit, slot)).or_insert_with(fresh);
-        let held = rows.rows.get(&key).map_or(0, |counts| counts[region]);
-        if held >= spent {
-            return Joined::Known;
+    /// Raises the cells of one region's row to at least those of `row`.
+    pub fn join(&mut self, limit: LimitId, key: Key, slot: u64, region: usize, row: &Row) -> Joined {
+        let floor = self.floors.get(&limit).copied().unwrap_or(0);
+        if slot < floor {
+            return Joined::Dead;
         }
-        if held == 0 && self.held[region] >= self.max_rows {
+        let known = self.accounts.get(&(limit, key)).is_some_and(|account| account.has_row(slot, region));
+        if !known && self.held[region] >= self.max_rows {
             return Joined::Full;
         }
-        self.held[region] += usize::from(held == 0);
-        let of_region = &mut rows.regions[region];
-        of_region.count += usize::from(held == 0);
-        of_region.spent = of_region.spent.saturating_add(spent - held);
-        let hash = |spent| if spent == 0 { 0 } else { cell_hash(&self.hash_key, limit, slot, region, key, spent) };
-        of_region.digests[bucket(key)] ^= hash(held) ^ hash(spent);
-        rows.rows.entry(key).or_insert_with(|| smallvec![0; regions])[region] = spent;
-        Joined::Raised
+        self.drop_dead(limit, key, floor);
+        let mut joined = Joined::Known;
+        let account = self.accounts.entry((limit, key)).or_default();
+        let numbers = [(Field::Consumed, row.consumed), (Field::Refunded, row.refunded)];
+        let lent = row.lent.iter().map(|&(to, amount)| (Field::Lent(to), amount));
+        for (field, amount) in numbers.into_iter().chain(lent) {
+            let Some(before) = account.raise(slot, region, field, amount) else { continue };
+            let after = account.amount(slot, region, field);
+            let shard = self.shards.entry((limit, slot, region as u8, Shard::of(key))).or_default();
+            let hash = |amount| cell_hash(&self.hash_key, limit, slot, key, region, field, amount);
+            shard.digest ^= hash(before) ^ hash(after);
+            joined = Joined::Raised;
+        }
+        account.expect(slot, region, row.demand);
+        if account.is_empty() {
+            self.accounts.remove(&(limit, key));
+        } else if !known && account.has_row(slot, region) {
+            self.held[region] += 1;
+        }
+        joined
     }
 
-    /// One cell.
-    pub fn spent(&self, limit: LimitId, slot: u64, region: usize, key: Key) -> u64 {
-        self.slots.get(&(limit, slot)).and_then(|rows| rows.rows.get(&key)).map_or(0, |counts| counts[region])
+    /// The account of a key, if any region has told of it.
+    pub fn account(&self, limit: LimitId, key: Key) -> Option<&Account> {
+        self.accounts.get(&(limit, key))
     }
 
-    /// What the regions other than `region` have spent of a key.
-    pub fn others(&self, limit: LimitId, slot: u64, region: usize, key: Key) -> u64 {
-        let counts = self.slots.get(&(limit, slot)).and_then(|rows| rows.rows.get(&key));
-        counts.map_or(0, |counts| {
-            let others = counts.iter().enumerate().filter(|&(at, _)| at != region);
-            others.fold(0, |sum: u64, (_, &spent)| sum.saturating_add(spent))
-        })
+    /// One region's row.
+    pub fn row(&self, limit: LimitId, key: Key, slot: u64, region: usize) -> Row {
+        self.account(limit, key).map(|account| account.row(slot, region)).unwrap_or_default()
     }
 
-    /// Digests of one region's rows in a slot.
-    pub fn digests(&self, limit: LimitId, slot: u64, region: usize) -> [u64; DIGEST_BUCKETS] {
-        self.slots.get(&(limit, slot)).map_or([0; DIGEST_BUCKETS], |rows| rows.regions[region].digests)
+    /// What the regions other than `region` consumed of a key.
+    pub fn others(&self, limit: LimitId, key: Key, slot: u64, region: usize) -> u64 {
+        let Some(account) = self.account(limit, key) else { return 0 };
+        let balances = account.balances(slot, self.regions);
+        balances.iter().enumerate().filter(|&(at, _)| at != region).map(|(_, balance)| balance.consumed).sum()
+    }
+
+    /// Digests of one region's rows in a slot over the shards that `of` names, folded by the keys' high bits.
+    pub fn digests(
+        &self,
+        limit: LimitId,
+        slot: u64,
+        region: usize,
+        of: impl Fn(Shard) -> bool,
+    ) -> [u64; DIGEST_BUCKETS] {
+        let mut digests = [0; DIGEST_BUCKETS];
+        let place = |shard| (limit, slot, region as u8, shard);
+        for (&(.., shard), held) in self.shards.range(place(FIRST)..=place(LAST)).filter(|((.., shard), _)| of(*shard))
+        {
+            digests[bucket(shard)] ^= held.digest;
+        }
+        digests
     }
 
     /// Digest of all regions' rows in a slot.
     pub fn digest(&self, limit: LimitId, slot: u64) -> u64 {
-        let rows = self.slots.get(&(limit, slot));
-        rows.into_iter().flat_map(|rows| &rows.regions).flat_map(|of| of.digests).fold(0, |sum, digest| sum ^ digest)
+        self.of_slot(limit, slot).fold(0, |sum, (_, shard)| sum ^ shard.digest)
     }
 
-    /// One region's rows in the buckets of `buckets`.
+    /// One region's rows in the digest buckets of `buckets`, of the shards that `of` names.
     pub fn rows(
         &self,
         limit: LimitId,
         slot: u64,
         region: usize,
         buckets: u16,
-    ) -> impl Iterator<Item = (Key, u64)> + '_ {
-        let rows = self.slots.get(&(limit, slot)).into_iter().flat_map(|rows| &rows.rows);
-        rows.filter(move |(key, counts)| counts[region] > 0 && buckets >> bucket(**key) & 1 == 1)
-            .map(move |(key, counts)| (*key, counts[region]))
+        of: impl Fn(Shard) -> bool,
+    ) -> impl Iterator<Item = (Key, Row)> {
+        let asked = (0..DIGEST_BUCKETS as u64).filter(move |bucket| buckets >> bucket & 1 == 1);
+        let keys = asked.flat_map(move |bucket| {
+            let first = Key::from_bits(bucket << 60);
+            let last = Key::from_bits((bucket << 60) | ((1 << 60) - 1));
+            self.accounts.range((limit, first)..=(limit, last))
+        });
+        keys.filter(move |((_, key), account)| of(Shard::of(*key)) && account.has_row(slot, region))
+            .map(move |(&(_, key), account)| (key, account.row(slot, region)))
     }
 
-    /// Keys of a slot that any region spent from, and each region's spend over all of them.
-    pub fn totals(&self, limit: LimitId, slot: u64) -> (u64, Vec<u64>) {
-        match self.slots.get(&(limit, slot)) {
-            Some(rows) => (rows.rows.len() as u64, rows.regions.iter().map(|of| of.spent).collect()),
-            None => (0, vec![0; self.regions]),
-        }
+    /// The accounts of a limit.
+    pub fn of_limit(&self, limit: LimitId) -> impl Iterator<Item = (Key, &Account)> {
+        let range = (limit, Key::from_bits(0))..=(limit, Key::from_bits(u64::MAX));
+        self.accounts.range(range).map(|(&(_, key), account)| (key, account))
     }
 
     /// Slots that have rows.
-    pub fn slots(&self) -> impl Iterator<Item = (LimitId, u64)> + '_ {
-        self.slots.keys().copied()
+    pub fn slots(&self) -> Vec<(LimitId, u64)> {
+        let mut slots: Vec<_> = self.shards.keys().map(|&(limit, slot, ..)| (limit, slot)).collect();
+        slots.dedup();
+        slots
     }
 
-    /// Drops the slots that are not to be kept.
-    pub fn retain(&mut self, mut keep: impl FnMut(LimitId, u64) -> bool) {
-        self.slots.retain(|&(limit, slot), rows| {
-            let kept = keep(limit, slot);
-            if !kept {
-                self.held.iter_mut().zip(&rows.regions).for_each(|(held, of)| *held -= of.count);
+    /// Keeps no slot of a limit before `floor`. Their cells are dropped when a join or a sweep comes by.
+    pub fn raise_floor(&mut self, limit: LimitId, floor: u64) {
+        let held = self.floors.entry(limit).or_insert(0);
+        if *held < floor {
+            *held = floor;
+            let first = (limit, 0, 0, FIRST);
+            let dead: Vec<_> = self.shards.range(first..(limit, floor, 0, FIRST)).map(|(&place, _)| place).collect();
+            for place in dead {
+                self.shards.remove(&place);
             }
-            kept
+        }
+    }
+
+    /// Drops the dead slots of the next `count` accounts, after `last` has seen each.
+    pub fn sweep(&mut self, count: usize, mut last: impl FnMut(LimitId, u64, Key, &Account)) {
+        let places: Vec<_> = self.accounts.range(self.swept_up_to..).take(count + 1).map(|(&place, _)| place).collect();
+        self.swept_up_to = places.get(count).copied().unwrap_or((LimitId(0), Key::EVERY));
+        for &(limit, key) in places.iter().take(count) {
+            let Some(&floor) = self.floors.get(&limit) else { continue };
+            if let Some(account) = self.accounts.get(&(limit, key)) {
+                account.slots().iter().filter(|&&slot| slot < floor).for_each(|&slot| last(limit, slot, key, account));
+            }
+            self.drop_dead(limit, key, floor);
+            if self.accounts.get(&(limit, key)).is_some_and(Account::is_empty) {
+                self.accounts.remove(&(limit, key));
+            }
+        }
+    }
+
+    /// Drops everything of the limits that `ended` names.
+    pub fn forget_limits(&mut self, ended: impl Fn(LimitId) -> bool) {
+        let Self { held, accounts, shards, floors, .. } = self;
+        accounts.retain(|&(limit, _), account| {
+            let over = ended(limit);
+            if over {
+                account.slots().iter().for_each(|&slot| release(held, account, slot));
+            }
+            !over
         });
+        shards.retain(|&(limit, ..), _| !ended(limit));
+        floors.retain(|&limit, _| !ended(limit));
+    }
+
+    /// Keys that have an account.
+    pub fn len(&self) -> usize {
+        self.accounts.len()
+    }
+
+    fn drop_dead(&mut self, limit: LimitId, key: Key, floor: u64) {
+        if let Some(account) = self.accounts.get_mut(&(limit, key)) {
+            for slot in account.slots().into_iter().filter(|&slot| slot < floor) {
+                release(&mut self.held, account, slot);
+                account.forget(slot);
+            }
+        }
+    }
+
+    fn of_slot(&self, limit: LimitId, slot: u64) -> impl Iterator<Item = (usize, &Cells)> {
+        let range = (limit, slot, 0, FIRST)..=(limit, slot, u8::MAX, LAST);
+        self.shards.range(range).map(|(&(_, _, region, _), shard)| (usize::from(region), shard))
     }
 }
 
-/// The digest bucket of a key.
-fn bucket(key: Key) -> usize {
-    // High bits: the low ones pick the partition of the table, so they would correlate with nothing useful here either.
-    (key.bits() >> 60) as usize % DIGEST_BUCKETS
+/// The rows of a slot that is dropped no longer count against their regions.
+fn release(held: &mut [usize], account: &Account, slot: u64) {
+    held.iter_mut().enumerate().filter(|(at, _)| account.has_row(slot, *at)).for_each(|(_, held)| *held -= 1);
 }
 
-fn cell_hash(hash_key: &HashKey, limit: LimitId, slot: u64, region: usize, key: Key, spent: u64) -> u64 {
+const FIRST: Shard = Shard(0);
+const LAST: Shard = Shard(u8::MAX);
+
+/// The digest bucket of a shard.
+const fn bucket(shard: Shard) -> usize {
+    (shard.0 >> 4) as usize % DIGEST_BUCKETS
+}
+
+fn cell_hash(hash_key: &HashKey, limit: LimitId, slot: u64, key: Key, region: usize, field: Field, amount: u64) -> u64 {
+    if amount == 0 {
+        return 0;
+    }
     let mut cell = [0; 36];
     cell[..4].copy_from_slice(&limit.0.to_le_bytes());
-    for (at, field) in [slot, region as u64, key.bits(), spent].into_iter().enumerate() {
-        cell[4 + at * 8..][..8].copy_from_slice(&field.to_le_bytes());
+    let place = (region as u64) << 8 | u64::from(field.code());
+    for (at, number) in [slot, key.bits(), place, amount].into_iter().enumerate() {
+        cell[4 + at * 8..][..8].copy_from_slice(&number.to_le_bytes());
     }
     hash_key.hash(&[&cell]).0 as u64
 }
@@ -156,18 +260,28 @@ fn cell_hash(hash_key: &HashKey, limit: LimitId, slot: u64, region: usize, key: 
 mod tests {
     use crdts::{CmRDT, CvRDT, Dot, GCounter};
     use proptest::{collection::vec, prelude::*};
+    use smallvec::smallvec;
 
     use super::*;
+    use crate::forecast::Demand;
 
     const REGIONS: usize = 3;
 
-    /// Slot, region, key, spend.
-    type Write = (u64, usize, u64, u64);
+    /// Slot, region, key, and the numbers of the row: consumed, refunded, lent to the next region.
+    type Write = (u64, usize, u64, (u64, u64, u64));
+
+    fn key(key: u64) -> Key {
+        Key::from_bits(key << 58 | 1)
+    }
+
+    fn row(region: usize, (consumed, refunded, lent): (u64, u64, u64)) -> Row {
+        Row { consumed, refunded, lent: smallvec![((region as u8 + 1) % 3, lent)], demand: Demand::default() }
+    }
 
     fn ledger(writes: &[Write]) -> Ledger {
         let mut ledger = Ledger::new(HashKey::new([7; 16]), REGIONS, 1000);
-        for &(slot, region, key, spent) in writes {
-            ledger.join(LimitId(1), slot, region, Key::from_bits(key << 58 | 1), spent);
+        for &(slot, region, at, numbers) in writes {
+            ledger.join(LimitId(1), key(at), slot, region, &row(region, numbers));
         }
         ledger
     }
@@ -177,17 +291,16 @@ mod tests {
     }
 
     /// A slot, its rows per region, and its digest.
-    type State = (u64, Vec<Vec<(Key, u64)>>, u64);
+    type State = (u64, Vec<Vec<(Key, Row)>>, u64);
 
     fn state(ledger: &Ledger) -> Vec<State> {
-        let rows =
-            |slot| (0..REGIONS).map(|region| ledger.rows(LimitId(1), slot, region, u16::MAX).collect()).collect();
-        let state = ledger.slots().map(|(limit, slot)| (slot, rows(slot), ledger.digest(limit, slot)));
-        state.collect()
+        let of = |slot, region| ledger.rows(LimitId(1), slot, region, u16::MAX, |_| true).collect();
+        let rows = |slot| (0..REGIONS).map(|region| of(slot, region)).collect();
+        ledger.slots().into_iter().map(|(limit, slot)| (slot, rows(slot), ledger.digest(limit, slot))).collect()
     }
 
     fn writes() -> impl Strategy<Value = Vec<Write>> {
-        vec((0..3u64, 0..REGIONS, 0..20u64, 1..50u64), 0..60)
+        vec((0..3u64, 0..REGIONS, 0..20u64, (1..50u64, 0..50u64, 0..50u64)), 0..60)
     }
 
     proptest! {
@@ -200,11 +313,15 @@ mod tests {
         }
 
         #[test]
-        fn the_ledger_counts_what_a_gcounter_per_key_counts(a in writes(), b in writes()) {
+        fn the_ledger_counts_what_gcounters_per_key_count(a in writes(), b in writes()) {
+            // One counter per number of the row: consumed, refunded and lent.
+            type Counters = BTreeMap<(u64, u64, usize), GCounter<usize>>;
             let gcounters = |writes: &[Write]| {
-                let mut counters = BTreeMap::<(u64, u64), GCounter<usize>>::new();
-                for &(slot, region, key, spent) in writes {
-                    counters.entry((slot, key)).or_default().apply(Dot::new(region, spent));
+                let mut counters = Counters::new();
+                for &(slot, region, at, (consumed, refunded, lent)) in writes {
+                    for (field, number) in [consumed, refunded, lent].into_iter().enumerate() {
+                        counters.entry((slot, at, field)).or_default().apply(Dot::new(region, number));
+                    }
                 }
                 counters
             };
@@ -213,9 +330,9 @@ mod tests {
                 oracle.entry(cell).or_default().merge(counter);
             }
             let ledger = merged(&a, &b);
-            for ((slot, key), counter) in oracle {
-                let key = Key::from_bits(key << 58 | 1);
-                let sum = ledger.spent(LimitId(1), slot, 0, key) + ledger.others(LimitId(1), slot, 0, key);
+            for ((slot, at, field), counter) in oracle {
+                let rows = (0..REGIONS).map(|region| ledger.row(LimitId(1), key(at), slot, region));
+                let sum: u64 = rows.map(|row| [row.consumed, row.refunded, row.lent_out()][field]).sum();
                 prop_assert_eq!(sum.to_string(), counter.read().to_string());
             }
         }
@@ -227,17 +344,43 @@ mod tests {
             let digests = |ledger: &Ledger| state(ledger).into_iter().map(|(slot, _, digest)| (slot, digest)).collect::<Vec<_>>();
             prop_assert_eq!(rows(&a) == rows(&b), digests(&a) == digests(&b));
         }
+
+        #[test]
+        fn dropping_dead_slots_changes_nothing_that_is_alive(a in writes(), b in writes(), sweep in 0..40usize) {
+            let mut swept = ledger(&a);
+            swept.raise_floor(LimitId(1), 1);
+            swept.sweep(sweep, |_, slot, _, _| assert_eq!(slot, 0));
+            for &(slot, region, at, numbers) in &b {
+                let joined = swept.join(LimitId(1), key(at), slot, region, &row(region, numbers));
+                prop_assert_eq!(slot == 0, joined == Joined::Dead);
+            }
+            let alive = |ledger: &Ledger| state(ledger).into_iter().filter(|&(slot, ..)| slot > 0).collect::<Vec<_>>();
+            prop_assert_eq!(alive(&swept), alive(&merged(&a, &b)));
+        }
     }
 
     #[test]
     fn rows_of_one_region_cannot_fill_the_ledger() {
         let mut ledger = Ledger::new(HashKey::new([7; 16]), REGIONS, 2);
-        let join =
-            |ledger: &mut Ledger, region, slot, key| ledger.join(LimitId(1), slot, region, Key::from_bits(key), 1);
-        let joined = [(5, 1), (6, 1), (6, 2)].map(|(slot, key)| join(&mut ledger, 1, slot, key));
+        let join = |ledger: &mut Ledger, region, slot, at| {
+            ledger.join(LimitId(1), key(at), slot, region, &row(region, (1, 0, 0)))
+        };
+        let joined = [(5, 1), (6, 1), (6, 2)].map(|(slot, at)| join(&mut ledger, 1, slot, at));
         assert_eq!(joined, [Joined::Raised, Joined::Raised, Joined::Full]);
         assert_eq!(join(&mut ledger, 2, 6, 2), Joined::Raised);
-        ledger.retain(|_, slot| slot > 5);
+        ledger.raise_floor(LimitId(1), 6);
+        ledger.sweep(10, |_, _, _, _| ());
         assert_eq!(join(&mut ledger, 1, 6, 2), Joined::Raised);
+    }
+
+    #[test]
+    fn a_digest_covers_the_shards_that_two_nodes_share() {
+        let ledger = ledger(&[(5, 1, 3, (9, 0, 0)), (5, 1, 40, (9, 0, 4))]);
+        let all = ledger.digests(LimitId(1), 5, 1, |_| true);
+        let one = ledger.digests(LimitId(1), 5, 1, |shard| shard == Shard::of(key(3)));
+        assert_eq!(
+            (all.iter().filter(|&&digest| digest != 0).count(), one.iter().filter(|&&digest| digest != 0).count()),
+            (2, 1)
+        );
     }
 }

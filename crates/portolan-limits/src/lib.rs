@@ -13,22 +13,30 @@
 //! per region, and per side of a partition `L` and what is spent within one staleness window; `closed` nothing while
 //! any region is not heard. A changed count gives at most the larger of both during the change.
 
+mod account;
+mod acks;
 mod bounds;
 mod bucket;
+mod budget;
 mod calendar;
 mod counter;
 mod definition;
 mod drip;
 mod durability;
+mod forecast;
 mod horizon;
 mod key;
 mod leaf;
 mod ledger;
+mod lender;
+mod lending;
 mod limiter;
 mod marks;
 mod message;
 mod outbox;
+mod packed;
 mod peers;
+mod reclaim;
 #[allow(dead_code, reason = "the state machine does not use all of it yet")]
 mod region;
 mod replica;
@@ -42,9 +50,13 @@ mod table;
 mod verdict;
 mod word;
 
+pub use account::Row;
+pub use acks::Seen;
 pub use bounds::{Bound, Bounds, Case, Fleet, Promise};
 pub use definition::Definition;
+pub use forecast::{Demand, Level};
 pub use key::Key;
+pub use lender::{LenderState, LoanReply, LoanRequest};
 pub use limiter::Limiter;
 pub use marks::{
     Found, MARKS_PER_PAGE, MAX_MARKS, Mark, MarkLog, MarkSequence, MarkWrite, PAGE_LEN, PageWrite, RecoveredMarks,
@@ -53,7 +65,11 @@ pub use marks::{
 pub use message::{Heartbeat, Message, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
 pub use portolan_config::{Algorithm, LimitId, OnPartition, ShareChange, SharePlan, Window};
+pub use reclaim::{Fence, Lease};
 pub use region::{Acknowledgement, Ask, Cell, Grant, Ranking, SHARDS, Shard, ShardSet, Update};
-pub use replica::{Event, LimitUsage, Limits, LimitsConfig, SlotDigest, Stats};
+pub use replica::{
+    Event, KeyUsage, LimitUsage, Limits, LimitsConfig, PartitionTally, PeerView, RegionUsage, SlotDigest, Stats,
+    TOP_KEYS,
+};
 pub use shares::base_shares;
 pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Wait, WaitReason};

@@ -6,10 +6,10 @@ use portolan_model::WallTime;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::key::Key;
+use crate::{account::Row, acks::Seen, key::Key, packed};
 
-/// Rows in one message: 56 rows of at most 18 bytes and the head stay below 1150 bytes.
-pub(crate) const MAX_ROWS: usize = 56;
+/// Rows in one message, at most; [`packed::MAX_BYTES`] is reached sooner unless they are tiny.
+pub(crate) const MAX_ROWS: usize = 128;
 
 /// Digests in one message: 7 of at most 154 bytes stay below 1150 bytes.
 pub(crate) const MAX_DIGESTS: usize = 7;
@@ -22,7 +22,7 @@ pub(crate) const DIGEST_BUCKETS: usize = 16;
 pub enum Message {
     /// Alive, even when no counter moves: silence must not look like absence.
     Heartbeat(Heartbeat),
-    /// What the sender has spent.
+    /// What the sender has consumed and lent.
     Rows(Rows),
     /// Digests of the sender's own rows, so that the receiver can find what it missed.
     Digests(Vec<SlotSummary>),
@@ -35,7 +35,7 @@ pub enum Message {
         /// Bit per bucket.
         buckets: u16,
     },
-    /// What the sender holds of the *receiver's* own row, after the receiver restarted. Never used to admit or refuse:
+    /// What the sender holds of the *receiver's* own rows, after the receiver restarted. Never used to admit or refuse:
     /// it only keeps the receiver from publishing less than it did before.
     Echo(Rows),
 }
@@ -50,20 +50,25 @@ pub struct Heartbeat {
     /// Milliseconds since the sender heard each region of the scope, in the scope's order; since its own start for one
     /// never heard, 0 for itself. Finds cuts that are deaf in one direction only.
     pub heard: Vec<u32>,
+    /// Which numbered messages of the receiver have come.
+    pub seen: Seen,
 }
 
-/// Absolute spend of one region per key.
+/// One region's rows in one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
     /// The limit.
     pub limit: LimitId,
     /// The slot.
     pub slot: u64,
-    /// Key and spend, at most [`MAX_ROWS`].
-    pub rows: Vec<(Key, u64)>,
+    /// Number of the message when it carries loans to the receiver, which acknowledges it; else 0.
+    pub number: u64,
+    /// At most [`MAX_ROWS`].
+    #[serde(with = "packed")]
+    pub rows: Vec<(Key, Row)>,
 }
 
-/// Digests of the sender's own rows in one slot.
+/// Digests of the sender's own rows in one slot, over the keys that the sender's and the receiver's node both own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotSummary {
     /// The limit.
@@ -92,7 +97,7 @@ pub enum Rejected {
     #[error("the slot is not live")]
     DeadSlot,
     /// A value no correct region can send.
-    #[error("a row has an impossible key or spend")]
+    #[error("a row has an impossible key, spend or loan")]
     ImpossibleRow,
     /// A row of this region that it cannot have lost: it did not restart in the slot.
     #[error("the row is not the sender's to write")]

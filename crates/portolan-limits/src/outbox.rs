@@ -6,8 +6,10 @@ use std::collections::VecDeque;
 use portolan_config::LimitId;
 
 use crate::{
+    account::Row,
     key::Key,
     message::{MAX_ROWS, Message, Rows},
+    packed,
 };
 
 /// Messages to regions, by position in the scope.
@@ -36,12 +38,19 @@ impl Outbox {
 pub(crate) fn in_messages(
     limit: LimitId,
     slot: u64,
-    rows: impl IntoIterator<Item = (Key, u64)>,
+    rows: impl IntoIterator<Item = (Key, Row)>,
 ) -> impl Iterator<Item = Rows> {
-    let mut rows = rows.into_iter();
+    let mut rows = rows.into_iter().peekable();
     std::iter::from_fn(move || {
-        let rows: Vec<_> = rows.by_ref().take(MAX_ROWS).collect();
-        (!rows.is_empty()).then_some(Rows { limit, slot, rows })
+        let (mut message, mut bytes) = (Vec::new(), Vec::new());
+        while let Some((key, row)) = rows.peek() {
+            packed::write(&mut bytes, *key, row);
+            if !message.is_empty() && (bytes.len() > packed::MAX_BYTES || message.len() == MAX_ROWS) {
+                break;
+            }
+            message.extend(rows.next());
+        }
+        (!message.is_empty()).then_some(Rows { limit, slot, number: 0, rows: message })
     })
 }
 

@@ -1,9 +1,22 @@
-//! The state machine beside the limiter: it reads what workers have charged, exchanges rows with the other regions,
-//! watches which of them are heard, and asks for durable marks. Never decides an admission and never blocks one.
+//! The state machine beside the limiter: it reads what workers have charged, tells the other regions, lends and borrows
+//! units, watches which regions are heard, and asks for durable marks. Never decides an admission and never blocks one.
+//!
+//! Read in this order: `watch` (which keys are under pressure), `rounds` (what is done for them), `loans` and
+//! `entitlement` (what is lent and what may be spent), `transmit` and `exchange` (what is told and heard), `partition`.
 
+mod book;
+mod entitlement;
+mod event;
 mod exchange;
+mod loans;
 mod marking;
+mod partition;
 mod report;
+mod rounds;
+mod standings;
+mod stats;
+mod transmit;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,28 +24,36 @@ use std::{
     time::Duration,
 };
 
-use portolan_config::{LimitId, OnPartition};
-use portolan_model::{HashKey, Now, RegionId, Timestamp, WallTime};
-pub use report::{LimitUsage, SlotDigest};
+use portolan_config::LimitId;
+use portolan_model::{ByteSize, HashKey, Now, RegionId, Timestamp, WallTime};
 
+use self::{book::Book, partition::Partition, watch::Watch};
+pub use self::{
+    event::Event,
+    partition::PartitionTally,
+    report::{KeyUsage, LimitUsage, PeerView, RegionUsage, SlotDigest, TOP_KEYS},
+    stats::Stats,
+};
 use crate::{
+    acks::{Seen, Unacknowledged},
+    budget::Budget,
     calendar::Calendars,
-    counter::{Allowance, Counter},
+    counter::Counter,
     definition::{Definition, Terms},
     durability::Durability,
     horizon::{Barrier, CLOCK_TOLERANCE},
     key::Key,
-    leaf::Leaf,
-    ledger::{Joined, Ledger},
+    ledger::Ledger,
+    lender::{LoanRequest, Loans},
     limiter::Limiter,
     marks::{Mark, MarkWrite, Recovery},
     message::Message,
     outbox::{Events, Outbox},
-    peers::{Change, GOSSIP_INTERVAL, Mode, PeerState, Peers},
+    peers::{GOSSIP_INTERVAL, Mode, Peers},
+    reclaim::Standing,
     rights::{Live, Rights},
     shared::Shared,
-    table::Moved,
-    word::Word,
+    table::Tenant,
 };
 
 /// What a region's limits are built from.
@@ -41,7 +62,7 @@ pub struct LimitsConfig {
     /// This region.
     pub region: RegionId,
     /// The scope: all regions that share the limits, this one included (it is added if it is missing), in any order.
-    /// Fixed for the life of the cluster; up to 200 keep a heartbeat within a datagram.
+    /// Fixed for the life of the cluster; at most 200.
     pub regions: Vec<RegionId>,
     /// Secret of the cluster for hashing keys.
     pub hash_key: HashKey,
@@ -49,72 +70,21 @@ pub struct LimitsConfig {
     pub capacity: usize,
     /// Longest round trip to a region of the scope; lengthens the silence that counts as staleness.
     pub worst_rtt: Duration,
+    /// Bytes of rows a second that each other region is sent at most; what does not fit is told later.
+    pub budget: ByteSize,
 }
 
-/// Something the shell may log or export.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The limiter may admit: the first horizon is durable.
-    Active,
-    /// A region is not heard, or does not hear us.
-    PeerStale {
-        /// The region.
-        region: RegionId,
-    },
-    /// A region is heard again.
-    PeerHealing {
-        /// The region.
-        region: RegionId,
-        /// How long it was not.
-        silent: Duration,
-    },
-    /// A region has been heard for long enough.
-    PeerFresh {
-        /// The region.
-        region: RegionId,
-        /// How long it was not.
-        silent: Duration,
-    },
-    /// The limits changed state.
-    Mode {
-        /// The state entered.
-        mode: Mode,
-    },
-    /// A region's clock is further ahead of ours than is adopted; told once until it is sound again.
-    ClockAhead {
-        /// The region.
-        region: RegionId,
-        /// By how much.
-        by: Duration,
-    },
-}
-
-/// Counts since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Messages taken in.
-    pub messages: u64,
-    /// Messages refused.
-    pub rejected: u64,
-    /// Rows of other regions that raised a cell.
-    pub rows_raised: u64,
-    /// Rows that found no room.
-    pub rows_full: u64,
-    /// Digests that differed from ours.
-    pub digest_mismatches: u64,
-    /// Messages dropped because too many were waiting.
-    pub messages_dropped: u64,
-    /// Charges to a counter shared by keys for lack of room.
-    pub overflowed: u64,
-    /// Times a region's clock was found too far ahead.
-    pub clocks_ahead: u64,
-    /// Durable writes asked for.
-    pub mark_writes: u64,
+/// A key in one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub limit: LimitId,
+    pub slot: u64,
+    pub key: Key,
 }
 
 /// The state machine. One owner calls it; the [`Limiter`] is shared.
 ///
-/// The driver feeds `handle_*`, then drains `poll_transmit`, `poll_marks` and `poll_event`, and calls
+/// The driver feeds `handle_*`, then drains `poll_transmit`, `poll_marks`, `poll_loan` and `poll_event`, and calls
 /// [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct Limits {
@@ -122,19 +92,35 @@ pub struct Limits {
     regions: Vec<RegionId>,
     me: usize,
     scope: u64,
+    worst_rtt: Duration,
     limiter: Arc<Limiter>,
     shared: Arc<Shared>,
     calendars: Calendars,
+    books: BTreeMap<LimitId, Book>,
+    /// Fences and leases, in the order of the scope.
+    standings: Vec<Standing>,
     ledger: Ledger,
+    /// Keys under pressure, here or elsewhere.
+    watched: BTreeMap<(LimitId, Key), Watch>,
+    most_watched: usize,
+    /// Keys that cannot wait for the next round, and those of them whose rows should leave at once.
+    urgent: BTreeSet<(LimitId, Key)>,
+    hurry: BTreeSet<(LimitId, Key)>,
+    /// Own rows that the others have not been told.
+    untold: BTreeSet<Place>,
+    sent_up_to: Place,
+    /// Per region: messages with loans to it, and those that came from it.
+    unacknowledged: Vec<Unacknowledged<Place>>,
+    seen: Vec<Seen>,
+    budget: Budget,
+    loans: Loans,
     peers: Peers,
+    partition: Option<Partition>,
     durability: Durability,
     /// Marks of the process before, until their limit is defined.
     recovered: BTreeMap<LimitId, Vec<Mark>>,
     /// Highest mark asked for, with the end of its slot.
     marked: BTreeMap<(LimitId, Key, u64), (u64, WallTime)>,
-    /// Own rows that regions should hear of soon.
-    unsent: BTreeSet<(LimitId, u64, Key)>,
-    sent_up_to: (LimitId, u64, Key),
     mode: Mode,
     fenced: bool,
     clock_ahead: Vec<bool>,
@@ -157,6 +143,7 @@ impl Limits {
         regions.push(config.region.clone());
         regions.sort();
         regions.dedup();
+        let count = regions.len();
         let me = regions.binary_search(&config.region).expect("the scope holds this region: it was just added");
         let names: Vec<&[u8]> = regions.iter().map(|region| region.as_str().as_bytes()).collect();
         let barrier = Barrier::new(&recovery, now);
@@ -168,19 +155,31 @@ impl Limits {
         Self {
             me,
             scope: config.hash_key.hash(&names).0 as u64,
+            worst_rtt: config.worst_rtt,
             limiter: Arc::new(Limiter::new(Box::default(), Arc::clone(&shared))),
             calendars: Calendars::default(),
+            books: BTreeMap::new(),
+            standings: vec![Standing::default(); count],
             // A region's table can hold that many rows in each of the slots that may be live.
-            ledger: Ledger::new(config.hash_key, regions.len(), 3 * shared.table.len()),
-            peers: Peers::new(regions.len(), config.worst_rtt, now.mono),
+            ledger: Ledger::new(config.hash_key, count, 3 * shared.table.len()),
+            watched: BTreeMap::new(),
+            most_watched: shared.table.len(),
+            urgent: BTreeSet::new(),
+            hurry: BTreeSet::new(),
+            untold: BTreeSet::new(),
+            sent_up_to: Place { limit: LimitId(0), slot: 0, key: Key::EVERY },
+            unacknowledged: (0..count).map(|_| Unacknowledged::new()).collect(),
+            seen: vec![Seen::default(); count],
+            budget: Budget::new(config.budget, now.mono),
+            loans: Loans::default(),
+            peers: Peers::new(count, config.worst_rtt, now.mono),
+            partition: None,
             durability: Durability::new(barrier.closed()),
             recovered,
             marked: BTreeMap::new(),
-            unsent: BTreeSet::new(),
-            sent_up_to: (LimitId(0), 0, Key::EVERY),
             mode: Mode::Healthy,
             fenced: false,
-            clock_ahead: vec![false; regions.len()],
+            clock_ahead: vec![false; count],
             last: now,
             last_tick: now.mono,
             next_tick: now.mono,
@@ -217,30 +216,51 @@ impl Limits {
         self.calendars.retain_used();
         let before = std::mem::replace(&mut self.limiter, Arc::new(Limiter::new(all, Arc::clone(&self.shared))));
         let limiter = self.limiter();
+        self.turn_books();
+        let mut changed = Vec::new();
         for rights in limiter.all_rights() {
             match before.rights(rights.id) {
-                Some(old) => self.keep_allowance(old, rights),
+                Some(old) => {
+                    if old.generation != rights.generation || old.terms != rights.terms {
+                        changed.push(rights.id);
+                    }
+                    self.keep_allowance(old, rights);
+                }
                 None => self.restore_marks(rights),
             }
         }
-        self.ledger.retain(|limit, _| limiter.rights(limit).is_some());
-        self.marked.retain(|&(limit, ..), _| limiter.rights(limit).is_some());
+        self.republish(&changed);
+        if !changed.is_empty() {
+            self.events.push(Event::EpochChange { limits: changed });
+        }
+        let ended = |limit: LimitId| limiter.rights(limit).is_none();
+        self.ledger.forget_limits(ended);
+        self.books.retain(|&limit, _| !ended(limit));
+        self.watched.retain(|&(limit, _), _| !ended(limit));
+        self.untold.retain(|place| !ended(place.limit));
+        self.marked.retain(|&(limit, ..), _| !ended(limit));
+        self.set_minorities();
     }
 
     /// Does what is due: call at [`poll_timeout`](Self::poll_timeout), and at once when a worker's
     /// [`Limiter::take_attention`] says so.
     pub fn handle_timeout(&mut self, now: Now) {
         self.observe_clock(now);
-        self.read_counters();
+        self.read_counters(now);
         if now.mono >= self.next_tick {
             self.next_tick = now.mono + GOSSIP_INTERVAL;
             self.tick(now);
+        } else {
+            self.run_urgent(now);
         }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        Some(self.next_tick)
+        if self.urgent.is_empty() {
+            return Some(self.next_tick);
+        }
+        Some(self.next_tick.min(self.last.mono + rounds::SHORTEST_GAP))
     }
 
     /// The next message to send.
@@ -257,6 +277,11 @@ impl Limits {
         Some(write)
     }
 
+    /// The next chunk to ask a lender for. Nothing waits for the answer.
+    pub fn poll_loan(&mut self) -> Option<LoanRequest> {
+        self.loans.poll()
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop()
@@ -266,84 +291,12 @@ impl Limits {
         let terms = Terms::new(definition, self.me, self.regions.len(), &mut self.calendars);
         let live = self.limiter.rights(definition.id).map(|before| Arc::clone(&before.live));
         let live = live.unwrap_or_else(|| Arc::new(Live::new(self.mode)));
+        let book = Book::new(definition, &terms);
+        let before = self.books.insert(definition.id, book);
+        if let (Some(before), Some(book)) = (before, self.books.get_mut(&definition.id)) {
+            book.carry_over(&before);
+        }
         Rights::new(definition, terms, &self.shared.barrier, live)
-    }
-
-    /// Reads every counter that workers moved.
-    fn read_counters(&mut self) {
-        let limiter = self.limiter();
-        let wall = self.wall();
-        let mut moved = Vec::new();
-        let mut note = |rights, key, words: [Word; 2], counter: &Counter| {
-            let rights: &Rights = rights;
-            let current = rights.terms.slot(wall);
-            for (parity, word) in words.into_iter().enumerate() {
-                let slot = word.slot_near(if current & 1 == parity as u64 { current } else { current + 1 });
-                if word.amount() > 0 && !word.is_changing_key() {
-                    let allowance = rights.allowance(&self.shared, counter, key, slot);
-                    moved.push((rights, key, slot, word.amount(), allowance, counter.others(slot)));
-                }
-            }
-        };
-        self.shared.table.drain_moved(|Moved { key, limit, words, .. }, counter| {
-            counter.take_refused();
-            if let Some(rights) = limiter.rights(limit) {
-                note(rights, key, words, counter);
-            }
-        });
-        for rights in limiter.all_rights() {
-            if rights.live.take_overflow_moved() {
-                note(rights, Key::OVERFLOW, rights.live.overflow.words(), &rights.live.overflow);
-            }
-        }
-        for (rights, key, slot, used, allowance, others) in moved {
-            self.join_own(rights, key, slot, used);
-            self.consider_mark(rights, key, slot, used, allowance);
-            if self.ledger.others(rights.id, slot, self.me, key) > others {
-                self.publish_others(rights, slot, key);
-            }
-        }
-    }
-
-    /// Takes a counter's own spend into the ledger. Units given back later stay in the row: a cell never falls.
-    fn join_own(&mut self, rights: &Rights, key: Key, slot: u64, used: u64) {
-        if !self.is_live(rights, slot) {
-            return;
-        }
-        match self.ledger.join(rights.id, slot, self.me, key, used) {
-            Joined::Raised => {
-                let pressed = used.saturating_mul(2) >= rights.terms.base(slot);
-                if pressed || self.shares_view(rights) {
-                    self.unsent.insert((rights.id, slot, key));
-                }
-            }
-            Joined::Known => {}
-            Joined::Full => self.stats.rows_full += 1,
-        }
-    }
-
-    /// Whether admissions depend on the merged view: then every row matters, not only those under pressure.
-    fn shares_view(&self, rights: &Rights) -> bool {
-        matches!(rights.on_partition, OnPartition::Open { .. }) && self.mode != Mode::Healthy
-    }
-
-    fn publish_others(&self, rights: &Rights, slot: u64, key: Key) {
-        let others = self.ledger.others(rights.id, slot, self.me, key);
-        self.with_counter(rights, key, |counter| counter.publish_others(slot, others));
-    }
-
-    /// The counter of a key, if it has one, while it cannot become another key's.
-    fn with_counter<R>(&self, rights: &Rights, key: Key, then: impl FnOnce(&Counter) -> R) -> Option<R> {
-        match key {
-            Key::OVERFLOW => Some(then(&rights.live.overflow)),
-            key => self.shared.table.with(key, then),
-        }
-    }
-
-    /// The entry of a key, if it has one, while it cannot become another key's.
-    #[allow(dead_code, reason = "what lending and granting are made of")]
-    fn with_leaf<R>(&self, rights: &Rights, key: Key, then: impl FnOnce(Leaf<'_>) -> R) -> Option<R> {
-        self.with_counter(rights, key, |counter| then(Leaf::new(&self.shared, rights, key, counter)))
     }
 
     fn tick(&mut self, now: Now) {
@@ -351,14 +304,20 @@ impl Limits {
         for change in self.peers.handle_timeout(self.me, now.mono) {
             self.peer_changed(change);
         }
-        self.forget_dead_slots();
-        self.send_rows();
+        self.turn_books();
+        self.run_round(now);
+        self.send_rows(now);
         self.send_heartbeats(now);
         if now.mono >= self.next_digest {
             let healthy = self.mode == Mode::Healthy;
             self.next_digest = now.mono + if healthy { DIGEST_INTERVAL } else { HEALING_DIGEST_INTERVAL };
             self.send_digests();
         }
+        self.forget_dead_slots();
+        self.sweep_table();
+    }
+
+    fn sweep_table(&mut self) {
         let (limiter, wall) = (&self.limiter, self.wall());
         for rights in limiter.all_rights() {
             rights.live.retire(rights.terms.slot(wall));
@@ -375,62 +334,56 @@ impl Limits {
         self.swept_up_to = self.shared.table.sweep(self.swept_up_to, buckets, is_dead);
     }
 
-    fn peer_changed(&mut self, Change { region, state, silent }: Change) {
-        let name = self.regions[region].clone();
-        self.events.push(match state {
-            PeerState::Stale => Event::PeerStale { region: name },
-            PeerState::Healing => Event::PeerHealing { region: name, silent },
-            PeerState::Fresh => Event::PeerFresh { region: name, silent },
-        });
-        if state == PeerState::Healing {
-            // Digests first: only what differs is sent, not every row.
-            self.next_digest = self.last.mono;
-        }
-        let mode = self.peers.mode();
-        if mode == self.mode {
-            return;
-        }
-        self.mode = mode;
-        self.events.push(Event::Mode { mode });
-        let limiter = self.limiter();
-        for rights in limiter.all_rights() {
-            rights.live.set_mode(mode);
-            let slot = rights.terms.slot(self.wall());
-            let own: Vec<Key> = self.ledger.rows(rights.id, slot, self.me, u16::MAX).map(|(key, _)| key).collect();
-            if self.shares_view(rights) {
-                self.unsent.extend(own.iter().map(|&key| (rights.id, slot, key)));
-            }
-            if mode != Mode::Degraded {
-                own.into_iter().for_each(|key| self.close(rights, slot, key));
-            }
-        }
-    }
-
-    /// Marks beyond the own share were for while the limit was open.
-    fn close(&self, rights: &Rights, slot: u64, key: Key) {
-        let base = rights.terms.base(slot);
-        self.with_counter(rights, key, |counter| {
-            if counter.rights(slot).is_some_and(|published| published.amount > base) {
-                counter.publish_rights(slot, Allowance { amount: base, pending: None });
-            }
-        });
-    }
-
     fn forget_dead_slots(&mut self) {
         let wall = self.wall();
         let limiter = self.limiter();
+        for rights in limiter.all_rights() {
+            self.ledger.raise_floor(rights.id, rights.terms.slot(wall).saturating_sub(1));
+        }
+        let (regions, books) = (self.regions.len(), &mut self.books);
+        let count = SWEPT_ACCOUNTS.max(self.ledger.len() / SWEPT_PART);
+        self.ledger.sweep(count, |limit, slot, _, account| {
+            let (Some(rights), Some(book)) = (limiter.rights(limit), books.get_mut(&limit)) else { return };
+            book.close_slot(account.consumed(slot, regions).saturating_sub(rights.terms.quota));
+        });
         let live = |limit, slot| limiter.rights(limit).is_some_and(|rights| slot + 1 >= rights.terms.slot(wall));
-        self.ledger.retain(live);
-        self.unsent.retain(|&(limit, slot, _)| live(limit, slot));
+        self.untold.retain(|place| live(place.limit, place.slot));
         self.marked.retain(|_, &mut (_, ends)| ends > wall);
+        self.loans.forget(wall);
         self.durability.forget(wall);
         self.recovered.retain(|_, marks| marks.iter().any(|mark| mark.ends > wall));
     }
 
-    /// Current, previous, or begun already where a sound clock is ahead of ours.
+    /// Whether admissions depend on the merged view: then every row matters, not only those under pressure.
+    fn shares_view(&self, rights: &Rights) -> bool {
+        rights.is_open() && self.mode != Mode::Healthy
+    }
+
+    /// The counter of a key, if it has one, while it cannot become another key's.
+    fn with_counter<R>(&self, rights: &Rights, key: Key, then: impl FnOnce(&Counter) -> R) -> Option<R> {
+        match key {
+            Key::OVERFLOW => Some(then(&rights.live.overflow)),
+            key => self.shared.table.with(key, then),
+        }
+    }
+
+    /// The counter of a key, which is made if it has none; nothing when there is no room for it.
+    fn with_entry<R>(&self, rights: &Rights, key: Key, then: impl FnOnce(&Counter) -> R) -> Option<R> {
+        let limiter = &self.limiter;
+        let found = |place| Some(then(self.shared.table.counter(place)));
+        let is_dead = |counter: &Counter| limiter.is_dead(counter, self.wall());
+        let tenant = Tenant { key, limit: rights.id };
+        self.shared.table.enter(tenant, is_dead, || rights.beginning(self.wall()), found, || None)
+    }
+
+    /// Current, previous, next, or begun already where a sound clock is ahead of ours.
     fn is_live(&self, rights: &Rights, slot: u64) -> bool {
         let wall = self.wall();
-        slot.saturating_add(1) >= rights.terms.slot(wall) && slot <= rights.terms.slot(wall + CLOCK_TOLERANCE)
+        slot.saturating_add(1) >= rights.terms.slot(wall) && slot <= rights.terms.slot(wall + CLOCK_TOLERANCE) + 1
+    }
+
+    fn is_live_place(&self, place: &Place) -> bool {
+        self.limiter.rights(place.limit).is_some_and(|rights| self.is_live(rights, place.slot))
     }
 
     fn observe_clock(&mut self, now: Now) {
@@ -463,3 +416,7 @@ const CLOCK_STEP: Duration = Duration::from_millis(100);
 
 /// Ticks in which the whole table is swept: 75 s.
 const SWEEP_TICKS: usize = 750;
+
+/// Accounts swept per tick: at least so many, and this part of all of them.
+const SWEPT_ACCOUNTS: usize = 1024;
+const SWEPT_PART: usize = 20;

@@ -53,6 +53,9 @@ pub(crate) struct Live {
     allowance: AtomicU64,
     /// The overflow counter moved since the state machine last looked.
     overflow_moved: AtomicBool,
+    /// Only slots that begin at the first instant or later may be spent, and only before the second: fences and leases.
+    spend_from: AtomicU64,
+    spend_until: AtomicU64,
 }
 
 /// What a decision about one counter in one slot reads.
@@ -316,7 +319,20 @@ impl Live {
             overflow: Counter::default(),
             allowance: AtomicU64::new(0),
             overflow_moved: AtomicBool::new(false),
+            spend_from: AtomicU64::new(0),
+            spend_until: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// Whether a slot that begins at `begin` may be spent at `wall`.
+    pub fn may_spend(&self, begin: WallTime, wall: WallTime) -> bool {
+        let [from, until] = [&self.spend_from, &self.spend_until].map(|at| WallTime::from_unix_millis(at.load(SeqCst)));
+        begin >= from && wall < until
+    }
+
+    pub fn set_spending(&self, from: WallTime, until: WallTime) {
+        self.spend_from.store(from.as_unix_millis(), SeqCst);
+        self.spend_until.store(until.as_unix_millis(), SeqCst);
     }
 
     /// Says that the overflow counter moved.

@@ -79,7 +79,7 @@ pub(crate) fn spend_slot<'a>(
         }
         let refused =
             |reason, retry_after, wait| Err(Turned::Refused { rights, slot, reason, retry_after, wait, wall });
-        if let Err((retry_at, wait)) = check_slot(shared, rights, slot) {
+        if let Err((retry_at, wait)) = check_slot(shared, rights, slot, wall) {
             return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         let age = word.age(slot);
@@ -117,9 +117,18 @@ pub(crate) fn spend_slot<'a>(
     }
 }
 
-/// Refuses slots that a process before may have spent, and those that no durable horizon covers: says when others come,
+/// Refuses slots that a process before may have spent, those that no durable horizon covers, and those of a region that is
+/// fenced or without its lease: says when others come,
 /// and what may come before.
-pub(crate) fn check_slot(shared: &Shared, rights: &Rights, slot: u64) -> Result<(), (WallTime, Option<WaitReason>)> {
+pub(crate) fn check_slot(
+    shared: &Shared,
+    rights: &Rights,
+    slot: u64,
+    wall: WallTime,
+) -> Result<(), (WallTime, Option<WaitReason>)> {
+    if !rights.live.may_spend(rights.terms.begin(slot), wall) {
+        return Err((rights.terms.end(slot), None));
+    }
     if slot < rights.open_from {
         return Err((rights.terms.begin(rights.open_from), None));
     }

@@ -154,6 +154,15 @@ impl Table {
         }
     }
 
+    /// Hands every key to `each`, for reports: costs a walk over the whole table.
+    pub fn for_each(&self, mut each: impl FnMut(Key, &Counter)) {
+        self.entries.iter().for_each(|counter| {
+            if let Some(key) = counter.key() {
+                each(key, counter);
+            }
+        });
+    }
+
     /// Frees the entries among `count` buckets from `from` on that are dead; returns where to go on. Only the state
     /// machine calls it: it knows the newest limits. `is_dead` may tidy up what it finds.
     pub fn sweep(&self, from: usize, count: usize, is_dead: impl Fn(&Counter) -> bool) -> usize {

@@ -93,16 +93,6 @@ impl Word {
             _ => Age::Ahead,
         }
     }
-
-    /// The full number of the word's slot, given one of the same parity close to it.
-    pub const fn slot_near(self, slot: u64) -> u64 {
-        let behind = (slot >> 1).wrapping_sub(self.0 >> SLOT_SHIFT) & HALF_MASK;
-        if behind <= HALF_MASK / 2 {
-            slot.wrapping_sub(behind * 2)
-        } else {
-            slot.wrapping_add((HALF_MASK + 1 - behind) * 2)
-        }
-    }
 }
 
 /// An amount that was published for one slot: slot (25 bits, wrapping), tag (2 bits), amount (37 bits).
@@ -152,8 +142,8 @@ mod tests {
     fn a_word_keeps_slot_reuse_seal_and_amount_apart() {
         let slot = 1_795_000_000;
         let word = Word::new(slot, 15, 1 << 36);
-        assert_eq!((word.amount(), word.reuse(), word.slot_near(slot + 4)), (1 << 36, 15, slot));
-        assert_eq!(word.with_amount(8).slot_near(slot - 4), slot);
+        assert_eq!((word.amount(), word.reuse(), word.age(slot)), (1 << 36, 15, Age::Same));
+        assert_eq!(word.with_amount(8).age(slot), Age::Same);
         assert_eq!((word.sealed().amount(), word.sealed().is_sealed(), word.is_sealed()), (1 << 36, true, false));
         assert!(!word.sealed().rolled(slot + 2, 1).is_sealed());
         assert_eq!(word.changing_key().reuse(), 0);

@@ -3,7 +3,7 @@
 mod fleet;
 
 use fleet::{Fleet, definition};
-use portolan_limits::{Heartbeat, Key, LimitId, Message, OnPartition, Rejected, Rows, SlotSummary};
+use portolan_limits::{Heartbeat, Key, LimitId, Message, OnPartition, Rejected, Row, Rows, Seen, SlotSummary};
 use portolan_model::RegionId;
 
 fn fleet() -> Fleet {
@@ -25,7 +25,8 @@ fn current_slot(fleet: &Fleet) -> u64 {
 fn rows(fleet: &Fleet, limit: u32, slot_from_now: i64, count: usize) -> Rows {
     let key = |at: usize| Key::new(&fleet::HASH_KEY, LimitId(limit), &[&at.to_le_bytes()]);
     let slot = current_slot(fleet).saturating_add_signed(slot_from_now);
-    Rows { limit: LimitId(limit), slot, rows: (0..count).map(|at| (key(at), 3)).collect() }
+    let row = Row { consumed: 3, ..Row::default() };
+    Rows { limit: LimitId(limit), slot, number: 0, rows: (0..count).map(|at| (key(at), row.clone())).collect() }
 }
 
 #[test]
@@ -33,7 +34,7 @@ fn rows_are_taken_from_another_region_into_its_own_row_only() {
     let mut fleet = fleet();
     let message = Message::Rows(rows(&fleet, 1, 0, 2));
     assert_eq!(give(&mut fleet, "region-1", message), Ok(()));
-    let usage = fleet.limits(0).usage(fleet.now(0));
+    let usage = fleet.limits(0).overview(fleet.now(0));
     let spent: Vec<u64> = usage[0].spent.iter().map(|(_, spent)| *spent).collect();
     assert_eq!((usage[0].keys, spent), (2, vec![0, 6, 0]));
 }
@@ -52,12 +53,12 @@ fn rows_that_no_correct_region_sends_change_nothing() {
     check("elsewhere", |fleet| Message::Rows(rows(fleet, 1, 0, 1)), Rejected::UnknownSender);
     check("region-1", |fleet| Message::Rows(rows(fleet, 2, 0, 1)), Rejected::UnknownLimit);
     check("region-1", |fleet| Message::Rows(rows(fleet, 1, -2, 1)), Rejected::DeadSlot);
-    check("region-1", |fleet| Message::Rows(rows(fleet, 1, 2, 1)), Rejected::DeadSlot);
-    check("region-1", |fleet| Message::Rows(rows(fleet, 1, 0, 57)), Rejected::TooLong);
+    check("region-1", |fleet| Message::Rows(rows(fleet, 1, 3, 1)), Rejected::DeadSlot);
+    check("region-1", |fleet| Message::Rows(rows(fleet, 1, 0, 129)), Rejected::TooLong);
     check("region-1", |fleet| Message::Echo(rows(fleet, 1, 0, 1)), Rejected::ForeignRow);
     let impossible = |fleet: &Fleet| {
         let mut rows = rows(fleet, 1, 0, 1);
-        rows.rows[0].1 = u64::MAX;
+        rows.rows[0].1.consumed = u64::MAX;
         Message::Rows(rows)
     };
     check("region-1", impossible, Rejected::ImpossibleRow);
@@ -66,8 +67,9 @@ fn rows_that_no_correct_region_sends_change_nothing() {
         Message::Digests(vec![summary; 8])
     };
     check("region-1", digests, Rejected::TooLong);
-    let heartbeat =
-        |fleet: &Fleet| Message::Heartbeat(Heartbeat { scope: 1, sent: fleet.now(0).wall, heard: vec![0; 3] });
+    let heartbeat = |fleet: &Fleet| {
+        Message::Heartbeat(Heartbeat { scope: 1, sent: fleet.now(0).wall, heard: vec![0; 3], seen: Seen::default() })
+    };
     check("region-1", heartbeat, Rejected::ForeignScope);
 }
 
@@ -77,7 +79,7 @@ fn a_clock_far_ahead_is_not_adopted() {
     fleet.regions[1].clock_ms = 3_600_000;
     fleet.run(1000);
     assert_eq!(fleet.limits(0).stats().clocks_ahead, 1);
-    let slot = fleet.limits(0).usage(fleet.now(0))[0].slot;
+    let slot = fleet.limits(0).overview(fleet.now(0))[0].slot;
     assert_eq!(slot, current_slot(&fleet));
 }
 
@@ -90,7 +92,7 @@ fn a_region_whose_clock_runs_fast_drags_nobody_along() {
         fleet.regions[1].clock_ms += 300;
         fleet.run(100);
         let physical = fleet.now(0).wall.as_unix_millis();
-        let slot = fleet.limits(0).usage(fleet.now(0))[0].slot;
+        let slot = fleet.limits(0).overview(fleet.now(0))[0].slot;
         assert!(slot <= (physical + 500) / 1000, "slot {slot} at {physical} ms");
     }
     assert_eq!(fleet.limits(0).stats().clocks_ahead, 1);
@@ -100,8 +102,9 @@ fn a_region_whose_clock_runs_fast_drags_nobody_along() {
 fn a_region_that_lost_its_rows_in_a_crash_is_told_them_again() {
     let mut fleet = fleet();
     fleet.run(60_000 - fleet.now(0).wall.as_unix_millis() % 60_000);
-    for key in 0..30 {
-        fleet.request(0, &[(1, key)]);
+    for request in 0..30 * 12 {
+        fleet.request(0, &[(1, request % 30)]);
+        fleet.run(5);
     }
     fleet.run(1500);
     fleet.crash(0);
@@ -111,5 +114,5 @@ fn a_region_that_lost_its_rows_in_a_crash_is_told_them_again() {
     let digests = |at: usize| fleet.limits(at).slot_digests(fleet.now(at));
     assert!(!digests(0).is_empty());
     assert_eq!((digests(0), digests(1)), (digests(1), digests(2)));
-    assert_eq!(fleet.limits(0).usage(fleet.now(0))[0].keys, 30);
+    assert_eq!(fleet.limits(0).overview(fleet.now(0))[0].keys, 30);
 }

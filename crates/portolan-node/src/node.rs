@@ -16,7 +16,7 @@ use portolan_config::{Command, Intent, RegionMap};
 use portolan_geodns::RegionStates;
 use portolan_gossip::{Gossip, GossipConfig};
 use portolan_limits::{Limits, LimitsConfig, MarkSequence, MarkWrite, Recovery, Rejected};
-use portolan_model::{HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
+use portolan_model::{ByteSize, HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
 use portolan_routing::{EndpointId, ProbeOutcome};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -382,11 +382,15 @@ fn limits_config(config: &NodeConfig, capacity: usize) -> LimitsConfig {
         hash_key: config.hash_key,
         capacity,
         worst_rtt: config.regions.worst_rtt(),
+        budget: LIMITS_BUDGET,
     }
 }
 
 /// See [`Node::set_limit_keys`].
 const LIMIT_KEYS: usize = 1 << 18;
+
+/// Bytes of counters a second to each other region: 19 of them at once make 160 Mb/s at most.
+const LIMITS_BUDGET: ByteSize = ByteSize(1 << 20);
 
 /// Before the start no key is counted.
 const IDLE_CAPACITY: usize = 16;

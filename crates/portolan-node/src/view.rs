@@ -146,6 +146,7 @@ routes:
             hash_key: HashKey::new([1; 16]),
             capacity: 16,
             worst_rtt: std::time::Duration::ZERO,
+            budget: portolan_model::ByteSize(1 << 20),
         };
         let limiter = Limits::new(config, Recovery::FirstStart, Now::default()).limiter();
         let compiled = Compiled::new(&intent, &regions, None);

@@ -1,4 +1,4 @@
-//! Messages between regions: heartbeats, rows, and the repair of what was lost. A region's rows are taken from that
+//! Messages of other regions: heartbeats, rows, and the repair of what was lost. A region's rows are taken from that
 //! region alone; everything a peer sends is bounded before it is looked at.
 
 use std::time::Duration;
@@ -6,15 +6,16 @@ use std::time::Duration;
 use portolan_config::LimitId;
 use portolan_model::{Now, RegionId};
 
-use super::{Event, Limits};
+use super::{Event, Limits, Place};
 use crate::{
+    account::{MAX_AMOUNT, Row},
     horizon::CLOCK_TOLERANCE,
     key::Key,
     ledger::Joined,
     message::{DIGEST_BUCKETS, Heartbeat, MAX_DIGESTS, MAX_ROWS, Message, Rejected, Rows, SlotSummary},
     outbox::in_messages,
+    peers::GOSSIP_INTERVAL,
     rights::Rights,
-    word::MAX_AMOUNT,
 };
 
 impl Limits {
@@ -24,8 +25,13 @@ impl Limits {
         let result = self.take_message(from, message, now);
         match result {
             Ok(()) => self.stats.messages += 1,
+            Err(Rejected::DeadSlot) => {
+                self.stats.dropped_late += 1;
+                self.stats.rejected += 1;
+            }
             Err(_) => self.stats.rejected += 1,
         }
+        self.run_urgent(now);
         result
     }
 
@@ -34,7 +40,7 @@ impl Limits {
         let from = from.ok_or(Rejected::UnknownSender)?;
         match message {
             Message::Heartbeat(heartbeat) => self.take_heartbeat(from, &heartbeat, now),
-            Message::Rows(rows) => self.take_rows(from, &rows),
+            Message::Rows(rows) => self.take_rows(from, &rows, now),
             Message::Digests(digests) => self.compare_digests(from, &digests),
             Message::Ask { limit, slot, buckets } => self.answer(from, limit, slot, buckets),
             Message::Echo(rows) => self.take_echo(&rows),
@@ -56,6 +62,14 @@ impl Limits {
             self.events.push(Event::ClockAhead { region: self.regions[from].clone(), by: ahead });
         }
         self.clock_ahead[from] = !sound;
+        let patience = self.worst_rtt * 2 + GOSSIP_INTERVAL * 2;
+        let lost = self.unacknowledged[from].acknowledge(&heartbeat.seen, patience, now.mono);
+        self.stats.loans_repeated += lost.len() as u64;
+        for place in lost {
+            if self.is_live_place(&place) {
+                self.untold.insert(place);
+            }
+        }
         let heard_us_ago = Duration::from_millis(heartbeat.heard[self.me].into());
         if let Some(change) = self.peers.handle_heartbeat(from, heard_us_ago, now.mono) {
             self.peer_changed(change);
@@ -63,28 +77,69 @@ impl Limits {
         Ok(())
     }
 
-    fn take_rows(&mut self, from: usize, rows: &Rows) -> Result<(), Rejected> {
+    fn take_rows(&mut self, from: usize, rows: &Rows, now: Now) -> Result<(), Rejected> {
         let limiter = self.limiter();
         let rights = limiter.rights(rows.limit).ok_or(Rejected::UnknownLimit)?;
-        self.check_rows(rights, rows)?;
-        let current = rights.terms.slot(self.wall());
-        for &(key, spent) in &rows.rows {
-            match self.ledger.join(rows.limit, rows.slot, from, key, spent) {
-                Joined::Raised => {
-                    self.stats.rows_raised += 1;
-                    if rows.slot == current {
-                        self.publish_others(rights, rows.slot, key);
-                    }
-                }
-                Joined::Known => {}
-                Joined::Full => self.stats.rows_full += 1,
+        self.check_rows(rights, from, rows)?;
+        if rows.number > 0 {
+            self.seen[from].insert(rows.number);
+        }
+        for (key, row) in &rows.rows {
+            let before = self.borrowed(rights, *key, rows.slot, from);
+            if self.join(rows.limit, *key, rows.slot, from, row) != Joined::Raised {
+                continue;
             }
+            self.stats.rows_raised += 1;
+            let lent = self.borrowed(rights, *key, rows.slot, from) - before;
+            if let Some(book) = self.books.get_mut(&rights.id) {
+                book.tally.borrowed += lent;
+            }
+            self.take_row(rights, *key, rows.slot, from, lent, now);
         }
         Ok(())
     }
 
-    fn check_rows(&self, rights: &Rights, rows: &Rows) -> Result<(), Rejected> {
-        let sound = |&(key, spent): &(Key, u64)| key != Key::EVERY && spent <= MAX_AMOUNT;
+    /// Puts to use what a region told of a key.
+    fn take_row(&mut self, rights: &Rights, key: Key, slot: u64, from: usize, lent: u64, now: Now) {
+        let current = rights.terms.slot(self.wall());
+        let place = (rights.id, key);
+        if !self.watched.contains_key(&place) && self.watched.len() < self.most_watched {
+            self.watched.insert(place, super::Watch::new(current, now.mono));
+        }
+        if let Some(watch) = self.watched.get_mut(&place) {
+            watch.pressed = watch.pressed.max(slot.min(current));
+        }
+        if lent > 0 {
+            self.publish(rights, key, slot);
+        } else {
+            self.publish_others(rights, slot, key);
+        }
+        if slot == current && self.runs_dry(rights, key, slot, from) {
+            self.urgent.insert(place);
+        }
+    }
+
+    /// Whether a region will have spent what it has before a loan of the next round can reach it.
+    fn runs_dry(&self, rights: &Rights, key: Key, slot: u64, region: usize) -> bool {
+        let Some(account) = self.ledger.account(rights.id, key) else { return false };
+        let balance = account.balances(slot, self.regions.len())[region];
+        let soon = 2.0 * balance.demand.rate.units() * self.worst_rtt.as_secs_f64();
+        soon > 0.0 && (self.unspent(rights, slot, region, balance) as f64) < soon
+    }
+
+    fn borrowed(&self, rights: &Rights, key: Key, slot: u64, from: usize) -> u64 {
+        let me = self.me;
+        let lent = crate::account::Field::Lent(me as u8);
+        self.ledger.account(rights.id, key).map_or(0, |account| account.amount(slot, from, lent))
+    }
+
+    fn check_rows(&self, rights: &Rights, region: usize, rows: &Rows) -> Result<(), Rejected> {
+        let known = |&(to, amount): &(u8, u64)| {
+            usize::from(to) < self.regions.len() && usize::from(to) != region && amount <= MAX_AMOUNT
+        };
+        let sound = |(key, row): &(Key, Row)| {
+            *key != Key::EVERY && row.consumed.max(row.refunded) <= MAX_AMOUNT && row.lent.iter().all(known)
+        };
         if rows.rows.len() > MAX_ROWS {
             Err(Rejected::TooLong)
         } else if !self.is_live(rights, rows.slot) {
@@ -105,7 +160,7 @@ impl Limits {
         for summary in digests {
             let (limit, slot) = (summary.limit, summary.slot);
             let Some(rights) = limiter.rights(limit) else { continue };
-            let held = self.ledger.digests(limit, slot, from);
+            let held = self.ledger.digests(limit, slot, from, |shard| self.shares_shard(from, shard));
             let differs = |bucket: &usize| held[*bucket] != summary.buckets[*bucket];
             let buckets = (0..DIGEST_BUCKETS).filter(differs).fold(0, |bits, bucket| bits | 1 << bucket);
             if buckets == 0 || !self.is_live(rights, slot) {
@@ -114,10 +169,9 @@ impl Limits {
             self.stats.digest_mismatches += 1;
             self.outbox.push(from, Message::Ask { limit, slot, buckets });
             if summary.restarted {
-                let held = self.ledger.rows(limit, slot, from, buckets);
-                for rows in in_messages(limit, slot, held).take(MAX_REPAIR_MESSAGES) {
-                    self.outbox.push(from, Message::Echo(rows));
-                }
+                let held = self.ledger.rows(limit, slot, from, buckets, |shard| self.shares_shard(from, shard));
+                let echoes: Vec<Rows> = in_messages(limit, slot, held).take(MAX_REPAIR_MESSAGES).collect();
+                echoes.into_iter().for_each(|rows| self.send(from, Message::Echo(rows)));
             }
         }
         Ok(())
@@ -133,11 +187,10 @@ impl Limits {
         self.repair_turn += 1;
         let order = (0..DIGEST_BUCKETS).map(|at| (at + self.repair_turn) % DIGEST_BUCKETS);
         let asked = order.filter(|bucket| buckets >> bucket & 1 == 1);
-        let ledger = &self.ledger;
-        let rows = asked.flat_map(|bucket| ledger.rows(limit, slot, self.me, 1 << bucket));
-        for rows in in_messages(limit, slot, rows).take(MAX_REPAIR_MESSAGES) {
-            self.outbox.push(to, Message::Rows(rows));
-        }
+        let of = |shard| self.shares_shard(to, shard);
+        let rows = asked.flat_map(|bucket| self.ledger.rows(limit, slot, self.me, 1 << bucket, of));
+        let answers: Vec<Rows> = in_messages(limit, slot, rows).take(MAX_REPAIR_MESSAGES).collect();
+        answers.into_iter().for_each(|rows| self.send(to, Message::Rows(rows)));
         Ok(())
     }
 
@@ -145,73 +198,29 @@ impl Limits {
     fn take_echo(&mut self, rows: &Rows) -> Result<(), Rejected> {
         let limiter = self.limiter();
         let rights = limiter.rights(rows.limit).ok_or(Rejected::UnknownLimit)?;
-        self.check_rows(rights, rows)?;
+        self.check_rows(rights, self.me, rows)?;
         if !self.shared.barrier.touches(&rights.terms, rows.slot) {
             return Err(Rejected::ForeignRow);
         }
-        for &(key, spent) in &rows.rows {
-            if self.ledger.join(rows.limit, rows.slot, self.me, key, spent) == Joined::Raised {
-                self.unsent.insert((rows.limit, rows.slot, key));
+        for (key, row) in &rows.rows {
+            if self.join(rows.limit, *key, rows.slot, self.me, row) == Joined::Raised {
+                self.untold.insert(Place { limit: rows.limit, slot: rows.slot, key: *key });
             }
         }
         Ok(())
     }
 
-    pub(super) fn send_heartbeats(&mut self, now: Now) {
-        let heard = self.peers.heard(self.me, now.mono);
-        let heartbeat = Heartbeat { scope: self.scope, sent: self.wall(), heard };
-        for region in self.others() {
-            self.outbox.push(region, Message::Heartbeat(heartbeat.clone()));
+    /// Joins a row into the ledger, counting what comes of it.
+    pub(super) fn join(&mut self, limit: LimitId, key: Key, slot: u64, region: usize, row: &Row) -> Joined {
+        let joined = self.ledger.join(limit, key, slot, region, row);
+        match joined {
+            Joined::Full => self.stats.rows_full += 1,
+            Joined::Dead => self.stats.dropped_late += 1,
+            Joined::Raised | Joined::Known => {}
         }
-    }
-
-    /// Sends rows that wait, from where the last tick stopped, so that none starves while too many wait.
-    pub(super) fn send_rows(&mut self) {
-        let from = self.sent_up_to;
-        let waiting = std::mem::take(&mut self.unsent);
-        let rotated: Vec<_> = waiting.range(from..).chain(waiting.range(..from)).copied().collect();
-        let (now, rest) = rotated.split_at(rotated.len().min(MAX_ROWS_PER_TICK));
-        self.unsent = rest.iter().copied().collect();
-        self.sent_up_to = rest.first().copied().unwrap_or((LimitId(0), 0, Key::EVERY));
-        for same_slot in now.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
-            let (limit, slot, _) = same_slot[0];
-            let row = |&(_, _, key): &(LimitId, u64, Key)| (key, self.ledger.spent(limit, slot, self.me, key));
-            let messages: Vec<Rows> = in_messages(limit, slot, same_slot.iter().map(row)).collect();
-            for rows in messages {
-                for region in self.others() {
-                    self.outbox.push(region, Message::Rows(rows.clone()));
-                }
-            }
-        }
-    }
-
-    pub(super) fn send_digests(&mut self) {
-        let limiter = self.limiter();
-        let live = |rights: &Rights| {
-            let current = rights.terms.slot(self.wall());
-            [current.saturating_sub(1), current].map(|slot| {
-                let buckets = self.ledger.digests(rights.id, slot, self.me);
-                let restarted = self.shared.barrier.touches(&rights.terms, slot);
-                SlotSummary { limit: rights.id, slot, buckets, restarted }
-            })
-        };
-        let used = |summary: &SlotSummary| summary.restarted || summary.buckets != [0; DIGEST_BUCKETS];
-        let summaries: Vec<SlotSummary> = limiter.all_rights().iter().flat_map(live).filter(used).collect();
-        for summaries in summaries.chunks(MAX_DIGESTS) {
-            for region in self.others() {
-                self.outbox.push(region, Message::Digests(summaries.to_vec()));
-            }
-        }
-    }
-
-    fn others(&self) -> impl Iterator<Item = usize> + use<> {
-        let me = self.me;
-        (0..self.regions.len()).filter(move |&region| region != me)
+        joined
     }
 }
-
-/// Rows sent to each region per tick: 112 000 keys a second at most.
-const MAX_ROWS_PER_TICK: usize = 200 * MAX_ROWS;
 
 /// Messages in answer to one question: 14 336 rows.
 const MAX_REPAIR_MESSAGES: usize = 256;

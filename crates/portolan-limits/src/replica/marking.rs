@@ -28,22 +28,15 @@ impl Limits {
                     rights.live.raise_allowance(mark.slot, mark.spent);
                     continue;
                 }
+                let most = self.most(rights, mark.key, mark.slot);
                 let state = self.with_counter(rights, mark.key, |counter| {
-                    self.raise_ceiling(rights, counter, mark.slot, mark.spent);
+                    raise_ceiling(counter, mark.slot, mark.spent, most);
                     (counter.used(mark.slot), rights.allowance(&self.shared, counter, mark.key, mark.slot))
                 });
                 if let Some((used, allowance)) = state {
                     self.consider_mark(rights, mark.key, mark.slot, used, allowance);
                 }
             }
-        }
-    }
-
-    /// Lets a counter spend up to a durable mark.
-    fn raise_ceiling(&self, rights: &Rights, counter: &Counter, slot: u64, spent: u64) {
-        if counter.rights(slot).is_none_or(|published| published.amount < spent) {
-            let pending = (spent < rights.cap(self.mode, slot, 0)).then_some(WaitReason::Mark);
-            counter.publish_rights(slot, Allowance { amount: spent, pending });
         }
     }
 
@@ -64,9 +57,10 @@ impl Limits {
         // nothing under this window.
         for mark in found.into_iter().filter(|mark| rights.terms.end(mark.slot) == mark.ends) {
             self.marked.insert((mark.limit, mark.key, mark.slot), (mark.spent, mark.ends));
+            let most = self.most(rights, mark.key, mark.slot);
             let raise = |counter: &Counter| {
                 counter.raise_used(mark.slot, mark.spent);
-                self.raise_ceiling(rights, counter, mark.slot, mark.spent);
+                raise_ceiling(counter, mark.slot, mark.spent, most);
             };
             match mark.key {
                 Key::EVERY => rights.live.raise_allowance(mark.slot, mark.spent),
@@ -89,7 +83,7 @@ impl Limits {
 
     /// Asks for a mark before a key comes to its durable ceiling.
     pub(super) fn consider_mark(&mut self, rights: &Rights, key: Key, slot: u64, used: u64, allowance: Allowance) {
-        let cap = rights.cap(self.mode, slot, 0);
+        let cap = self.most(rights, key, slot);
         let left = allowance.amount.saturating_sub(used);
         let enough = allowance.pending != Some(WaitReason::Mark) || left > rights.terms.chunk / 2;
         if !rights.terms.marked() || enough || !self.is_live(rights, slot) {
@@ -101,7 +95,7 @@ impl Limits {
         self.ask_for_mark(rights, key, slot, used.saturating_add(ahead).min(cap));
     }
 
-    fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {
+    pub(super) fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {
         let crowded = self.marked.len() >= MAX_MARKED && !self.marked.contains_key(&(rights.id, key, slot));
         let key = if crowded { Key::EVERY } else { key };
         let ends = rights.terms.end(slot);
@@ -110,6 +104,14 @@ impl Limits {
             asked.0 = spent;
             self.durability.want(Mark { limit: rights.id, key, slot, spent, ends });
         }
+    }
+}
+
+/// Lets a counter spend up to a durable mark; `most` is what it may come to.
+fn raise_ceiling(counter: &Counter, slot: u64, spent: u64, most: u64) {
+    if counter.rights(slot).is_none_or(|published| published.amount < spent) {
+        let pending = (spent < most).then_some(WaitReason::Mark);
+        counter.publish_rights(slot, Allowance { amount: spent, pending });
     }
 }
 

@@ -1,13 +1,17 @@
-//! What people and tests see of the limits: use, digests, peers, counts. Changes nothing.
+//! What people and tests see of the limits: use, rights, digests, peers, counts. Changes nothing.
 
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use portolan_config::LimitId;
 use portolan_model::{Name, Now, RegionId};
 use serde::{Deserialize, Serialize};
 
 use super::{Limits, Stats};
-use crate::peers::{Mode, PeerStatus};
+use crate::{
+    key::Key,
+    peers::{Mode, PeerStatus},
+    rights::Rights,
+};
 
 /// Digest of all regions' rows in one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +24,7 @@ pub struct SlotDigest {
     pub digest: u64,
 }
 
-/// One limit, for `status` and `explain`.
+/// One limit, for `status` and `limits`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitUsage {
     /// The limit.
@@ -37,25 +41,96 @@ pub struct LimitUsage {
     pub share: u64,
     /// Length of a slot.
     pub window: Duration,
-    /// `static`, `open` or `closed`.
+    /// `static`, `open`, `closed` or `closed(minority)`.
     pub on_partition: String,
     /// State of the limit.
     pub mode: Mode,
-    /// Keys spent from in this slot, in any region.
+    /// Keys spent from in this slot, here or by what other regions told.
     pub keys: u64,
-    /// Spend of each region over all keys of the slot, as known here.
+    /// Spend of each region over all keys of the slot: our own exactly, of the others what keys under pressure have.
     pub spent: Vec<(RegionId, u64)>,
+    /// Units lent to other regions since the start, over all keys.
+    pub lent: u64,
+    /// Units borrowed from other regions since the start, over all keys.
+    pub borrowed: u64,
+    /// Units that rights were raised by beyond base and loans since the start.
+    pub overdraft: u64,
+    /// Units found consumed above the quota by all regions together since the start.
+    pub overshoot: u64,
+    /// The same of the last slot and key that had any.
+    pub last_overshoot: u64,
+    /// The keys with the most use in the slot, at most [`TOP_KEYS`]. Empty in the overview of all limits.
+    pub top: Vec<KeyUsage>,
 }
+
+/// One key of a limit in one slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyUsage {
+    /// The counter: a hash of what the limit counts by.
+    pub key: Key,
+    /// The slot.
+    pub slot: u64,
+    /// What the path may use here in all: rights, cut by what is durable.
+    pub allowed: u64,
+    /// What is used here: consumed, and lent to others.
+    pub used: u64,
+    /// Each region, in the order of the scope.
+    pub regions: Vec<RegionUsage>,
+}
+
+/// One region's part in one key and slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionUsage {
+    /// The region.
+    pub region: RegionId,
+    /// Its base share.
+    pub base: u64,
+    /// Lent to other regions.
+    pub lent: u64,
+    /// Borrowed from other regions.
+    pub borrowed: u64,
+    /// What it may consume: base and borrowed, less lent.
+    pub rights: u64,
+    /// Consumed and not given back, as far as is known here.
+    pub consumed: u64,
+    /// Units a second that it is asked for, as it told; 0 while the key is not under pressure there.
+    pub demand: u64,
+    /// Whether it has told anything of this slot: silent regions have used less than half of their share.
+    pub told: bool,
+}
+
+/// Another region's view, for metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// The region.
+    pub region: RegionId,
+    /// Age of what is known of it.
+    pub age: Duration,
+    /// Messages with loans to it that it has not acknowledged.
+    pub unacknowledged: usize,
+}
+
+/// Keys that a report of one limit lists.
+pub const TOP_KEYS: usize = 10;
 
 impl Limits {
     /// The other regions as seen from here.
     pub fn peers(&self, now: Now) -> Vec<PeerStatus> {
-        let others = self.regions.iter().enumerate().filter(|&(at, _)| at != self.me);
-        let status = others.map(|(at, region)| {
+        let status = self.others().map(|at| {
             let (heard, hears_us) = self.peers.ages(at, now.mono);
-            PeerStatus { region: region.clone(), state: self.peers.state(at), heard, hears_us }
+            PeerStatus { region: self.regions[at].clone(), state: self.peers.state(at), heard, hears_us }
         });
         status.collect()
+    }
+
+    /// How old the view of each other region is, and how many loans to it are on their way.
+    pub fn views(&self, now: Now) -> Vec<PeerView> {
+        let view = |at: usize| PeerView {
+            region: self.regions[at].clone(),
+            age: self.peers.ages(at, now.mono).0,
+            unacknowledged: self.unacknowledged[at].len(),
+        };
+        self.others().map(view).collect()
     }
 
     /// State of the limits.
@@ -63,43 +138,145 @@ impl Limits {
         self.mode
     }
 
-    /// Digests of the live slots (current and previous) that any region spent from. After convergence equal in all
-    /// regions that agree on the time.
+    /// Digests of the live slots (current and previous) that any region told of. After convergence equal in all regions
+    /// that agree on the time.
     pub fn slot_digests(&self, now: Now) -> Vec<SlotDigest> {
         let wall = self.shared.wall(now);
-        let live = self.ledger.slots().filter(|&(limit, slot)| {
+        let live = self.ledger.slots().into_iter().filter(|&(limit, slot)| {
             let current = self.limiter.rights(limit).map(|rights| rights.terms.slot(wall));
             current.is_some_and(|current| slot <= current && slot + 1 >= current)
         });
         live.map(|(limit, slot)| SlotDigest { limit, slot, digest: self.ledger.digest(limit, slot) }).collect()
     }
 
-    /// Every limit with its use in the current slot.
-    pub fn usage(&self, now: Now) -> Vec<LimitUsage> {
-        let wall = self.shared.wall(now);
-        let usage = self.limiter.all_rights().iter().map(|rights| {
-            let slot = rights.terms.slot(wall);
-            let (keys, spent) = self.ledger.totals(rights.id, slot);
-            LimitUsage {
-                limit: rights.id,
-                name: rights.name.clone(),
-                generation: rights.generation,
-                slot,
-                quota: rights.terms.quota,
-                share: rights.terms.base(slot),
-                window: rights.terms.window,
-                on_partition: rights.on_partition.as_str().to_owned(),
-                mode: self.mode,
-                keys,
-                spent: self.regions.iter().cloned().zip(spent).collect(),
-            }
-        });
-        usage.collect()
+    /// Every limit with its use in the current slot. Walks over the whole table.
+    pub fn overview(&self, now: Now) -> Vec<LimitUsage> {
+        let used = self.used_by_key(now);
+        self.limiter.all_rights().iter().map(|rights| self.usage_of(rights, &used, now)).collect()
+    }
+
+    /// One limit with its use in the current slot, and its busiest keys. Walks over the whole table.
+    pub fn usage(&self, limit: LimitId, now: Now) -> Option<LimitUsage> {
+        let rights = self.limiter.rights(limit)?;
+        let used = self.used_by_key(now);
+        let slot = rights.terms.slot(self.shared.wall(now));
+        let mut keys: BTreeMap<Key, u64> = used.get(&limit).cloned().unwrap_or_default();
+        for (key, account) in self.ledger.of_limit(limit) {
+            *keys.entry(key).or_default() += account.consumed(slot, self.regions.len());
+        }
+        let mut busiest: Vec<(u64, Key)> =
+            keys.into_iter().filter(|(_, used)| *used > 0).map(|(key, used)| (used, key)).collect();
+        busiest.sort_unstable_by(|one, other| other.cmp(one));
+        let top = busiest.iter().take(TOP_KEYS).map(|&(_, key)| self.key_usage(rights, key, slot)).collect();
+        Some(LimitUsage { top, ..self.usage_of(rights, &used, now) })
+    }
+
+    /// One key of a limit in the current slot; nothing for a limit that is not defined.
+    pub fn explain(&self, limit: LimitId, key: Key, now: Now) -> Option<KeyUsage> {
+        let rights = self.limiter.rights(limit)?;
+        Some(self.key_usage(rights, key, rights.terms.slot(self.shared.wall(now))))
     }
 
     /// Counts since the start.
     pub fn stats(&self) -> Stats {
         let overflowed = self.shared.overflowed.load(SeqCst);
-        Stats { messages_dropped: self.outbox.dropped, overflowed, ..self.stats }
+        let sum = |of: fn(&super::book::Tally) -> u64| self.books.values().map(|book| of(&book.tally)).sum();
+        Stats {
+            messages_dropped: self.outbox.dropped,
+            overflowed,
+            lent: sum(|tally| tally.lent),
+            borrowed: sum(|tally| tally.borrowed),
+            overdraft: sum(|tally| tally.overdraft),
+            overshoot: sum(|tally| tally.overshoot),
+            refused_below: sum(|tally| tally.refused_below),
+            watched: self.watched.len() as u64,
+            accounts: self.ledger.len() as u64,
+            ..self.stats
+        }
+    }
+
+    /// What is used here in each limit's current slot, by key.
+    fn used_by_key(&self, now: Now) -> BTreeMap<LimitId, BTreeMap<Key, u64>> {
+        let wall = self.shared.wall(now);
+        let mut used = BTreeMap::<LimitId, BTreeMap<Key, u64>>::new();
+        let mut note = |rights: &Rights, key, amount| {
+            if amount > 0 {
+                used.entry(rights.id).or_default().insert(key, amount);
+            }
+        };
+        self.shared.table.for_each(|key, counter| {
+            if let Some(rights) = self.limiter.rights(counter.limit()) {
+                note(rights, key, counter.used(rights.terms.slot(wall)));
+            }
+        });
+        for rights in self.limiter.all_rights() {
+            note(rights, Key::OVERFLOW, rights.live.overflow.used(rights.terms.slot(wall)));
+        }
+        used
+    }
+
+    fn usage_of(&self, rights: &Rights, used: &BTreeMap<LimitId, BTreeMap<Key, u64>>, now: Now) -> LimitUsage {
+        let slot = rights.terms.slot(self.shared.wall(now));
+        let regions = self.regions.len();
+        let mut spent = vec![0; regions];
+        let nothing = BTreeMap::new();
+        let own = used.get(&rights.id).unwrap_or(&nothing);
+        spent[self.me] = own.values().sum();
+        let mut keys = own.len() as u64;
+        for (key, account) in self.ledger.of_limit(rights.id) {
+            let balances = account.balances(slot, regions);
+            spent[self.me] -= balances[self.me].lent.min(spent[self.me]);
+            let others = balances.iter().enumerate().filter(|&(at, _)| at != self.me);
+            others.for_each(|(at, balance)| spent[at] += balance.consumed);
+            let elsewhere = balances.iter().any(|balance| balance.consumed > 0);
+            keys += u64::from(elsewhere && !own.contains_key(&key));
+        }
+        let tally = self.books.get(&rights.id).map(|book| book.tally).unwrap_or_default();
+        LimitUsage {
+            limit: rights.id,
+            name: rights.name.clone(),
+            generation: rights.generation,
+            slot,
+            quota: rights.terms.quota,
+            share: rights.terms.base(slot),
+            window: rights.terms.window,
+            on_partition: rights.on_partition.as_str().to_owned(),
+            mode: self.mode_of(rights),
+            keys,
+            spent: self.regions.iter().cloned().zip(spent).collect(),
+            lent: tally.lent,
+            borrowed: tally.borrowed,
+            overdraft: tally.overdraft,
+            overshoot: tally.overshoot,
+            last_overshoot: tally.last_overshoot,
+            top: Vec::new(),
+        }
+    }
+
+    fn key_usage(&self, rights: &Rights, key: Key, slot: u64) -> KeyUsage {
+        let regions = self.regions.len();
+        let account = self.ledger.account(rights.id, key);
+        let balances = account.map(|account| account.balances(slot, regions)).unwrap_or_default();
+        let shared = &self.shared;
+        let here = self.with_counter(rights, key, |counter| {
+            (rights.allowance(shared, counter, key, slot).amount, counter.used(slot))
+        });
+        let (allowed, used) = here.unwrap_or((rights.terms.base(slot), 0));
+        let region = |(at, region): (usize, &RegionId)| {
+            let balance = balances.get(at).copied().unwrap_or_default();
+            let base = self.base(rights, slot, at);
+            let own = at == self.me;
+            RegionUsage {
+                region: region.clone(),
+                base,
+                lent: balance.lent,
+                borrowed: balance.borrowed,
+                rights: (base + balance.borrowed).saturating_sub(balance.lent),
+                consumed: if own { used.saturating_sub(balance.lent) } else { balance.consumed },
+                demand: balance.demand.rate.units() as u64,
+                told: balance.told || own,
+            }
+        };
+        KeyUsage { key, slot, allowed, used, regions: self.regions.iter().enumerate().map(region).collect() }
     }
 }

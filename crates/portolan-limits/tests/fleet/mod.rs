@@ -13,7 +13,7 @@ use portolan_limits::{
     Admission, Algorithm, Claim, Definition, DenyReason, Found, Key, LimitId, Limiter, Limits, LimitsConfig, MarkLog,
     MarkSequence, Message, OnPartition, Recovery, SEGMENT_LEN, Window,
 };
-use portolan_model::{HashKey, Name, Now, Rate, RegionId, Timestamp, WallTime, codec};
+use portolan_model::{ByteSize, HashKey, Name, Now, Rate, RegionId, Timestamp, WallTime, codec};
 
 /// Largest datagram the mesh carries.
 const DATAGRAM: usize = 1150;
@@ -311,7 +311,14 @@ impl Fleet {
 
 fn config(region: &RegionId, regions: &[RegionId], capacity: usize) -> LimitsConfig {
     let worst_rtt = Duration::from_millis(100);
-    LimitsConfig { region: region.clone(), regions: regions.to_vec(), hash_key: HASH_KEY, capacity, worst_rtt }
+    LimitsConfig {
+        region: region.clone(),
+        regions: regions.to_vec(),
+        hash_key: HASH_KEY,
+        capacity,
+        worst_rtt,
+        budget: ByteSize(1 << 20),
+    }
 }
 
 fn reason(reason: DenyReason) -> &'static str {

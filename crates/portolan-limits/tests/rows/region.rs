@@ -5,9 +5,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use portolan_limits::{
     Admission, Algorithm, Claim, Definition, Found, LimitId, Limiter, Limits, LimitsConfig, MarkLog, MarkSequence,
-    Message, PageWrite, Recovery, SEGMENT_LEN, Window,
+    Message, PageWrite, Recovery, SEGMENT_LEN, SharePlan, Window,
 };
-use portolan_model::{HashKey, Name, Now, RegionId, Timestamp, WallTime};
+use portolan_model::{ByteSize, HashKey, Name, Now, Ratio, RegionId, Timestamp, WallTime};
 
 use crate::{network::RTT, table::Row};
 
@@ -51,7 +51,14 @@ pub fn region_id(at: usize) -> RegionId {
 fn definition(row: &Row) -> Definition {
     let algorithm = Algorithm::FixedWindow { quota: row.quota, window: Window::Length(row.window) };
     let name = Name::new("row").expect("a name");
-    Definition { on_partition: row.policy, expose_slot: true, ..Definition::new(LIMIT, name, algorithm) }
+    Definition {
+        on_partition: row.policy,
+        shares: SharePlan { weights: row.weights(), change: None },
+        overdraft: Ratio::from_parts(row.overdraft * 100),
+        borrow_wait: row.borrow_wait,
+        expose_slot: true,
+        ..Definition::new(LIMIT, name, algorithm)
+    }
 }
 
 /// Civil time at the start of a run: each seed starts in another part of the slot.
@@ -84,6 +91,7 @@ impl Region {
             hash_key: HASH_KEY,
             capacity: CAPACITY,
             worst_rtt: RTT,
+            budget: ByteSize(1 << 20),
         };
         let now = self.now(us);
         let mut limits = Limits::new(config, recovery, now);

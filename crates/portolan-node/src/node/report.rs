@@ -46,7 +46,7 @@ impl Node {
                 .map(|endpoint| endpoint_status(&endpoint, now.mono))
                 .collect(),
             limit_peers: self.limits.peers(now),
-            limits: self.limits.usage(now),
+            limits: self.limits.overview(now),
             slot_digests: self.limits.slot_digests(now),
             counts: self.counts(),
         }

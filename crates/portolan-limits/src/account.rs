@@ -1,0 +1,303 @@
+//! One key's account: what every region consumed, gave back and lent in each live slot. One cell per number, each written
+//! by one region alone; a merge takes the larger, so a message may be lost, repeated or overtaken. Kept flat and sparse:
+//! 12 bytes per number that is not zero. Never decides what may be spent. Bounded counter from grow-only counters
+//! (Balegas et al., SRDS 2015).
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::forecast::Demand;
+
+/// Most regions of a scope: a cell names its region, and the one lent to, in a byte below the two special fields.
+pub(crate) const MAX_REGIONS: usize = 200;
+
+/// Largest number in a cell.
+pub(crate) const MAX_AMOUNT: u64 = (1 << 40) - 1;
+
+/// Which number of a region's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Field {
+    /// Moved to the region at this position.
+    Lent(u8),
+    /// Consumed and given back.
+    Refunded,
+    /// Consumed, whether given back since or not.
+    Consumed,
+}
+
+/// One region's row in one slot, as it travels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Consumed, whether given back since or not.
+    pub consumed: u64,
+    /// Consumed and given back.
+    pub refunded: u64,
+    /// Moved to other regions, by their position in the scope.
+    pub lent: SmallVec<[(u8, u64); 2]>,
+    /// What the region expects to be asked for.
+    pub demand: Demand,
+}
+
+/// A region's position in one slot: its rights are its base and what it borrowed, less what it lent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Balance {
+    /// Consumed and not given back.
+    pub consumed: u64,
+    pub lent: u64,
+    pub borrowed: u64,
+    pub demand: Demand,
+    /// Whether the region has told anything about this slot.
+    pub told: bool,
+}
+
+/// The cells of one key.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Account {
+    /// The highest slot any cell is of.
+    newest: u64,
+    /// Sorted by slot, region and field.
+    cells: Vec<Cell>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cell {
+    /// Low bits of the slot: an account never spans more than a few.
+    slot: u8,
+    region: u8,
+    field: u8,
+    high: u8,
+    low: u32,
+    /// Means something beside `Consumed` only.
+    demand: Demand,
+}
+
+impl Account {
+    /// Raises one number to at least `amount` and returns the one before, or nothing if it was as high.
+    pub fn raise(&mut self, slot: u64, region: usize, field: Field, amount: u64) -> Option<u64> {
+        let amount = amount.min(MAX_AMOUNT);
+        let before = self.amount(slot, region, field);
+        if amount <= before {
+            return None;
+        }
+        self.cell_mut(slot, region, field).set_amount(amount);
+        Some(before)
+    }
+
+    /// Replaces what a region expects of a slot.
+    pub fn expect(&mut self, slot: u64, region: usize, demand: Demand) {
+        if demand != Demand::default() || self.find(slot, region, Field::Consumed).is_ok() {
+            self.cell_mut(slot, region, Field::Consumed).demand = demand;
+        }
+    }
+
+    /// One number.
+    pub fn amount(&self, slot: u64, region: usize, field: Field) -> u64 {
+        self.find(slot, region, field).map_or(0, |at| self.cells[at].amount())
+    }
+
+    /// One region's row.
+    pub fn row(&self, slot: u64, region: usize) -> Row {
+        let mut row = Row::default();
+        for cell in self.cells.iter().filter(|cell| cell.slot == slot as u8 && usize::from(cell.region) == region) {
+            match cell.field() {
+                Field::Consumed => (row.consumed, row.demand) = (cell.amount(), cell.demand),
+                Field::Refunded => row.refunded = cell.amount(),
+                Field::Lent(to) => row.lent.push((to, cell.amount())),
+            }
+        }
+        row
+    }
+
+    /// Whether a region has told anything about a slot.
+    pub fn has_row(&self, slot: u64, region: usize) -> bool {
+        self.cells.iter().any(|cell| cell.slot == slot as u8 && usize::from(cell.region) == region)
+    }
+
+    /// Every region's position in a slot.
+    pub fn balances(&self, slot: u64, regions: usize) -> SmallVec<[Balance; 8]> {
+        let mut balances: SmallVec<[Balance; 8]> = smallvec![Balance::default(); regions];
+        let mut refunded: SmallVec<[u64; 8]> = smallvec![0; regions];
+        for cell in self.cells.iter().filter(|cell| cell.slot == slot as u8) {
+            let (region, amount) = (usize::from(cell.region), cell.amount());
+            balances[region].told = true;
+            match cell.field() {
+                Field::Consumed => {
+                    balances[region].consumed += amount;
+                    balances[region].demand = cell.demand;
+                }
+                Field::Refunded => refunded[region] = amount,
+                Field::Lent(to) => {
+                    balances[region].lent += amount;
+                    balances[usize::from(to)].borrowed += amount;
+                }
+            }
+        }
+        for (balance, refunded) in balances.iter_mut().zip(refunded) {
+            balance.consumed = balance.consumed.saturating_sub(refunded);
+        }
+        balances
+    }
+
+    /// Consumed in a slot by all regions, less what was given back.
+    pub fn consumed(&self, slot: u64, regions: usize) -> u64 {
+        self.balances(slot, regions).iter().map(|balance| balance.consumed).sum()
+    }
+
+    /// The slots there are cells of, oldest first.
+    pub fn slots(&self) -> SmallVec<[u64; 3]> {
+        let mut slots: SmallVec<[u64; 3]> = self.cells.iter().map(|cell| self.full_slot(cell.slot)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
+    /// Drops the cells of one slot.
+    pub fn forget(&mut self, slot: u64) {
+        self.cells.retain(|cell| cell.slot != slot as u8);
+        self.cells.shrink_to_fit();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// Bytes on the heap.
+    #[cfg(test)]
+    pub fn heap_bytes(&self) -> usize {
+        self.cells.capacity() * size_of::<Cell>()
+    }
+
+    fn full_slot(&self, low: u8) -> u64 {
+        self.newest - u64::from((self.newest as u8).wrapping_sub(low))
+    }
+
+    fn find(&self, slot: u64, region: usize, field: Field) -> Result<usize, usize> {
+        self.cells.binary_search_by_key(&(slot as u8, region as u8, field.code()), Cell::place)
+    }
+
+    fn cell_mut(&mut self, slot: u64, region: usize, field: Field) -> &mut Cell {
+        debug_assert!(slot + 255 > self.newest, "cells of dead slots are dropped before others are added");
+        self.newest = self.newest.max(slot);
+        let at = match self.find(slot, region, field) {
+            Ok(at) => at,
+            Err(at) => {
+                // Small steps: half of what a doubling vector holds would be unused, over a million keys.
+                if self.cells.len() == self.cells.capacity() {
+                    self.cells.reserve_exact(GROWTH);
+                }
+                let cell = Cell {
+                    slot: slot as u8,
+                    region: region as u8,
+                    field: field.code(),
+                    high: 0,
+                    low: 0,
+                    demand: Demand::default(),
+                };
+                self.cells.insert(at, cell);
+                at
+            }
+        };
+        &mut self.cells[at]
+    }
+}
+
+impl Field {
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Lent(to) => to,
+            Self::Refunded => 254,
+            Self::Consumed => 255,
+        }
+    }
+}
+
+impl Cell {
+    const fn place(&self) -> (u8, u8, u8) {
+        (self.slot, self.region, self.field)
+    }
+
+    const fn field(self) -> Field {
+        match self.field {
+            255 => Field::Consumed,
+            254 => Field::Refunded,
+            to => Field::Lent(to),
+        }
+    }
+
+    const fn amount(self) -> u64 {
+        (self.high as u64) << 32 | self.low as u64
+    }
+
+    const fn set_amount(&mut self, amount: u64) {
+        (self.high, self.low) = ((amount >> 32) as u8, amount as u32);
+    }
+}
+
+impl Row {
+    /// Consumed and not given back.
+    pub fn net(&self) -> u64 {
+        self.consumed.saturating_sub(self.refunded)
+    }
+
+    /// Moved to other regions.
+    pub fn lent_out(&self) -> u64 {
+        self.lent.iter().fold(0, |sum: u64, &(_, amount)| sum.saturating_add(amount))
+    }
+}
+
+/// Cells that a full account grows by.
+const GROWTH: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loan_moves_rights_and_a_refund_lowers_what_was_consumed() {
+        let mut account = Account::default();
+        account.raise(7, 0, Field::Lent(2), 5);
+        account.raise(7, 0, Field::Consumed, 9);
+        account.raise(7, 0, Field::Refunded, 4);
+        account.raise(8, 0, Field::Consumed, 100);
+        assert_eq!(account.raise(7, 0, Field::Consumed, 8), None, "a cell never falls");
+        let balances = account.balances(7, 3);
+        assert_eq!((balances[0].consumed, balances[0].lent, balances[2].borrowed), (5, 5, 5));
+        assert_eq!((balances[2].told, account.consumed(7, 3), account.consumed(8, 3)), (false, 5, 100));
+        let row = account.row(7, 0);
+        assert_eq!((row.consumed, row.refunded, row.lent.as_slice()), (9, 4, &[(2, 5)][..]));
+    }
+
+    #[test]
+    fn slots_keep_apart_and_go_one_by_one() {
+        let mut account = Account::default();
+        for slot in [255, 256, 257] {
+            account.raise(slot, 1, Field::Consumed, slot);
+        }
+        assert_eq!(account.slots().as_slice(), [255, 256, 257]);
+        account.forget(255);
+        assert_eq!((account.slots().as_slice(), account.amount(256, 1, Field::Consumed)), (&[256, 257][..], 256));
+    }
+
+    #[test]
+    fn amounts_above_32_bits_keep_every_bit() {
+        let mut account = Account::default();
+        let large = (1 << 36) + 12_345;
+        account.raise(1, 3, Field::Consumed, large);
+        assert_eq!(account.amount(1, 3, Field::Consumed), large);
+    }
+
+    #[test]
+    fn a_key_that_twenty_regions_spend_from_fits_330_bytes_and_one_that_two_do_a_fifth_of_it() {
+        let bytes = |active: usize| {
+            let mut account = Account::default();
+            for region in 0..active {
+                account.raise(1, region, Field::Consumed, 1000);
+                account.expect(1, region, Demand::new(1000.0, 2000.0));
+            }
+            // The key, the account, and what a B-tree and the allocator leave unused.
+            let entry = (16 + size_of::<Account>()) * 100 / 69;
+            account.heap_bytes() + 16 + entry
+        };
+        println!("bytes per key: {} with 20 regions active, {} with 2", bytes(20), bytes(2));
+        assert!(bytes(20) <= 330 && bytes(2) <= 110);
+    }
+}

@@ -1,0 +1,185 @@
+//! How much a region will be asked for: a short average within the slot, one over slots for the next, and a margin of
+//! one standard deviation on top. What was refused counts as asked for: else a starved region looks idle. Reads no clock.
+//! Arithmetic is IEEE addition, multiplication, division and square root alone, so all machines agree.
+
+use portolan_model::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What a region tells of its demand: 4 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// Units a second.
+    pub rate: Level,
+    /// Units over the next slot.
+    pub next: Level,
+}
+
+/// A number of units in 16 bits: 11 bits of mantissa and 5 of exponent, from 1/64 to 6.8e10, exact to 1/1000.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level(pub(crate) u16);
+
+/// The demand for one key in one region, measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flow {
+    /// Units a second, over [`WITHIN_SLOT`].
+    rate: f64,
+    /// Units a slot, over the last few slots; nothing before the first whole one.
+    per_slot: Option<f64>,
+    slot: u64,
+    /// Asked for in this slot so far.
+    asked: f64,
+    /// Whether the slot has been seen from its begin.
+    whole: bool,
+    since: Timestamp,
+}
+
+impl Demand {
+    /// `rate` in units a second, `next` in units over the next slot.
+    pub fn new(rate: f64, next: f64) -> Self {
+        Self { rate: Level::new(rate), next: Level::new(next) }
+    }
+
+    /// Whether this is so far from what was told that the others should hear of it at once.
+    pub fn differs(self, told: Self) -> bool {
+        let (now, before) = (self.rate.units(), told.rate.units());
+        (now - before).abs() > before.max(SMALL_RATE) * NOTABLE_CHANGE
+    }
+}
+
+impl Level {
+    /// Rounds to the nearest level.
+    pub fn new(units: f64) -> Self {
+        let mut mantissa = (units * 64.0 + 0.5).clamp(0.0, 1e13) as u64;
+        let mut exponent = 0u16;
+        while mantissa > 2047 && exponent < 31 {
+            mantissa = mantissa.div_ceil(2);
+            exponent += 1;
+        }
+        Self(exponent << 11 | (mantissa.min(2047) as u16))
+    }
+
+    /// The number.
+    pub fn units(self) -> f64 {
+        ((u64::from(self.0 & 0x7ff)) << (self.0 >> 11)) as f64 / 64.0
+    }
+}
+
+impl Flow {
+    pub const fn new(slot: u64, now: Timestamp) -> Self {
+        Self { rate: 0.0, per_slot: None, slot, asked: 0.0, whole: false, since: now }
+    }
+
+    /// Takes in what was asked for since the last call, all of it in `slot`.
+    pub fn record(&mut self, slot: u64, asked: u64, now: Timestamp) {
+        let elapsed = now.since(self.since).as_secs_f64();
+        if slot > self.slot {
+            self.roll(slot);
+        }
+        self.asked += asked as f64;
+        if elapsed <= 0.0 {
+            // A second reading at one instant: its units join the next interval's.
+            self.rate += asked as f64 / WITHIN_SLOT;
+            return;
+        }
+        self.since = now;
+        self.rate += (asked as f64 / elapsed - self.rate) * (elapsed / (elapsed + WITHIN_SLOT));
+    }
+
+    fn roll(&mut self, slot: u64) {
+        let missed = slot - self.slot - 1;
+        if self.whole || self.per_slot.is_some() {
+            let before = self.per_slot.unwrap_or(self.asked);
+            let mut average = before + (self.asked - before) * SLOT_WEIGHT;
+            for _ in 0..missed.min(8) {
+                average -= average * SLOT_WEIGHT;
+            }
+            self.per_slot = Some(average);
+        }
+        (self.slot, self.asked, self.whole) = (slot, 0.0, true);
+    }
+
+    /// Units a second.
+    pub const fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Expected over the next slot, of `window` seconds, while `left` seconds of this one are to come.
+    pub fn next(&self, window: f64, left: f64) -> f64 {
+        // This slot is worth the more the more of it is known.
+        let projected = if self.whole { self.asked + self.rate * left } else { self.rate * window };
+        match self.per_slot {
+            Some(average) => {
+                let known = (1.0 - left / window).clamp(0.0, 1.0);
+                average + (projected - average) * SLOT_WEIGHT * known
+            }
+            None => projected,
+        }
+    }
+
+    pub fn demand(&self, window: f64, left: f64) -> Demand {
+        Demand::new(self.rate, self.next(window, left))
+    }
+}
+
+/// An expectation with one standard deviation of a Poisson process on top.
+pub(crate) fn with_margin(units: f64) -> f64 {
+    units + units.max(0.0).sqrt()
+}
+
+/// Seconds that the average within a slot spans.
+const WITHIN_SLOT: f64 = 0.3;
+
+/// What the latest slot weighs in the average over slots.
+const SLOT_WEIGHT: f64 = 0.5;
+
+/// A change of demand that is told at once, and the rate below which none is notable.
+const NOTABLE_CHANGE: f64 = 0.25;
+const SMALL_RATE: f64 = 10.0;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_level_is_exact_to_a_thousandth_over_its_range() {
+        for units in [0.0, 0.5, 1.0, 31.0, 33.3, 1000.0, 123_456.0, 6.8e10] {
+            let level = Level::new(units).units();
+            assert!((level - units).abs() <= (units * 0.001).max(1.0 / 128.0), "{units} became {level}");
+        }
+        assert_eq!(Level::new(-1.0).units(), 0.0);
+    }
+
+    #[test]
+    fn a_steady_flow_is_forecast_after_a_slot_and_a_half() {
+        let mut flow = Flow::new(0, at(0));
+        for tick in 1..=25u64 {
+            flow.record(tick / 10, 30, at(tick * 100));
+        }
+        assert!((flow.rate() - 300.0).abs() < 10.0, "{}", flow.rate());
+        assert!((flow.next(1.0, 0.5) - 300.0).abs() < 15.0, "{}", flow.next(1.0, 0.5));
+    }
+
+    #[test]
+    fn demand_that_ends_is_forgotten_within_a_second_and_over_slots() {
+        let mut flow = Flow::new(0, at(0));
+        (1..=30).for_each(|tick| flow.record(tick / 10, 30, at(tick * 100)));
+        (31..=60).for_each(|tick| flow.record(tick / 10, 0, at(tick * 100)));
+        assert!(flow.rate() < 2.0 && flow.next(1.0, 0.9) < 60.0, "{} {}", flow.rate(), flow.next(1.0, 0.9));
+        flow.record(100, 0, at(100_000));
+        assert!(flow.next(1.0, 1.0) < 1.0);
+    }
+
+    #[test]
+    fn a_change_by_a_quarter_is_notable() {
+        let told = Demand::new(100.0, 100.0);
+        assert!(Demand::new(130.0, 100.0).differs(told) && Demand::new(70.0, 100.0).differs(told));
+        assert!(!Demand::new(120.0, 500.0).differs(told));
+        assert!(!Demand::new(2.0, 2.0).differs(Demand::new(1.0, 1.0)));
+    }
+}

@@ -1,0 +1,118 @@
+//! What the state machine knows of one limit beside the definition that the request path reads: every region's base
+//! share per slot, and what was counted. Pure: slots and standings are given.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use portolan_config::{Algorithm, SharePlan};
+use portolan_model::Ratio;
+
+use crate::{
+    definition::{Definition, KEPT_OF_LENT, Terms},
+    reclaim::{self, Standing},
+};
+
+/// One limit.
+#[derive(Debug)]
+pub(crate) struct Book {
+    pub overdraft: Ratio,
+    /// Whether a lender outside the regions holds most of the quota. Then the regions keep their shares to themselves.
+    pub lent: bool,
+    /// Whether the lender can be counted on.
+    pub lender_reachable: bool,
+    /// Whether regions lend each other units of it.
+    pub lends: bool,
+    pub reclaims: bool,
+    pub tally: Tally,
+    plan: SharePlan,
+    /// What the regions split between them.
+    split: u64,
+    window: Duration,
+    /// Base shares in the order of the scope, of the current slot and those around it.
+    bases: BTreeMap<u64, Vec<u64>>,
+    current: u64,
+}
+
+/// Counts of one limit since the process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Units lent to other regions, and borrowed from them.
+    pub lent: u64,
+    pub borrowed: u64,
+    /// Units that the rights were raised by beyond base and loans.
+    pub overdraft: u64,
+    /// Units that all regions together were found to have consumed above the quota, over all slots.
+    pub overshoot: u64,
+    /// The same for the last slot that had any.
+    pub last_overshoot: u64,
+    /// Units admitted and refused for keys under pressure.
+    pub admitted: u64,
+    pub refused: u64,
+    /// Units refused while the merged view had room for them.
+    pub refused_below: u64,
+}
+
+impl Book {
+    pub fn new(definition: &Definition, terms: &Terms) -> Self {
+        Self {
+            overdraft: definition.overdraft,
+            lent: definition.lent,
+            lender_reachable: true,
+            lends: lends(definition),
+            reclaims: definition.reclaim.is_some(),
+            tally: Tally::default(),
+            plan: definition.shares.clone(),
+            split: if definition.lent { KEPT_OF_LENT.of(terms.quota) } else { terms.quota },
+            window: terms.window,
+            bases: BTreeMap::new(),
+            current: 0,
+        }
+    }
+
+    /// Cuts the slots around `current`. Costs nothing while that is the same; after standings change, say so.
+    pub fn turn_to(&mut self, current: u64, terms: &Terms, standings: &[Standing], anew: bool) {
+        if self.current == current && !self.bases.is_empty() && !anew {
+            return;
+        }
+        self.current = current;
+        let kept = current.saturating_sub(1)..=current + 2;
+        self.bases.retain(|slot, _| kept.contains(slot) && !anew);
+        for slot in kept {
+            let cut =
+                || reclaim::bases(self.split, &self.plan, terms.begin(slot), self.window, standings, self.reclaims);
+            self.bases.entry(slot).or_insert_with(cut);
+        }
+    }
+
+    /// Every region's base share of a slot; nothing for slots that are neither current nor next to it.
+    pub fn bases(&self, slot: u64) -> &[u64] {
+        self.bases.get(&slot).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the regions split between them; a lender outside holds the rest of the quota.
+    pub const fn split(&self) -> u64 {
+        self.split
+    }
+
+    /// Goes on from the generation before.
+    pub fn carry_over(&mut self, before: &Self) {
+        (self.tally, self.lender_reachable) = (before.tally, before.lender_reachable);
+    }
+
+    /// Counts a slot of a key that is dropped: no more of it will be heard.
+    pub fn close_slot(&mut self, overshoot: u64) {
+        if overshoot > 0 {
+            self.tally.overshoot += overshoot;
+            self.tally.last_overshoot = overshoot;
+        }
+    }
+
+    /// What a region may be overdrawn by in a slot.
+    pub fn most_overdraft(&self, base: u64) -> u64 {
+        if self.overdraft.parts() == 0 { 0 } else { self.overdraft.of(base).max(1) }
+    }
+}
+
+fn lends(definition: &Definition) -> bool {
+    let windowed = matches!(definition.algorithm, Algorithm::FixedWindow { .. });
+    windowed && !definition.lent && !definition.shadow
+}

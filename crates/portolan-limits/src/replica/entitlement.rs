@@ -1,0 +1,194 @@
+//! What this region may spend of a slot: its base share, what it borrowed, what a lender outside granted, and what an
+//! overdraft adds. Publishes that to the request path, cut by what is durable. Never lowers it within a slot: what is
+//! lent is taken out of the counter instead.
+
+use portolan_config::LimitId;
+
+use super::Limits;
+use crate::{
+    account::Balance,
+    counter::Allowance,
+    definition::Kind,
+    forecast::with_margin,
+    key::Key,
+    peers::{GOSSIP_INTERVAL, Mode, PeerState},
+    rights::Rights,
+    verdict::WaitReason,
+};
+
+impl Limits {
+    /// Base, loans and grants: what may be used or lent, strictly.
+    pub(super) fn entitled(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
+        let base = rights.terms.base(slot).max(self.base(rights, slot, self.me));
+        if key == Key::OVERFLOW {
+            // It stands for many keys. What another region lends to one of them may not be spent on all.
+            return base;
+        }
+        let account = self.ledger.account(rights.id, key);
+        let borrowed = account.map_or(0, |account| account.balances(slot, self.regions.len())[self.me].borrowed);
+        let granted = self.loans.held(rights.id, key, slot);
+        base.saturating_add(borrowed).saturating_add(granted).min(rights.terms.quota)
+    }
+
+    /// A region's base share of a slot.
+    pub(super) fn base(&self, rights: &Rights, slot: u64, region: usize) -> u64 {
+        self.books.get(&rights.id).and_then(|book| book.bases(slot).get(region).copied()).unwrap_or(0)
+    }
+
+    /// The most that the path may be allowed once all of it is durable.
+    pub(super) fn most(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
+        let overdraft = match self.watched.get(&(rights.id, key)) {
+            Some(watch) if watch.slot == slot => watch.overdraft,
+            _ => 0,
+        };
+        let opened = rights.cap(self.mode, slot, 0);
+        self.entitled(rights, key, slot).saturating_add(overdraft).max(opened)
+    }
+
+    /// Lets the path use what the region is entitled to.
+    pub(super) fn publish(&mut self, rights: &Rights, key: Key, slot: u64) {
+        let windowed = matches!(rights.terms.kind, Kind::Fixed | Kind::Sliding);
+        if !windowed || !self.shared.owns_from(key, rights.terms.begin(slot)) || slot < rights.open_from {
+            return;
+        }
+        let most = self.most(rights, key, slot);
+        let awaits = self.awaits_loans(rights, key, slot);
+        let marked = rights.terms.marked();
+        let shared = &self.shared;
+        let published = self.with_counter(rights, key, |counter| {
+            let before = rights.allowance(shared, counter, key, slot);
+            let amount = if marked { before.amount } else { before.amount.max(most) };
+            let pending = match before.pending {
+                _ if marked && amount < most => Some(WaitReason::Mark),
+                _ => awaits.then_some(WaitReason::Borrow),
+            };
+            let now = Allowance { amount, pending };
+            let opened = rights.is_open() && rights.live.mode() == Mode::Degraded;
+            if now != before && !opened {
+                counter.publish_rights(slot, now);
+            }
+            (counter.used(slot), now)
+        });
+        if let Some((used, allowance)) = published {
+            self.consider_mark(rights, key, slot, used, allowance);
+        }
+        self.publish_others(rights, slot, key);
+    }
+
+    /// Publishes anew what was published under other terms. Walks over the whole table, if there are such limits.
+    pub(super) fn republish(&mut self, changed: &[LimitId]) {
+        if changed.is_empty() {
+            return;
+        }
+        let limiter = self.limiter();
+        let wall = self.wall();
+        let mut places = Vec::new();
+        self.shared.table.for_each(|key, counter| {
+            let Some(rights) = limiter.rights(counter.limit()).filter(|rights| changed.contains(&rights.id)) else {
+                return;
+            };
+            let current = rights.terms.slot(wall);
+            let published = [current, current + 1].into_iter().filter(|&slot| counter.rights(slot).is_some());
+            places.extend(published.map(|slot| (rights.id, key, slot)));
+        });
+        for (limit, key, slot) in places {
+            if let Some(rights) = limiter.rights(limit) {
+                self.publish(rights, key, slot);
+            }
+        }
+    }
+
+    /// Tells the path what the others spent. What they were lent from here counts here already.
+    pub(super) fn publish_others(&self, rights: &Rights, slot: u64, key: Key) {
+        if slot != rights.terms.slot(self.wall()) {
+            return;
+        }
+        let Some(account) = self.ledger.account(rights.id, key) else { return };
+        let balances = account.balances(slot, self.regions.len());
+        let others = self.ledger.others(rights.id, key, slot, self.me).saturating_sub(balances[self.me].lent);
+        self.with_counter(rights, key, |counter| {
+            if counter.others(slot) != others {
+                counter.publish_others(slot, others);
+            }
+        });
+    }
+
+    /// Whether a request that finds nothing left may wait: some region that is heard can still lend in this slot.
+    fn awaits_loans(&self, rights: &Rights, key: Key, slot: u64) -> bool {
+        let lends = self.books.get(&rights.id).is_some_and(|book| book.lends);
+        let in_time = self.left(rights, slot) > self.one_way() || slot > rights.terms.slot(self.wall());
+        if rights.borrow_wait.is_zero() || !lends || !in_time || key == Key::OVERFLOW {
+            return false;
+        }
+        let Some(account) = self.ledger.account(rights.id, key) else { return self.mode != Mode::Degraded };
+        let balances = account.balances(slot, self.regions.len());
+        let others = balances.iter().enumerate().filter(|&(at, _)| self.reaches(at) && at != self.me);
+        others.into_iter().any(|(at, balance)| self.unspent(rights, slot, at, *balance) > 0)
+    }
+
+    /// What a region may still spend or lend, as far as it has told.
+    pub(super) fn unspent(&self, rights: &Rights, slot: u64, region: usize, balance: Balance) -> u64 {
+        let rights = self.base(rights, slot, region).saturating_add(balance.borrowed);
+        rights.saturating_sub(balance.lent).saturating_sub(balance.consumed)
+    }
+
+    /// Raises the rights beyond base and loans while all regions together are below the quota, as far as is known.
+    pub(super) fn overdraw(&mut self, rights: &Rights, key: Key) {
+        let Some(book) = self.books.get(&rights.id) else { return };
+        let Some(watch) = self.watched.get(&(rights.id, key)).copied() else { return };
+        let slot = rights.terms.slot(self.wall());
+        let most = book.most_overdraft(self.base(rights, slot, self.me));
+        if most <= watch.overdraft || watch.slot != slot || key == Key::OVERFLOW {
+            return;
+        }
+        let used = self.with_counter(rights, key, |counter| counter.used(slot)).unwrap_or(0);
+        let left = self.most(rights, key, slot).saturating_sub(used);
+        let soon = with_margin(watch.flow.rate() * (self.one_way() + GOSSIP_INTERVAL.as_secs_f64()));
+        if left as f64 > soon {
+            return;
+        }
+        let step = self.unclaimed(rights, key, slot, watch.net).saturating_sub(left).min(most - watch.overdraft);
+        if step == 0 {
+            return;
+        }
+        if let Some(watch) = self.watched.get_mut(&(rights.id, key)) {
+            watch.overdraft += step;
+        }
+        if let Some(book) = self.books.get_mut(&rights.id) {
+            book.tally.overdraft += step;
+        }
+        self.publish(rights, key, slot);
+    }
+
+    /// What the quota leaves of a slot, after all that is known to be consumed and what may have been since.
+    fn unclaimed(&self, rights: &Rights, key: Key, slot: u64, net: u64) -> u64 {
+        let Some(account) = self.ledger.account(rights.id, key) else { return 0 };
+        let balances = account.balances(slot, self.regions.len());
+        let mut claimed = net;
+        for (at, balance) in balances.iter().enumerate().filter(|&(at, _)| at != self.me) {
+            let unspent = self.unspent(rights, slot, at, *balance);
+            let unseen = match self.peers.state(at) {
+                PeerState::Stale => unspent,
+                _ if !balance.told => unspent / 2,
+                _ => ((balance.demand.rate.units() * self.view_age()).ceil() as u64).min(unspent),
+            };
+            claimed = claimed.saturating_add(balance.consumed).saturating_add(unseen);
+        }
+        rights.terms.quota.saturating_sub(claimed)
+    }
+
+    /// Seconds that what a region last told of a key under pressure is old, on average.
+    pub(super) fn view_age(&self) -> f64 {
+        self.one_way() + GOSSIP_INTERVAL.as_secs_f64() / 2.0
+    }
+
+    /// Seconds from here to the furthest region.
+    pub(super) fn one_way(&self) -> f64 {
+        self.worst_rtt.as_secs_f64() / 2.0
+    }
+
+    /// Whether a loan would reach a region.
+    pub(super) fn reaches(&self, region: usize) -> bool {
+        region == self.me || self.peers.state(region) != PeerState::Stale
+    }
+}

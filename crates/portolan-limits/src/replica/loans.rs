@@ -1,0 +1,132 @@
+//! Lends units of keys under pressure to regions that need them more, for the current slot and, shortly before its end,
+//! for the next. A unit is taken out of the own counter first and told after: at no instant may two regions spend it.
+
+use smallvec::SmallVec;
+
+use super::Limits;
+use crate::{
+    counter::Counter,
+    forecast::with_margin,
+    key::Key,
+    lending::{self, Party},
+    rights::Rights,
+};
+
+/// Which slot units are lent of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    This,
+    Next,
+}
+
+impl Limits {
+    /// Lends what is due of a key.
+    pub(super) fn lend(&mut self, rights: &Rights, key: Key) {
+        let lends = self.books.get(&rights.id).is_some_and(|book| book.lends);
+        if !lends || key == Key::OVERFLOW {
+            return;
+        }
+        let slot = rights.terms.slot(self.wall());
+        let left = self.left(rights, slot);
+        // A loan that comes when its slot is over helps nobody.
+        if left > self.one_way() {
+            self.lend_in(rights, key, slot, When::This);
+        }
+        if left < LEAD_SECONDS {
+            self.lend_in(rights, key, slot + 1, When::Next);
+        }
+    }
+
+    fn lend_in(&mut self, rights: &Rights, key: Key, slot: u64, when: When) {
+        let begin = rights.terms.begin(slot);
+        // After a restart nothing may be left of a slot that this process lent of: the horizon says which those are.
+        let open = slot >= rights.open_from && begin < self.shared.horizon() && self.shared.owns_from(key, begin);
+        let open = open && !self.stopped(rights, slot);
+        if !open || self.standings[self.me].absent(begin, self.reclaims(rights)) {
+            return;
+        }
+        let parties = self.parties(rights, key, slot, when);
+        let due = lending::loans(&parties, self.me, slot ^ key.bits() >> 8);
+        for (to, amount) in due {
+            let taken = self.withdraw(rights, key, slot, amount);
+            if taken == 0 {
+                return;
+            }
+            let mut row = self.ledger.row(rights.id, key, slot, self.me);
+            let before = row.lent.iter().find(|&&(at, _)| usize::from(at) == to).map_or(0, |&(_, amount)| amount);
+            row.lent = SmallVec::from_slice(&[(to as u8, before + taken)]);
+            self.write_own(rights, key, slot, &row);
+            self.hurry.insert((rights.id, key));
+            if let Some(book) = self.books.get_mut(&rights.id) {
+                book.tally.lent += taken;
+            }
+        }
+    }
+
+    /// Takes units out of the own counter, which is made if the key has none. Of a marked window only what is durable: a
+    /// loan is on disk before it leaves.
+    fn withdraw(&mut self, rights: &Rights, key: Key, slot: u64, amount: u64) -> u64 {
+        let entitled = self.entitled(rights, key, slot);
+        let start = rights.start(slot);
+        let shared = &self.shared;
+        let take = |counter: &Counter| {
+            let durable =
+                if rights.terms.marked() { rights.allowance(shared, counter, key, slot).amount } else { entitled };
+            let taken = counter.withdraw(slot, amount, entitled.min(durable), start);
+            (taken, counter.used(slot), rights.allowance(shared, counter, key, slot))
+        };
+        let Some((taken, used, allowance)) = self.with_entry(rights, key, take) else { return 0 };
+        if taken < amount && rights.terms.marked() && allowance.amount < entitled {
+            self.ask_for_mark(rights, key, slot, used.saturating_add(amount - taken).min(entitled));
+        }
+        taken
+    }
+
+    /// The regions as the lending rule sees them.
+    fn parties(&self, rights: &Rights, key: Key, slot: u64, when: When) -> SmallVec<[Party; 8]> {
+        let current = rights.terms.slot(self.wall());
+        let regions = self.regions.len();
+        let account = self.ledger.account(rights.id, key);
+        let balances = |slot| account.map(|account| account.balances(slot, regions)).unwrap_or_default();
+        let (of_slot, now) = (balances(slot), balances(current));
+        let window = rights.terms.end(slot).since(rights.terms.begin(slot)).as_secs_f64();
+        let left = self.left(rights, current);
+        let elapsed = (window - left).max(0.0);
+        let mine = self.watched.get(&(rights.id, key));
+        let party = |at: usize| {
+            let balance = of_slot.get(at).copied().unwrap_or_default();
+            let base = self.base(rights, slot, at);
+            let unspent = self.unspent(rights, slot, at, balance) as f64;
+            let demand = now.get(at).map(|balance| balance.demand).unwrap_or_default();
+            let told = now.get(at).is_some_and(|balance| balance.told);
+            let (need, have) = match when {
+                _ if at == self.me => {
+                    let used = self.with_counter(rights, key, |counter| counter.used(slot)).unwrap_or(0);
+                    let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
+                    let need = mine.map_or(0.0, |watch| match when {
+                        When::This => watch.flow.rate() * left,
+                        When::Next => watch.flow.next(window, left),
+                    });
+                    (with_margin(need), have)
+                }
+                When::This if told => {
+                    let rate = demand.rate.units();
+                    (with_margin(rate * left), unspent - rate * self.view_age().min(elapsed))
+                }
+                When::Next if told => (with_margin(demand.next.units()), unspent),
+                // A silent region has used less than half, and expects to stay below its share.
+                When::This => (QUIET * base as f64 * left / window, unspent - QUIET * base as f64 * elapsed / window),
+                When::Next => (QUIET * base as f64, unspent),
+            };
+            Party { need, have, base, reachable: self.reaches(at) }
+        };
+        (0..regions).map(party).collect()
+    }
+}
+
+/// What a silent region is taken to use of its share.
+const QUIET: f64 = 0.25;
+
+/// The next slot is lent of so long before it begins: after that demand is known best, and before the horizon is durable
+/// nothing may be lent.
+const LEAD_SECONDS: f64 = 2.0;

@@ -1,0 +1,119 @@
+//! The rounds: every 100 ms each key under pressure is looked at, lent of and told about; in between, at 20 ms, those
+//! for which a request waits or another region runs dry. Follows the token-flow of demarcation protocols (Barbará and
+//! García-Molina, VLDB Journal 1994), with all limits on the receiver's side.
+
+use std::time::Duration;
+
+use portolan_model::Now;
+
+use super::{Limits, watch::Look};
+use crate::{counter::Counter, key::Key, rights::Rights, table::Moved};
+
+impl Limits {
+    /// Looks at every counter that workers moved since the last time, and closer at those under pressure.
+    pub(super) fn read_counters(&mut self, now: Now) {
+        let limiter = self.limiter();
+        let wall = self.wall();
+        let mut pressed = Vec::new();
+        let note = |rights, key, counter: &Counter, pressed: &mut Vec<_>| {
+            let rights: &Rights = rights;
+            let look = Look::at(counter, rights.terms.slot(wall), counter.take_refused());
+            let marked = rights.terms.marked();
+            if marked || self.watched.contains_key(&(rights.id, key)) || self.is_pressed(rights, look) {
+                pressed.push((rights.id, key, look));
+            }
+        };
+        self.shared.table.drain_moved(|Moved { key, limit, .. }, counter| {
+            if let Some(rights) = limiter.rights(limit) {
+                note(rights, key, counter, &mut pressed);
+            }
+        });
+        for rights in limiter.all_rights() {
+            if rights.live.take_overflow_moved() {
+                note(rights, Key::OVERFLOW, &rights.live.overflow, &mut pressed);
+            }
+        }
+        for (limit, key, look) in pressed {
+            let Some(rights) = limiter.rights(limit) else { continue };
+            let known = self.watched.contains_key(&(limit, key));
+            if known || self.is_pressed(rights, look) {
+                self.look(rights, key, look, now);
+                self.ask_lender(rights, key, look);
+                if look.refused > 0 {
+                    self.urgent.insert((limit, key));
+                }
+            }
+            self.publish(rights, key, rights.terms.slot(wall));
+        }
+    }
+
+    /// The round of every key under pressure.
+    pub(super) fn run_round(&mut self, now: Now) {
+        let limiter = self.limiter();
+        let places: Vec<_> = self.watched.keys().copied().collect();
+        for (limit, key) in places {
+            let Some(rights) = limiter.rights(limit) else {
+                self.watched.remove(&(limit, key));
+                continue;
+            };
+            let slot = rights.terms.slot(self.wall());
+            let refused_too = |counter: &Counter| Look::at(counter, slot, counter.take_refused());
+            let nothing = Look { used: 0, used_before: 0, refused: 0 };
+            let look = self.with_counter(rights, key, refused_too).unwrap_or(nothing);
+            self.look(rights, key, look, now);
+            self.ask_lender(rights, key, look);
+            self.attend(rights, key, now);
+            self.stop_watching(rights, key);
+        }
+        self.urgent.clear();
+    }
+
+    /// The keys that cannot wait for the round.
+    pub(super) fn run_urgent(&mut self, now: Now) {
+        let limiter = self.limiter();
+        let rested = |at: &super::Watch| now.mono.since(at.lent_at) >= SHORTEST_GAP;
+        let due: Vec<_> =
+            self.urgent.iter().filter(|place| self.watched.get(place).is_none_or(rested)).copied().collect();
+        for (limit, key) in due {
+            self.urgent.remove(&(limit, key));
+            let Some(rights) = limiter.rights(limit) else { continue };
+            let slot = rights.terms.slot(self.wall());
+            let refused_too = |counter: &Counter| Look::at(counter, slot, counter.take_refused());
+            let nothing = Look { used: 0, used_before: 0, refused: 0 };
+            let look = self.with_counter(rights, key, refused_too).unwrap_or(nothing);
+            self.look(rights, key, look, now);
+            self.attend(rights, key, now);
+            self.hurry.insert((limit, key));
+        }
+        if !self.hurry.is_empty() {
+            self.send_hurried(now);
+        }
+    }
+
+    /// Lends, overdraws and publishes what is due of one key.
+    fn attend(&mut self, rights: &Rights, key: Key, now: Now) {
+        let slot = rights.terms.slot(self.wall());
+        self.lend(rights, key);
+        self.overdraw(rights, key);
+        self.publish(rights, key, slot);
+        self.publish(rights, key, slot + 1);
+        if let Some(watch) = self.watched.get_mut(&(rights.id, key)) {
+            watch.lent_at = now.mono;
+        }
+    }
+
+    /// Forgets a key that has been quiet for two slots, here and everywhere.
+    fn stop_watching(&mut self, rights: &Rights, key: Key) {
+        let place = (rights.id, key);
+        let slot = rights.terms.slot(self.wall());
+        if self.watched.get(&place).is_some_and(|watch| watch.pressed + QUIET_SLOTS < slot) {
+            self.watched.remove(&place);
+        }
+    }
+}
+
+/// Least time between two rounds of one key.
+pub(super) const SHORTEST_GAP: Duration = Duration::from_millis(20);
+
+/// Slots without pressure after which a key is no longer watched.
+const QUIET_SLOTS: u64 = 2;

@@ -1,0 +1,146 @@
+//! What is told to the other regions, and when: own rows of keys under pressure, heartbeats, digests. Keeps to the byte
+//! budget of a region: what does not fit is told later, keys that hurry first. Loans are told again until acknowledged.
+
+use std::time::Duration;
+
+use portolan_model::{Now, Timestamp};
+
+use super::{Limits, Place};
+use crate::{
+    account::Row,
+    key::Key,
+    message::{DIGEST_BUCKETS, Heartbeat, MAX_DIGESTS, Message, SlotSummary},
+    outbox::in_messages,
+    peers::{GOSSIP_INTERVAL, PeerState},
+    rights::Rights,
+};
+
+impl Limits {
+    pub(super) fn send_heartbeats(&mut self, now: Now) {
+        let heard = self.peers.heard(self.me, now.mono);
+        for region in self.others() {
+            let seen = self.seen[region];
+            let heartbeat = Heartbeat { scope: self.scope, sent: self.wall(), heard: heard.clone(), seen };
+            self.outbox.push(region, Message::Heartbeat(heartbeat));
+        }
+    }
+
+    /// Sends the rows that are due.
+    pub(super) fn send_rows(&mut self, now: Now) {
+        let due = |place: &&Place| self.is_due(place, now.mono);
+        let mut places: Vec<Place> = self.untold.iter().filter(due).copied().collect();
+        // Hurried ones first, then from where the last round stopped: so that none starves.
+        places.sort_by_key(|place| (!self.hurry.contains(&(place.limit, place.key)), *place < self.sent_up_to));
+        self.tell(&places, now);
+        self.hurry.clear();
+    }
+
+    /// Sends the rows of the keys that cannot wait for the round.
+    pub(super) fn send_hurried(&mut self, now: Now) {
+        let hurry = std::mem::take(&mut self.hurry);
+        let hurried = |place: &&Place| hurry.contains(&(place.limit, place.key));
+        let places: Vec<Place> = self.untold.iter().filter(hurried).copied().collect();
+        self.tell(&places, now);
+    }
+
+    fn is_due(&self, place: &Place, now: Timestamp) -> bool {
+        let key = (place.limit, place.key);
+        let Some(watch) = self.watched.get(&key) else { return true };
+        let row = self.ledger.row(place.limit, place.key, place.slot, self.me);
+        let interval = self.limiter.rights(place.limit).map_or(GOSSIP_INTERVAL, row_interval);
+        self.hurry.contains(&key) || now.since(watch.told_at) + ROUNDING >= interval || row.demand.differs(watch.told)
+    }
+
+    /// Tells every region that is heard of these rows, as far as the budget goes.
+    fn tell(&mut self, places: &[Place], now: Now) {
+        let mut told: Vec<(Place, Row)> = Vec::new();
+        for &place in places {
+            let row = self.ledger.row(place.limit, place.key, place.slot, self.me);
+            if !self.budget.take(row.encoded_len(), now.mono) {
+                self.stats.rows_deferred += 1;
+                self.sent_up_to = place;
+                break;
+            }
+            self.untold.remove(&place);
+            if let Some(watch) = self.watched.get_mut(&(place.limit, place.key)) {
+                (watch.told, watch.told_at) = (row.demand, now.mono);
+            }
+            told.push((place, row));
+        }
+        told.sort_by_key(|&(place, _)| place);
+        self.stats.unsent_most = self.stats.unsent_most.max(self.untold.len() as u64);
+        for same_slot in told.chunk_by(|(one, _), (other, _)| (one.limit, one.slot) == (other.limit, other.slot)) {
+            let Place { limit, slot, .. } = same_slot[0].0;
+            let messages: Vec<_> =
+                in_messages(limit, slot, same_slot.iter().map(|(place, row)| (place.key, row.clone()))).collect();
+            for region in self.others() {
+                if self.peers.state(region) == PeerState::Stale {
+                    // The digests after the heal find what it missed.
+                    continue;
+                }
+                for rows in &messages {
+                    let number = self.number(region, rows, now.mono);
+                    self.send(region, Message::Rows(crate::message::Rows { number, ..rows.clone() }));
+                }
+            }
+        }
+    }
+
+    /// Numbers a message that lends to its receiver, so that it is acknowledged.
+    fn number(&mut self, region: usize, rows: &crate::message::Rows, now: Timestamp) -> u64 {
+        let lends = |(_, row): &&(Key, Row)| row.lent.iter().any(|&(to, _)| usize::from(to) == region);
+        let (limit, slot) = (rows.limit, rows.slot);
+        let loans: Vec<Place> = rows.rows.iter().filter(lends).map(|&(key, _)| Place { limit, slot, key }).collect();
+        if loans.is_empty() { 0 } else { self.unacknowledged[region].send(loans, now) }
+    }
+
+    /// Queues a message and counts what it is.
+    pub(super) fn send(&mut self, region: usize, message: Message) {
+        if let Message::Rows(rows) | Message::Echo(rows) = &message {
+            self.stats.rows_sent += rows.rows.len() as u64;
+            self.stats.row_bytes += rows.rows.iter().map(|(_, row)| row.encoded_len() as u64).sum::<u64>();
+        }
+        self.outbox.push(region, message);
+    }
+
+    pub(super) fn send_digests(&mut self) {
+        let limiter = self.limiter();
+        for region in self.others() {
+            let live = |rights: &Rights| {
+                let current = rights.terms.slot(self.wall());
+                [current.saturating_sub(1), current, current + 1].map(|slot| {
+                    let buckets =
+                        self.ledger.digests(rights.id, slot, self.me, |shard| self.shares_shard(region, shard));
+                    let restarted = self.shared.barrier.touches(&rights.terms, slot);
+                    SlotSummary { limit: rights.id, slot, buckets, restarted }
+                })
+            };
+            let used = |summary: &SlotSummary| summary.restarted || summary.buckets != [0; DIGEST_BUCKETS];
+            let summaries: Vec<SlotSummary> = limiter.all_rights().iter().flat_map(live).filter(used).collect();
+            for summaries in summaries.chunks(MAX_DIGESTS) {
+                self.outbox.push(region, Message::Digests(summaries.to_vec()));
+            }
+        }
+    }
+
+    /// Whether a shard is this node's here and the receiving node's in its region.
+    pub(super) fn shares_shard(&self, _region: usize, _shard: crate::region::Shard) -> bool {
+        true
+    }
+
+    pub(super) fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let me = self.me;
+        (0..self.regions.len()).filter(move |&region| region != me)
+    }
+}
+
+/// How often a key under pressure is told about: a tenth of its window, for a longer one changes as much slower.
+fn row_interval(rights: &Rights) -> Duration {
+    (rights.terms.window / 10).clamp(GOSSIP_INTERVAL, LONGEST_INTERVAL)
+}
+
+/// However long the window, regions see each other's spend this soon.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Rounds do not fall on the nanosecond.
+const ROUNDING: Duration = Duration::from_millis(10);

@@ -1,0 +1,166 @@
+//! Keys under pressure: which they are, what was consumed and asked of them since the last look, and what the others
+//! should know of it. A key is silent until half of its share is used or more is forecast than it has: a million keys
+//! that nobody limits cost no byte between regions.
+
+use portolan_model::{Now, Timestamp};
+use smallvec::smallvec;
+
+use super::{Limits, Place};
+use crate::{
+    account::Row,
+    counter::Counter,
+    forecast::{Demand, Flow, with_margin},
+    key::Key,
+    rights::Rights,
+};
+
+/// What this region remembers of a key under pressure, beside its account.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watch {
+    pub flow: Flow,
+    /// The slot that the numbers below are of.
+    pub slot: u64,
+    /// Consumed and not given back when last looked at.
+    pub net: u64,
+    /// What the rights were raised by beyond base and loans.
+    pub overdraft: u64,
+    /// What the others were last told, and when.
+    pub told: Demand,
+    pub told_at: Timestamp,
+    /// When loans were last considered.
+    pub lent_at: Timestamp,
+    /// The last slot in which the key was under pressure here, or another region said that it was there.
+    pub pressed: u64,
+}
+
+/// One look at a counter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub used: u64,
+    pub used_before: u64,
+    pub refused: u64,
+}
+
+impl Look {
+    pub fn at(counter: &Counter, current: u64, refused: u64) -> Self {
+        Self { used: counter.used(current), used_before: counter.used(current.wrapping_sub(1)), refused }
+    }
+}
+
+impl Watch {
+    pub fn new(slot: u64, now: Timestamp) -> Self {
+        Self {
+            flow: Flow::new(slot, now),
+            slot,
+            net: 0,
+            overdraft: 0,
+            told: Demand::default(),
+            told_at: Timestamp::ZERO,
+            lent_at: Timestamp::ZERO,
+            pressed: slot,
+        }
+    }
+}
+
+impl Limits {
+    /// Whether a key deserves a closer look: told cheaply, for it is asked of every key that moved.
+    pub(super) fn is_pressed(&self, rights: &Rights, look: Look) -> bool {
+        let slot = rights.terms.slot(self.wall());
+        let base = rights.terms.base(slot);
+        let elapsed = self.wall().since(rights.terms.begin(slot)).as_secs_f64();
+        let window = rights.terms.end(slot).since(rights.terms.begin(slot)).as_secs_f64();
+        // At the pace of the slot so far, with a margin that keeps a few first requests from looking like a flood.
+        let paced = (look.used as f64 - 2.0 * (look.used as f64).sqrt()) * window > base as f64 * elapsed;
+        look.refused > 0 || look.used.saturating_mul(2) >= base || paced || self.shares_view(rights)
+    }
+
+    /// Takes in what happened to a key since the last look, and says whether it is under pressure.
+    pub(super) fn look(&mut self, rights: &Rights, key: Key, look: Look, now: Now) {
+        let slot = rights.terms.slot(self.wall());
+        let place = (rights.id, key);
+        if !self.watched.contains_key(&place) && self.watched.len() >= self.most_watched {
+            self.stats.watches_full += 1;
+            return;
+        }
+        let watch = *self.watched.entry(place).or_insert_with(|| Watch::new(slot, now.mono));
+        let (mut flow, mut net) = (watch.flow, watch.net);
+        if watch.slot != slot {
+            if watch.slot + 1 == slot {
+                // What came after the last look of the slot before belongs to it.
+                let last = self.consumed(rights, key, watch.slot, look.used_before).max(net);
+                flow.record(watch.slot, last - net, now.mono);
+                self.count(rights, last - net, 0);
+                self.join_own(rights, key, watch.slot, last, Demand::default());
+            }
+            net = 0;
+        }
+        let consumed = self.consumed(rights, key, slot, look.used);
+        let asked = consumed.saturating_sub(net) + look.refused;
+        flow.record(slot, asked, now.mono);
+        self.count(rights, consumed.saturating_sub(net), look.refused);
+        let overdraft = if watch.slot == slot { watch.overdraft } else { 0 };
+        let watch = Watch { flow, slot, net: consumed, overdraft, ..watch };
+        self.watched.insert(place, watch);
+        let demand = self.demand_of(rights, &watch);
+        if self.must_tell(rights, key, &watch, look) {
+            self.join_own(rights, key, slot, consumed, demand);
+            if let Some(watch) = self.watched.get_mut(&place) {
+                watch.pressed = slot;
+            }
+        }
+    }
+
+    /// What was consumed and not given back, given what is used: that also has what was lent.
+    fn consumed(&self, rights: &Rights, key: Key, slot: u64, used: u64) -> u64 {
+        used.saturating_sub(self.ledger.row(rights.id, key, slot, self.me).lent_out())
+    }
+
+    /// Whether the others have to know of this key in this slot.
+    fn must_tell(&self, rights: &Rights, key: Key, watch: &Watch, look: Look) -> bool {
+        let entitled = self.entitled(rights, key, watch.slot);
+        let expected = with_margin(watch.flow.rate() * self.left(rights, watch.slot));
+        let told = self.ledger.account(rights.id, key).is_some_and(|account| account.has_row(watch.slot, self.me));
+        told || look.refused > 0
+            || look.used.saturating_mul(2) >= entitled
+            || look.used as f64 + expected > entitled as f64
+            || self.shares_view(rights)
+    }
+
+    pub(super) fn demand_of(&self, rights: &Rights, watch: &Watch) -> Demand {
+        let (begin, end) = (rights.terms.begin(watch.slot), rights.terms.end(watch.slot));
+        watch.flow.demand(end.since(begin).as_secs_f64(), self.left(rights, watch.slot))
+    }
+
+    /// Seconds until a slot ends.
+    pub(super) fn left(&self, rights: &Rights, slot: u64) -> f64 {
+        rights.terms.end(slot).since(self.wall()).as_secs_f64()
+    }
+
+    /// Brings the own row up to what was consumed; what was given back since is told as refunded, for a cell never falls.
+    fn join_own(&mut self, rights: &Rights, key: Key, slot: u64, net: u64, demand: Demand) {
+        let before = self.ledger.row(rights.id, key, slot, self.me);
+        if net == 0 && before == Row::default() && demand == Demand::default() {
+            return;
+        }
+        let mut row = Row { lent: smallvec![], demand, ..before };
+        if net >= row.net() {
+            row.consumed = row.refunded + net;
+        } else {
+            row.refunded = row.consumed - net;
+        }
+        self.write_own(rights, key, slot, &row);
+    }
+
+    /// Joins a row of our own; the others will hear of it.
+    pub(super) fn write_own(&mut self, rights: &Rights, key: Key, slot: u64, row: &Row) {
+        self.join(rights.id, key, slot, self.me, row);
+        self.untold.insert(Place { limit: rights.id, slot, key });
+    }
+
+    fn count(&mut self, rights: &Rights, admitted: u64, refused: u64) {
+        if let Some(book) = self.books.get_mut(&rights.id) {
+            book.tally.admitted += admitted;
+            book.tally.refused += refused;
+        }
+    }
+}
