@@ -67,8 +67,10 @@ impl Seen {
 }
 
 impl<T> Unacknowledged<T> {
-    pub const fn new() -> Self {
-        Self { last: 0, sent: VecDeque::new() }
+    /// Numbers go on from `last`. Higher than any that the process before has used: else the peer would take the numbers
+    /// of this one for messages it has.
+    pub const fn new(last: u64) -> Self {
+        Self { last, sent: VecDeque::new() }
     }
 
     /// Numbers a message that carries `what`.
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_lost_loan_is_told_again_and_one_that_came_is_not() {
-        let mut sent = Unacknowledged::new();
+        let mut sent = Unacknowledged::new(0);
         let numbers = ["one", "two", "three"].map(|what| sent.send(vec![what], at(0)));
         let mut seen = Seen::default();
         seen.insert(numbers[0]);

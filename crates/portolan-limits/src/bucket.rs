@@ -30,7 +30,8 @@ impl Bucket {
         let count = u128::from(count);
         // Without a share of the rate nothing comes back, and nothing is there.
         let interval = if count == 0 { u128::MAX } else { per.div_ceil(count) };
-        let whole = (per * u128::from(burst)).checked_div(count).unwrap_or(0);
+        // In whole intervals: else the last token of a burst would be a fraction of a millisecond short for ever.
+        let whole = if count == 0 { 0 } else { interval.saturating_mul(u128::from(burst)) };
         let interval = u64::try_from(interval).unwrap_or(u64::MAX).clamp(1, NEVER);
         Self { interval, burst: u64::try_from(whole).unwrap_or(u64::MAX).min(LONGEST) }
     }

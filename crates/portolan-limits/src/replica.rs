@@ -168,7 +168,8 @@ impl Limits {
             hurry: BTreeSet::new(),
             untold: BTreeSet::new(),
             sent_up_to: Place { limit: LimitId(0), slot: 0, key: Key::EVERY },
-            unacknowledged: (0..count).map(|_| Unacknowledged::new()).collect(),
+            // The durable clock rises faster than messages are numbered.
+            unacknowledged: (0..count).map(|_| Unacknowledged::new(shared.wall(now).as_unix_millis())).collect(),
             seen: vec![Seen::default(); count],
             budget: Budget::new(config.budget, now.mono),
             loans: Loans::default(),

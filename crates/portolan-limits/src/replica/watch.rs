@@ -145,7 +145,8 @@ impl Limits {
         let mut row = Row { lent: smallvec![], demand, ..before };
         if net >= row.net() {
             row.consumed = row.refunded + net;
-        } else {
+        } else if !self.shared.barrier.touches(&rights.terms, slot) {
+            // Of a slot that the process before may have spent the row says more than our counter: nothing was given back.
             row.refunded = row.consumed - net;
         }
         self.write_own(rights, key, slot, &row);
