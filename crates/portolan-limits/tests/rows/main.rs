@@ -4,18 +4,19 @@
 //! The ordinary run is short. `ROWS_SEEDS=5 ROWS_SECONDS=60 cargo test --release -p portolan-limits --test rows --
 //! --nocapture` runs every row longer and prints the tables; `ROWS_ONLY=rotates` runs the rows with that in their name.
 
-#![allow(dead_code, reason = "the base, overdraft and waits of a row await their definition")]
-
 mod demand;
 mod network;
 mod oracle;
 mod partitions;
+mod random;
 mod region;
 mod report;
 mod table;
+mod watch;
 mod world;
 
 use table::{Row, Scale};
+use world::World;
 
 /// The value of a variable, or what the ordinary run takes.
 fn variable(name: &str, ordinary: u64) -> u64 {
@@ -24,7 +25,7 @@ fn variable(name: &str, ordinary: u64) -> u64 {
 
 /// Runs rows and demands that each stays in its bands.
 fn check(rows: fn(Scale) -> Vec<Row>) {
-    let scale = Scale { seconds: variable("ROWS_SECONDS", 16), seeds: variable("ROWS_SEEDS", 1) };
+    let scale = Scale { seconds: variable("ROWS_SECONDS", 12), seeds: variable("ROWS_SEEDS", 1) };
     let only = std::env::var("ROWS_ONLY").unwrap_or_default();
     let rows: Vec<Row> = rows(scale).into_iter().filter(|row| row.name.contains(&only)).collect();
     let outcomes = report::run(&rows, scale);
@@ -53,4 +54,17 @@ fn in_a_partition_each_policy_admits_and_refuses_what_it_promises() {
 #[test]
 fn whatever_crashes_or_runs_wrong_no_slot_exceeds_its_limit() {
     check(partitions::faults);
+}
+
+#[test]
+fn under_faults_drawn_from_a_seed_no_slot_exceeds_its_limit() {
+    let mut steps = 0;
+    for seed in 1..=variable("ROWS_RANDOM", 12) {
+        let row = random::row(seed);
+        let world = World::new(&row, seed).run();
+        let over = world.oracle.most_allowed().saturating_sub(row.quota);
+        assert!(over <= row.bands.over_units, "{}: {over} units above the quota: {row:?}", row.name);
+        steps += world.steps;
+    }
+    println!("{steps} steps");
 }

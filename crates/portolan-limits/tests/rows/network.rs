@@ -13,6 +13,8 @@ const JITTER_US: u64 = 10_000;
 #[derive(Clone, Debug)]
 pub struct Network {
     pub loss: f64,
+    /// How often a message comes twice.
+    pub repeats: f64,
     cut: BTreeSet<(usize, usize)>,
 }
 
@@ -31,8 +33,8 @@ pub enum Link {
 }
 
 impl Network {
-    pub fn new(loss: f64) -> Self {
-        Self { loss, cut: BTreeSet::new() }
+    pub fn new(loss: f64, repeats: f64) -> Self {
+        Self { loss, repeats, cut: BTreeSet::new() }
     }
 
     pub fn change(&mut self, link: &Link, regions: usize) {
@@ -49,11 +51,19 @@ impl Network {
         self.cut = pairs.filter(|&(from, to)| from != to && !carries(from, to)).collect();
     }
 
-    /// Microseconds that a message takes; none when it never arrives.
-    pub fn carry(&self, from: usize, to: usize, rng: &mut ChaCha8Rng) -> Option<u64> {
-        let (lost, jitter) = (unit(rng) < self.loss, rng.next_u64() % (JITTER_US + 1));
+    /// Microseconds that each copy of a message takes to arrive.
+    pub fn carry(&self, from: usize, to: usize, rng: &mut ChaCha8Rng) -> Vec<u64> {
+        let copies = 1 + usize::from(unit(rng) < self.repeats);
         let half = RTT.as_micros() as u64 / 2;
-        (!lost && !self.cut.contains(&(from, to))).then_some(half + jitter)
+        let mut delays = Vec::new();
+        for copy in 0..copies {
+            let (lost, jitter) = (unit(rng) < self.loss, rng.next_u64() % (JITTER_US + 1));
+            if !lost && !self.cut.contains(&(from, to)) {
+                // A copy may overtake whatever is sent in the next moments.
+                delays.push(half + jitter * (1 + 30 * copy as u64));
+            }
+        }
+        delays
     }
 }
 

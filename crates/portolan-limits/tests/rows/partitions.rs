@@ -7,7 +7,7 @@ use portolan_limits::OnPartition;
 use crate::{
     demand::Demand,
     network::Link,
-    table::{Bands, Base, Fault, Group, HOT, Row, Scale, row, strict, with_window},
+    table::{Bands, Base, Fault, HOT, Row, Scale, row, strict, with_window},
 };
 
 /// What a row refuses wrongly at most, in per cent, under `static` with equal and with weighted base.
@@ -50,7 +50,7 @@ fn policies(row: &Row, links: &[Link], parts: u64, bands: Static) -> Vec<Row> {
         }
     }
     faults.push((third * 2, Fault::Link(Link::Heal)));
-    let row = Row { faults, group: Group::Partition, measured: (third, third * 2), ..row.clone() };
+    let row = Row { faults, measured: (third, third * 2), ..row.clone() };
     vec![
         Row { base: Base::Equal, bands: strict(bands.equal), ..row.clone() }.named("static, equal base"),
         Row { bands: strict(bands.weighted), ..row.clone() }.named("static, weighted base"),
@@ -101,5 +101,5 @@ pub fn faults(scale: Scale) -> Vec<Row> {
         faulty("three parts", vec![(at(30), Fault::Link(parts)), (at(60), Fault::Link(Link::Heal))]),
         faulty("hot region deaf", vec![(at(30), Fault::Link(Link::Deaf(0))), (at(60), Fault::Link(Link::Heal))]),
     ];
-    rows.into_iter().map(|row| Row { group: Group::Fault, ..row }).collect()
+    rows
 }

@@ -1,11 +1,15 @@
 //! One region of a run: the real state machine and limiter, a clock of its own, and a disk that a crash leaves as it was.
 //! The only file here that knows the crate's interface.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use portolan_limits::{
-    Admission, Algorithm, Claim, Definition, Found, LimitId, Limiter, Limits, LimitsConfig, MarkLog, MarkSequence,
-    Message, PageWrite, Recovery, SEGMENT_LEN, SharePlan, Window,
+    Admission, Algorithm, Claim, Definition, Found, KeyUsage, LimitId, Limiter, Limits, LimitsConfig, Mark, MarkLog,
+    MarkSequence, Message, PageWrite, Recovery, SEGMENT_LEN, SharePlan, Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, Now, Ratio, RegionId, Timestamp, WallTime};
 
@@ -24,6 +28,9 @@ const LIMIT: LimitId = LimitId(1);
 const HASH_KEY: HashKey = HashKey::new(*b"0123456789abcdef");
 const CAPACITY: usize = 64;
 
+/// More than the rows need.
+const BUDGET: ByteSize = ByteSize(1 << 20);
+
 /// The answer to one request, with the slot that the gateway named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -41,7 +48,17 @@ pub struct Region {
     epoch: WallTime,
     log: MarkLog,
     disk: [Vec<u8>; 2],
-    writes: VecDeque<(u64, MarkSequence, Vec<PageWrite>)>,
+    writes: VecDeque<Write>,
+    /// Highest mark on disk per slot.
+    durable: BTreeMap<u64, u64>,
+}
+
+/// A write on its way to the disk.
+struct Write {
+    ready: u64,
+    sequence: MarkSequence,
+    marks: Vec<Mark>,
+    pages: Vec<PageWrite>,
 }
 
 pub fn region_id(at: usize) -> RegionId {
@@ -50,14 +67,13 @@ pub fn region_id(at: usize) -> RegionId {
 
 fn definition(row: &Row) -> Definition {
     let algorithm = Algorithm::FixedWindow { quota: row.quota, window: Window::Length(row.window) };
-    let name = Name::new("row").expect("a name");
     Definition {
         on_partition: row.policy,
         shares: SharePlan { weights: row.weights(), change: None },
         overdraft: Ratio::from_parts(row.overdraft * 100),
         borrow_wait: row.borrow_wait,
         expose_slot: true,
-        ..Definition::new(LIMIT, name, algorithm)
+        ..Definition::new(LIMIT, Name::new("row").expect("a name"), algorithm)
     }
 }
 
@@ -71,7 +87,17 @@ impl Region {
     pub fn new(at: usize, epoch: WallTime) -> Self {
         let (log, _) = MarkLog::recover([&[], &[]]);
         let disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
-        Self { id: region_id(at), limits: None, limiter: None, clock_ms: 0, epoch, log, disk, writes: VecDeque::new() }
+        Self {
+            id: region_id(at),
+            limits: None,
+            limiter: None,
+            clock_ms: 0,
+            epoch,
+            log,
+            disk,
+            writes: VecDeque::new(),
+            durable: BTreeMap::new(),
+        }
     }
 
     pub fn now(&self, us: u64) -> Now {
@@ -91,7 +117,7 @@ impl Region {
             hash_key: HASH_KEY,
             capacity: CAPACITY,
             worst_rtt: RTT,
-            budget: ByteSize(1 << 20),
+            budget: BUDGET,
         };
         let now = self.now(us);
         let mut limits = Limits::new(config, recovery, now);
@@ -103,14 +129,15 @@ impl Region {
     /// Ends the process. Of the writes under way the first may have reached the disk.
     pub fn crash(&mut self, first_write_lands: bool) {
         self.limits = None;
-        if let Some((.., pages)) = self.writes.pop_front().filter(|_| first_write_lands) {
-            self.write(&pages);
+        if let Some(write) = self.writes.pop_front().filter(|_| first_write_lands) {
+            self.write(&write);
         }
         self.writes.clear();
     }
 
     pub fn lose_disk(&mut self) {
         self.disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
+        self.durable.clear();
     }
 
     /// Starts the process again from what the disk kept.
@@ -173,7 +200,8 @@ impl Region {
         }
         while let Some(write) = limits.poll_marks() {
             let pages = self.log.append(&write);
-            self.writes.push_back((us + DISK_US, write.sequence, pages));
+            let (ready, sequence, marks) = (us + DISK_US, write.sequence, write.marks);
+            self.writes.push_back(Write { ready, sequence, marks, pages });
         }
         while limits.poll_event().is_some() {}
         sent
@@ -181,15 +209,15 @@ impl Region {
 
     /// When the oldest write is on disk.
     pub fn durable_at(&self) -> Option<u64> {
-        self.writes.front().map(|(at, ..)| *at)
+        self.writes.front().map(|write| write.ready)
     }
 
     /// Reports the writes that are on disk.
     pub fn sync(&mut self, us: u64) {
         let mut durable = None;
-        while let Some((_, sequence, pages)) = self.writes.pop_front_if(|(at, ..)| *at <= us) {
-            self.write(&pages);
-            durable = Some(sequence);
+        while let Some(write) = self.writes.pop_front_if(|write| write.ready <= us) {
+            self.write(&write);
+            durable = Some(write.sequence);
         }
         let now = self.now(us);
         if let (Some(sequence), Some(limits)) = (durable, &mut self.limits) {
@@ -197,9 +225,24 @@ impl Region {
         }
     }
 
-    fn write(&mut self, pages: &[PageWrite]) {
-        for page in pages {
+    /// What the region knows of its one key.
+    pub fn usage(&self, us: u64) -> Option<KeyUsage> {
+        let key = self.limiter.as_ref()?.key(LIMIT, &[b"row"]);
+        self.limits.as_ref()?.explain(LIMIT, key, self.now(us))
+    }
+
+    /// The highest mark of a slot that is on disk.
+    pub fn durable(&self, slot: u64) -> u64 {
+        self.durable.get(&slot).copied().unwrap_or(0)
+    }
+
+    fn write(&mut self, write: &Write) {
+        for page in &write.pages {
             self.disk[page.segment][page.offset as usize..][..page.bytes.len()].copy_from_slice(&page.bytes);
+        }
+        for mark in &write.marks {
+            let durable = self.durable.entry(mark.slot).or_default();
+            *durable = mark.spent.max(*durable);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portolan_limits::OnPartition;
+use portolan_limits::{OnPartition, base_shares};
 use portolan_model::WallTime;
 
 use crate::{
@@ -13,7 +13,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Row {
     pub name: String,
-    pub group: Group,
     pub quota: u64,
     pub window: Duration,
     pub demand: Demand,
@@ -23,6 +22,8 @@ pub struct Row {
     pub overdraft: u32,
     pub borrow_wait: Duration,
     pub loss: f64,
+    /// How often a message comes twice.
+    pub repeats: f64,
     /// Clock of each region minus the run's, in milliseconds; 0 for the regions not named.
     pub skew_ms: Vec<i64>,
     pub faults: Vec<(Duration, Fault)>,
@@ -30,17 +31,6 @@ pub struct Row {
     /// Errors are measured over the slots that lie within.
     pub measured: (Duration, Duration),
     pub bands: Bands,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
-    /// At least 1000 units per slot, every region in reach.
-    Healthy,
-    /// Few units per slot.
-    Small,
-    Partition,
-    /// Crashes and clocks: only the bound is promised.
-    Fault,
 }
 
 /// How the quota is split.
@@ -99,6 +89,11 @@ impl Row {
         }
     }
 
+    /// The base share of a region.
+    pub fn base_of(&self, region: usize) -> u64 {
+        base_shares(self.quota, &self.weights(), self.demand.regions())[region]
+    }
+
     pub fn named(mut self, suffix: &str) -> Self {
         self.name = format!("{}, {suffix}", self.name);
         self
@@ -126,7 +121,6 @@ pub fn row(name: &str, scale: Scale, demand: Demand, refused_wrongly: f64) -> Ro
     let length = Duration::from_secs(scale.seconds);
     Row {
         name: name.to_owned(),
-        group: Group::Healthy,
         quota: 1000,
         window: Duration::from_secs(1),
         demand,
@@ -135,6 +129,7 @@ pub fn row(name: &str, scale: Scale, demand: Demand, refused_wrongly: f64) -> Ro
         overdraft: 0,
         borrow_wait: Duration::ZERO,
         loss: 0.0,
+        repeats: 0.0,
         skew_ms: Vec::new(),
         faults: Vec::new(),
         length,
@@ -156,7 +151,7 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
     let long = Scale { seconds: scale.seconds.max(34), ..scale };
     let hot = row("R5 1.5x W1s", scale, Demand::steady(1.5, &HOT), 0.1);
     let three = row("R3 1.5x W1s (70/20/10)", scale, Demand::steady(1.5, &[0.7, 0.2, 0.1]), 0.1);
-    let twenty = row("R20 Zipf 1.5x", scale, Demand::steady(1.5, &zipf(20)), 0.1);
+    let twenty = row("R20 Zipf 1.5x", Scale { seconds: scale.seconds / 2, ..scale }, Demand::steady(1.5, &zipf(20)), 0.1);
     let light = row("0.8x load", scale, Demand::steady(0.8, &HOT), 0.1);
     let turning = |load: f64| Demand::Rotating(HOT.map(|share| share * load).to_vec(), 10.0);
     let rotating = row("demand rotates every 10 s, 1.2x", long, turning(1.2), 0.6);
@@ -205,12 +200,12 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
 pub fn small(scale: Scale) -> Vec<Row> {
     let few = Row {
         quota: 20,
-        ..row("L = 20 per s", Scale { seconds: scale.seconds * 4, ..scale }, Demand::steady(1.5, &HOT), 3.4)
+        ..row("L = 20 per s", Scale { seconds: scale.seconds * 2, ..scale }, Demand::steady(1.5, &HOT), 3.4)
     };
     let roaming = Demand::Roaming { load: 1.5, regions: 5, stay: 90.0 };
     let client = row("L = 10 per min, one roaming client", scale, roaming, 17.1);
     let client = with_window(client, 10, Duration::from_secs(60), scale.seconds as u32);
     let rows =
         vec![few.overdrawn(3.2, 1.2), few.waiting(1.9), few, client.overdrawn(0.5, 11.3), client.waiting(2.3), client];
-    rows.into_iter().map(|row| Row { group: Group::Small, ..row }).collect()
+    rows
 }

@@ -18,6 +18,7 @@ use crate::{
     oracle::{Errors, Oracle},
     region::{Answer, Region, epoch},
     table::{Fault, Row},
+    watch::Watch,
 };
 
 /// Regions start within one gossip interval of each other, so that their rounds do not fall together.
@@ -37,13 +38,14 @@ enum Event {
 struct Waiting {
     arrived: u64,
     until: u64,
-    slot: u64,
 }
 
 pub struct World<'a> {
     row: &'a Row,
     pub oracle: Oracle,
     pub messages: u64,
+    pub steps: u64,
+    watch: Watch,
     epoch: WallTime,
     regions: Vec<Region>,
     waiting: Vec<VecDeque<Waiting>>,
@@ -64,12 +66,14 @@ impl<'a> World<'a> {
             row,
             oracle: Oracle::default(),
             messages: 0,
+            steps: 0,
             epoch,
             regions: (0..count).map(|at| Region::new(at, epoch)).collect(),
             waiting: (0..count).map(|_| VecDeque::new()).collect(),
             woken_at: vec![None; count],
             durable_at: vec![None; count],
-            network: Network::new(row.loss),
+            network: Network::new(row.loss, row.repeats),
+            watch: Watch::new(count),
             rng: ChaCha8Rng::seed_from_u64(seed),
             now: 0,
             next: 0,
@@ -102,7 +106,11 @@ impl<'a> World<'a> {
                 break;
             }
             self.now = time;
-            self.handle(event);
+            self.steps += 1;
+            let touched = self.handle(event);
+            if let Some(at) = touched {
+                self.watch.stepped(at, &self.regions[at], self.row, self.now);
+            }
         }
         self
     }
@@ -112,37 +120,51 @@ impl<'a> World<'a> {
         self.events.insert((time, self.next), event);
     }
 
-    fn handle(&mut self, event: Event) {
+    /// Returns the region that the event happened to.
+    fn handle(&mut self, event: Event) -> Option<usize> {
         match event {
             Event::Boot(at) => {
                 self.regions[at].boot(self.row, Recovery::FirstStart, self.now);
                 self.settle(at);
+                Some(at)
             }
             Event::Arrival(at) => {
                 if unit(&mut self.rng) * self.peak(at) < self.rate(at) {
                     self.request(at);
                 }
                 self.schedule_arrival(at);
+                Some(at)
             }
             Event::Message { from, to, message } => {
                 self.regions[to].take(from, message, self.now);
                 self.settle(to);
+                Some(to)
             }
             Event::Wake(at) => {
                 self.woken_at[at] = None;
-                if self.regions[at].timeout().is_some_and(|timeout| timeout <= self.now) {
+                let due = self.regions[at].timeout().is_some_and(|timeout| timeout <= self.now);
+                if due {
                     self.regions[at].wake(self.now);
                 }
                 self.settle(at);
+                if due {
+                    self.watch.round_ended(at, &self.regions[at], self.now);
+                }
+                Some(at)
             }
             Event::Durable(at) => {
                 self.regions[at].sync(self.now);
                 self.settle(at);
+                Some(at)
             }
-            Event::Expire(at) => self.answer_waiting(at),
+            Event::Expire(at) => {
+                self.answer_waiting(at);
+                Some(at)
+            }
             Event::Fault(index) => {
                 let fault = self.row.faults[index].1.clone();
                 self.fault(&fault);
+                None
             }
         }
     }
@@ -156,8 +178,13 @@ impl<'a> World<'a> {
                 // Their clients see the connection end.
                 self.waiting[at].clear();
             }
-            Fault::LoseDisk(at) => self.regions[at].lose_disk(),
+            Fault::LoseDisk(at) => {
+                self.regions[at].lose_disk();
+                self.watch.disk_lost(at);
+            }
+            Fault::Restart(at) if self.regions[at].runs() => {}
             Fault::Restart(at) => {
+                self.watch.restarted(at);
                 self.regions[at].restart(self.row, self.now);
                 self.settle(at);
             }
@@ -170,9 +197,9 @@ impl<'a> World<'a> {
         match answer {
             Answer::Allow { slot } => self.oracle.allow(slot),
             Answer::Deny { slot } => self.oracle.refuse(slot),
-            Answer::Wait { slot, at_most } => {
+            Answer::Wait { at_most, .. } => {
                 let until = self.now + at_most.as_micros() as u64;
-                self.waiting[at].push_back(Waiting { arrived: self.now, until, slot });
+                self.waiting[at].push_back(Waiting { arrived: self.now, until });
                 self.at(until, Event::Expire(at));
             }
         }
@@ -200,8 +227,9 @@ impl<'a> World<'a> {
     fn carry_out(&mut self, at: usize) {
         for (to, message) in self.regions[at].drain(self.now) {
             self.messages += 1;
-            if let Some(delay) = self.network.carry(at, to, &mut self.rng) {
-                self.at(self.now + delay, Event::Message { from: at, to, message });
+            self.watch.sent(at, to, &message, &self.regions[at], self.row);
+            for delay in self.network.carry(at, to, &mut self.rng) {
+                self.at(self.now + delay, Event::Message { from: at, to, message: message.clone() });
             }
         }
         let durable_at = self.regions[at].durable_at();
@@ -222,12 +250,12 @@ impl<'a> World<'a> {
         while let Some(first) = self.waiting[at].pop_front() {
             let waited = Duration::from_micros(self.now - first.arrived);
             match self.regions[at].ask(self.now) {
-                Some(Answer::Wait { slot, at_most }) if first.arrived + at_most.as_micros() as u64 > self.now => {
+                Some(Answer::Wait { at_most, .. }) if first.arrived + at_most.as_micros() as u64 > self.now => {
                     let until = first.arrived + at_most.as_micros() as u64;
                     if until != first.until {
                         self.at(until, Event::Expire(at));
                     }
-                    self.waiting[at].push_front(Waiting { until, slot, ..first });
+                    self.waiting[at].push_front(Waiting { until, ..first });
                     return;
                 }
                 Some(Answer::Allow { slot }) => {
