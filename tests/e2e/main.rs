@@ -5,6 +5,7 @@ mod commands;
 mod crash;
 mod disk;
 mod drain;
+mod guide;
 mod hostile;
 mod life;
 mod partition;

@@ -27,6 +27,11 @@ fn the_sample_configuration_is_valid() {
 }
 
 #[test]
+fn the_example_of_the_guide_is_valid() {
+    check_gateway(&root().join("docs/guides/examples/gateway.yaml"), &regions("docs/guides/examples/regions"));
+}
+
+#[test]
 fn the_deployment_samples_load() {
     let map = regions("deploy/fleet/regions");
     check_gateway(&root().join("deploy/fleet/gateway.yaml"), &map);

@@ -4,7 +4,7 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     rc::Rc,
 };
 
@@ -101,6 +101,17 @@ impl Client {
         scenario.clients.iter().enumerate().map(client).collect()
     }
 
+    /// Where a user is: the first at the address that DNS sees, the others in networks of their own (RFC 4193) of 48 bits,
+    /// so that a limit by client counts each of them apart, whatever its prefix.
+    fn address_of(&self, user: u32) -> IpAddr {
+        if user == 0 {
+            return self.address;
+        }
+        let place = u8::try_from(self.place).unwrap_or(u8::MAX);
+        let network = (0xfd00 | u128::from(place)) << 112 | u128::from(user) << 80;
+        IpAddr::V6(Ipv6Addr::from(network | 1))
+    }
+
     /// Asks `with` what a user's request carries.
     pub fn with_subject<T>(&self, user: u32, with: impl FnOnce(&Subject<'_>) -> T) -> T {
         let name = self.load.user.as_ref().map(|name| match self.load.users {
@@ -108,7 +119,7 @@ impl Client {
             _ => format!("{name}-{}", user + 1),
         });
         let carried = Carried { load: &self.load, user };
-        with(&Subject { user: name.as_deref(), client: self.address, attributes: &carried })
+        with(&Subject { user: name.as_deref(), client: self.address_of(user), attributes: &carried })
     }
 }
 

@@ -19,7 +19,8 @@ pub struct ClientLoad {
     pub method: String,
     /// Authenticated as; `None` means without a token.
     pub user: Option<String>,
-    /// Number of users that share the load: with 3, `alice` becomes `alice-1` to `alice-3`. Default 1.
+    /// Number of users that share the load, each at an address of its own: with 3, `alice` becomes `alice-1` to
+    /// `alice-3`. Default 1.
     pub users: u32,
     /// Which of the users sends the next request. Default in turn.
     pub distribution: Distribution,

@@ -44,11 +44,6 @@ pub(super) fn decode(node: &Node, mentions: &mut Mentions, report: &mut Report<'
     let headers = fields.optional("headers", BTreeMap::new(), report, texts);
     let claims = fields.optional("claims", BTreeMap::new(), report, texts);
     let users = fields.optional("users", 1, report, |node, report| whole(node, 1..=MAX_USERS, report));
-    let numbered = headers.values().chain(claims.values()).any(|value| value.contains("{n}"));
-    if let Some(node) = fields.get("users").filter(|_| fields.get("user").is_none() && !numbered) {
-        let message = "`users` counts variants of `user`, which is missing";
-        report.fault(node.at, message, "add for example `user: alice`".to_owned());
-    }
     let distribution = fields.optional("distribution", Distribution::default(), report, distribution);
     let arrivals = fields.optional("arrivals", Arrivals::default(), report, |node, report| {
         choice(node, &[("even", Arrivals::Even), ("poisson", Arrivals::Poisson)], report)

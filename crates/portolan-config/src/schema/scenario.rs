@@ -89,7 +89,7 @@ struct Client {
     method: Option<String>,
     /// Authenticated as. Default: without a token.
     user: Option<String>,
-    /// Number of users that share the load. Default 1.
+    /// Number of users that share the load, each at an address of its own. Default 1.
     users: Option<u32>,
     /// Which of the users sends the next request. Default `in-turn`.
     distribution: Option<Distribution>,

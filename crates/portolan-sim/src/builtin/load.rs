@@ -38,8 +38,9 @@ pub fn write(snapshot: &Snapshot, regions: &RegionMap, length_s: u64) -> String 
         let _ = writeln!(text, "  # {}", want.why);
         for region in &senders {
             let part = |whole: u128| (whole * u128::from(weight(region))).div_ceil(total.max(1)).max(1);
+            let per_minute = if want.each { want.per_minute } else { part(want.per_minute) };
             let consumers = if want.shared { want.consumers.into() } else { part(want.consumers.into()) };
-            let _ = writeln!(text, "  - {}", want.line(&region.id, part(want.per_minute), consumers));
+            let _ = writeln!(text, "  - {}", want.line(&region.id, per_minute, consumers));
         }
     }
     text
@@ -62,6 +63,8 @@ struct Want<'a> {
     /// Consumers that share it over all regions; each region has its own ones where `shared` is not set.
     consumers: u64,
     shared: bool,
+    /// Whether every region sends all of it: a client's address is of one region.
+    each: bool,
     /// Whether requests stay at their endpoint for a second.
     lasting: bool,
 }
@@ -79,6 +82,7 @@ fn wants(snapshot: &Snapshot, length_s: u64) -> Vec<Want<'_>> {
                 per_minute: u128::from(FREE_RATE) * 60,
                 consumers: 1,
                 shared: true,
+                each: false,
                 lasting: false,
             });
         }
@@ -107,7 +111,8 @@ fn want<'a>(snapshot: &'a Snapshot, route: &'a Route, limit: &Limit, length_s: u
     let per_minute = per_minute.min(most).max(1);
     let consumers = if counts_consumers { keys } else { spread(snapshot, route, per_minute, length_s) };
     let lasting = matches!(limit.algorithm, Algorithm::Concurrency { .. });
-    Want { snapshot, route, why, per_minute, consumers, shared: counts_consumers, lasting }
+    let each = limit.key.parts().iter().any(|part| matches!(part, KeyPart::ClientAddress { .. }));
+    Want { snapshot, route, why, per_minute, consumers, shared: counts_consumers, each, lasting }
 }
 
 /// How many consumers keep a load below half of every limit of its route that counts consumers.
@@ -148,11 +153,10 @@ impl Want<'_> {
         }
         let name = if self.shared { "rehearsal".to_owned() } else { format!("rehearsal-{region}") };
         let (headers, claims) = self.carried(&name);
-        let numbered = self.route.auth.is_some() || !headers.is_empty() || !claims.is_empty();
         if self.route.auth.is_some() {
             let _ = write!(line, ", user: {name}");
         }
-        if numbered && consumers > 1 {
+        if consumers > 1 {
             let _ = write!(line, ", users: {consumers}");
         }
         for (key, fields) in [("headers", headers), ("claims", claims)] {

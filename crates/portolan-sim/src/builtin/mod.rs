@@ -92,3 +92,104 @@ fn busiest(regions: &RegionMap) -> Option<RegionId> {
     let most = regions.iter().map(load::weight).max()?;
     regions.iter().find(|region| load::weight(region) == most).map(|region| region.id.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use portolan_config::{Bundle, Scenario};
+    use portolan_routing::{Found, RequestHead, RouteTable};
+
+    use super::*;
+
+    const GATEWAY: &str = "version: 1
+services:
+  a: { endpoints: { east: [http://127.0.0.1:1] } }
+auth:
+  people: { jwt: { issuer: https://issuer.test, jwks_file: keys.json, audience: [api] } }
+limits:
+  total: { key: global, rate: 100/s }
+  client: { key: client, rate: 10/s }
+  keys: { key: [api_key, route], rate: 20/min, algorithm: sliding }
+  tenants: { key: tenant, quota: 1000/month, time_zone: Europe/Berlin }
+  flight: { key: user, concurrency: 5 }
+  huge: { key: service, rate: 1000000/s }
+routes:
+  all: { match: { path: /** }, service: a }
+  exact: { match: { host: \"*.b.test\", path: /b, methods: [PUT] }, service: a, limits: [total, client, keys] }
+  people: { match: { host: c.test, path: /c/** }, auth: people, service: a, limits: [total, tenants, flight, huge] }
+dns: { c.test: { \"@\": { regions: all } } }
+";
+
+    fn regions(names: &[&str]) -> RegionMap {
+        let region = |name: &&str| SourceFile {
+            path: format!("{name}.yaml"),
+            text: format!(
+                "version: 1\nregion: {name}\ntitle: {name}\ncoordinates: {{ latitude: 1.0, longitude: 2.0 }}\naddresses: [192.0.2.{}]\n",
+                name.len() * 10 + usize::from(name.as_bytes()[0] % 10)
+            ),
+        };
+        let mut files: Vec<SourceFile> = names.iter().map(region).collect();
+        if let [a, b] = names {
+            let text = format!("version: 1\nrtt:\n  - {{ between: [{a}, {b}], rtt: 50ms }}\n");
+            files.push(SourceFile { path: "rtt.yaml".to_owned(), text });
+        }
+        RegionMap::parse(&files).unwrap_or_else(|faults| panic!("{}", faults.render()))
+    }
+
+    fn snapshot(regions: &RegionMap) -> Snapshot {
+        let document = SourceFile { path: "gateway.yaml".to_owned(), text: GATEWAY.to_owned() };
+        let keys = r#"{"keys":[{"kty":"oct","k":"AAAA","kid":"a","alg":"HS256"}]}"#;
+        let attachments = BTreeMap::from([("keys.json".to_owned(), keys.to_owned())]);
+        Snapshot::parse(&Bundle { document, attachments }, regions)
+            .unwrap_or_else(|faults| panic!("{}", faults.render()))
+    }
+
+    fn parsed(names: &[&str]) -> Vec<Scenario> {
+        let regions = regions(names);
+        let parse = |file: &SourceFile| {
+            let scenario = Scenario::parse(file).unwrap_or_else(|faults| panic!("{}\n{}", faults.render(), file.text));
+            scenario.check(&regions).unwrap_or_else(|faults| panic!("{}", faults.render()));
+            scenario
+        };
+        scenarios(&snapshot(&regions), &regions).iter().map(parse).collect()
+    }
+
+    #[test]
+    fn every_built_in_scenario_reads_as_one() {
+        assert_eq!(parsed(&["east", "west"]).len(), KINDS.len());
+        assert_eq!(parsed(&["east"]).len(), KINDS.len() - 2, "one region cannot be cut off from another");
+    }
+
+    #[test]
+    fn every_route_is_loaded_with_requests_that_it_takes() {
+        let regions = regions(&["east", "west"]);
+        let snapshot = snapshot(&regions);
+        let table = RouteTable::compile(&snapshot);
+        let mut reached = std::collections::BTreeSet::new();
+        for load in &parsed(&["east", "west"])[0].clients {
+            let head = RequestHead { host: &load.host, path: &load.path, method: &load.method };
+            let Found::Route(route) = table.find(&head) else { panic!("{head:?} finds no route") };
+            reached.insert(route.name.to_string());
+        }
+        assert_eq!(reached.into_iter().collect::<Vec<_>>(), ["all", "exact", "people"]);
+    }
+
+    #[test]
+    fn limits_are_asked_for_half_as_much_again_by_requests_that_carry_their_keys() {
+        let steady = parsed(&["east", "west"]).remove(0);
+        let of_path = |path: &str| steady.clients.iter().filter(|load| load.path == path).collect::<Vec<_>>();
+        let exact = of_path("/b");
+        // 1.5 × 100/s from two equal regions.
+        assert!(exact.iter().any(|load| load.rate.count == 75 && load.rate.per.as_secs() == 1), "{exact:#?}");
+        assert!(exact.iter().all(|load| load.headers.contains_key("x-api-key") && load.method == "PUT"));
+        let people = of_path("/c/rehearsal");
+        assert!(people.iter().all(|load| load.claims.contains_key("tenant") && load.user.is_some()), "{people:#?}");
+        assert!(people.iter().any(|load| load.lasting.as_secs() == 1), "nothing stays in flight");
+        let rate = |load: &&&portolan_config::ClientLoad| load.rate.count * 60 / load.rate.per.as_secs().max(1);
+        assert!(people.iter().map(|load| rate(&load)).max() <= Some(MOST_PER_REGION), "a rehearsal has a size");
+    }
+
+    /// Half of the most that one limit is asked for, per minute.
+    const MOST_PER_REGION: u64 = 5000 * 60;
+}

@@ -292,3 +292,77 @@ const GAP_POINTS: u64 = 2;
 
 /// Change of a region's share that is worth a word, in thousandths.
 const NOTABLE_SHIFT: u64 = 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Invariant, Violation,
+        report::{Rehearsal, Runs, fixture},
+    };
+
+    fn report(change: impl FnOnce(&mut Outcome)) -> Report {
+        let mut outcome = fixture::outcome(3, &["ap-southeast", "eu-west", "us-east"]);
+        change(&mut outcome);
+        let mut runs = Runs::default();
+        runs.add(outcome);
+        Report::new("simulations/cut.yaml", "One region is cut off", "--config gateway.yaml", runs)
+    }
+
+    fn said(report: &Report, about: &str) -> String {
+        let story = tell(report);
+        story.points.iter().find(|point| point.about == about).map(|point| point.lines.join(" ")).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_story_says_what_users_felt_which_limit_refused_and_which_rule_was_in_force() {
+        let report = report(|_| {});
+        let users = said(&report, "Users");
+        assert!(users.starts_with("98.88 % of 9000 requests got an answer other than 5xx"), "{users}");
+        assert!(users.ends_with("They felt it in eu-west from 20 s to 40 s (84 requests)."), "{users}");
+        let limits = said(&report, "Limits");
+        assert!(limits.contains("`orders-total`: at most 120 of 120 in one slot"), "{limits}");
+        assert!(limits.contains("refused although there was room: 4.10 % of the limit"), "{limits}");
+        let rules = said(&report, "Rules");
+        assert!(rules.contains("policy in ap-southeast from 20 s to 40 s"), "{rules}");
+        assert!(rules.contains("DNS sent clients elsewhere than ap-southeast from 47 s to 60 s"), "{rules}");
+        assert!(said(&report, "Load").contains("eu-west from 33 % to 27 %"), "{}", said(&report, "Load"));
+    }
+
+    #[test]
+    fn a_broken_rule_is_the_headline_and_asks_for_a_report() {
+        let report = report(|outcome| {
+            outcome.verdict = Verdict::InvariantBroken;
+            let detail = "121 of 120".to_owned();
+            outcome.violations.push(Violation { at_ms: 21_500, invariant: Invariant::LimitBound, detail });
+        });
+        let story = tell(&report);
+        assert_eq!(story.headline, "1 of 1 run broke a rule, “no limit is exceeded”, at 21.5 s: 121 of 120.");
+        assert!(story.advice[0].contains("please report it"), "{:?}", story.advice);
+        let text = report.to_text();
+        assert!(text.starts_with("INVARIANT BROKEN  One region is cut off\n"), "{text}");
+        let replay = "portolan simulate --config gateway.yaml simulations/cut.yaml --seed 3";
+        assert!(text.contains(&format!("    replay: {replay}\n")), "{text}");
+        let rehearsal = Rehearsal::new(None, vec![report]);
+        let junit = rehearsal.to_junit();
+        assert!(junit.contains("tests=\"1\" failures=\"1\"") && junit.contains(replay), "{junit}");
+        let json: serde_json::Value = serde_json::from_str(&rehearsal.to_json()).expect("JSON");
+        assert_eq!((&json["schema"], &json["verdict"]), (&"portolan-simulate".into(), &"invariant-broken".into()));
+    }
+
+    #[test]
+    fn only_the_worst_runs_keep_what_they_looked_like() {
+        let mut runs = Runs::default();
+        for seed in 1..=9 {
+            let mut outcome = fixture::outcome(seed, &["eu-west", "us-east"]);
+            outcome.figures.requests.unavailable += seed;
+            outcome.figures.requests.forwarded -= seed;
+            runs.add(outcome);
+        }
+        let report = Report::new("a.yaml", "A", "", runs);
+        let kept = report.outcomes.iter().filter(|outcome| outcome.series.points > 0).map(|outcome| outcome.seed);
+        assert_eq!(kept.collect::<Vec<_>>(), [7, 8, 9]);
+        assert_eq!(report.worst().map(|worst| worst.seed), Some(9));
+        assert!(report.replay.ends_with("--seed 9"));
+    }
+}
