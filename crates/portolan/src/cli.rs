@@ -71,7 +71,7 @@ pub enum Command {
     Run(Run),
     /// Check files and print all their faults.
     Check(Check),
-    /// Print the worst case of every limit of a gateway document: what may be admitted, and what refused too early.
+    /// Print the worst case of every limit of a gateway document: what may be admitted, and what refused wrongly.
     Plan(Plan),
     /// Print the JSON Schema of the gateway document, for editors.
     Schema,

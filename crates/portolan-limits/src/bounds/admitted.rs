@@ -33,7 +33,7 @@ pub(super) fn in_a_partition(promise: &Promise, fleet: &Fleet) -> Bound {
     match promise.on_partition {
         OnPartition::Static => {
             let why =
-                "a cut-off region keeps to its own share; what it cannot hear only makes it more careful".to_owned();
+                "a cut-off region keeps to its own share; what it does not hear only makes it more careful".to_owned();
             Bound { why, ..strict }
         }
         OnPartition::Closed => {
@@ -96,7 +96,7 @@ pub(super) fn by_parts(promise: &Promise, fleet: &Fleet) -> Vec<u64> {
     let whole = slot_units(&promise.algorithm);
     let over = overdraft(promise, fleet);
     // One part holds all rights by loans and spends the whole; the others own all but the smallest share at most.
-    let least = scaled(super::refused::smallest(promise, fleet), &promise.algorithm);
+    let least = super::refused::smallest(promise, fleet);
     let capped = cap.map_or(u64::MAX, |cap| cap.of(whole - least.min(whole)));
     let of = |parts: u64| {
         let others = whole.saturating_mul(parts - 1);
@@ -109,15 +109,12 @@ pub(super) fn by_parts(promise: &Promise, fleet: &Fleet) -> Vec<u64> {
 pub(super) fn in_any_window(promise: &Promise, per_slot: u64) -> Option<Bound> {
     let twice = per_slot.saturating_mul(2);
     Some(match &promise.algorithm {
-        Algorithm::FixedWindow { window: Window::Length(_), .. } => Bound {
-            units: twice,
-            why: "the end of one window and the begin of the next are a span too; `algorithm: sliding` smooths it"
-                .to_owned(),
-        },
-        Algorithm::FixedWindow { .. } => Bound {
-            units: twice,
-            why: "the end of one civil period and the begin of the next are a span too".to_owned(),
-        },
+        Algorithm::FixedWindow { window: Window::Length(_), .. } => {
+            Bound { units: twice, why: "it may hold the end of one window and the begin of the next".to_owned() }
+        }
+        Algorithm::FixedWindow { .. } => {
+            Bound { units: twice, why: "it may hold the end of one civil period and the begin of the next".to_owned() }
+        }
         Algorithm::SlidingWindow { .. } => Bound {
             units: twice,
             why:
@@ -176,7 +173,7 @@ pub(super) fn overdraft_bound(promise: &Promise, units: u64) -> Bound {
 }
 
 /// What one region could admit in a slot by itself.
-fn slot_units(algorithm: &Algorithm) -> u64 {
+pub(super) fn slot_units(algorithm: &Algorithm) -> u64 {
     match algorithm {
         Algorithm::TokenBucket { rate, burst } => rate.count.saturating_add(*burst),
         other => other.quota(),

@@ -1,16 +1,17 @@
 //! What regions may refuse although the limit is not reached.
 
-use portolan_config::OnPartition;
+use portolan_config::{Algorithm, OnPartition};
 use portolan_model::render_duration;
 
-use super::{Bound, Fleet, Promise};
+use super::{Bound, Fleet, Promise, admitted::slot_units};
+use crate::shares::base_shares;
 
 /// Refused in one slot while every region hears every other.
 pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
     if let Some(bound) = nothing(promise, fleet) {
         return bound;
     }
-    let quota = promise.algorithm.quota();
+    let quota = slot_units(&promise.algorithm);
     let least = smallest(promise, fleet);
     let until = fleet.until_lent();
     let wait = render_duration(until);
@@ -28,8 +29,8 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
     let taken = if promise.overdraft.parts() == 0 { 0 } else { promise.overdraft.of(least).max(1) };
     let at_once = least.saturating_add(taken);
     let why = format!(
-        "if everything comes at once to the region with the smallest share: {at_once} pass, the rest is refused until \
-         others have lent, up to {wait}{}",
+        "if all of it is asked at once of the region with the smallest share, {at_once} pass and the rest is refused \
+         until others have lent, which takes up to {wait}{}",
         at_the_limits_rate(promise, fleet, at_once)
     );
     Bound { units: quota.saturating_sub(at_once), why }
@@ -37,12 +38,15 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
 
 /// What that means for demand that jumps to one region at no more than the limit's own rate.
 fn at_the_limits_rate(promise: &Promise, fleet: &Fleet, at_once: u64) -> String {
+    if matches!(promise.algorithm, Algorithm::Concurrency { .. }) {
+        return String::new();
+    }
     let window = promise.algorithm.window().as_micros().max(1);
     let until = fleet.until_lent().as_micros();
     let come = u128::from(promise.algorithm.quota()).saturating_mul(until).div_ceil(window);
     match come.saturating_sub(u128::from(at_once)) {
-        0 => "; demand that moves there at the limit's own rate is not refused".to_owned(),
-        refused => format!("; of demand that moves there at the limit's own rate, {refused} once"),
+        0 => "; spread evenly, none is refused".to_owned(),
+        refused => format!("; spread evenly, {refused} are refused once"),
     }
 }
 
@@ -51,7 +55,7 @@ pub(super) fn in_a_partition(promise: &Promise, fleet: &Fleet) -> Bound {
     if let Some(bound) = nothing(promise, fleet) {
         return bound;
     }
-    let quota = promise.algorithm.quota();
+    let quota = slot_units(&promise.algorithm);
     let least = smallest(promise, fleet);
     let stale = render_duration(fleet.staleness);
     match promise.on_partition {
@@ -104,7 +108,11 @@ fn nothing(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
     Some(Bound { units: 0, why: why.to_owned() })
 }
 
-/// The smallest share that a region holds.
+/// The least that a region may admit in one slot by itself: of a token bucket, its shares of rate and burst.
 pub(super) fn smallest(promise: &Promise, fleet: &Fleet) -> u64 {
-    promise.shares(fleet).into_iter().min().unwrap_or(0)
+    let bursts = match &promise.algorithm {
+        Algorithm::TokenBucket { burst, .. } => base_shares(*burst, &promise.weights, fleet.regions),
+        _ => vec![0; fleet.regions],
+    };
+    promise.shares(fleet).into_iter().zip(bursts).map(|(share, burst)| share + burst).min().unwrap_or(0)
 }

@@ -99,7 +99,8 @@ fn a_sliding_window_holds_its_estimate_and_may_nearly_double() {
 fn a_token_bucket_admits_its_burst_and_what_drips_in() {
     let rate = "600/min".parse().expect("a rate");
     let bucket = Promise::strict(Algorithm::TokenBucket { rate, burst: 50 });
-    assert_eq!(figures(&bucket), [(650, Some(650), 400), (650, Some(650), 400)]);
+    // Shares 200 + 17, 200 + 17 and 200 + 16.
+    assert_eq!(figures(&bucket), [(650, Some(650), 434), (650, Some(650), 434)]);
     assert_eq!(Bounds::of(&bucket, &Fleet::new(3, RTT, 1)).skewed, None);
     let open = Promise { on_partition: OnPartition::OPEN, ..bucket };
     assert_eq!(figures(&open)[1].0, 1950);

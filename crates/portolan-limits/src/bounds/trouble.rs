@@ -15,14 +15,11 @@ pub(super) fn dead_region(promise: &Promise, fleet: &Fleet) -> Bound {
         return Bound { units: 0, why: "there is no other region that could lack its share".to_owned() };
     }
     let why = match promise.reclaim {
-        Some(after) => {
-            format!("the largest share lies idle until {} after the region was last heard", render_duration(after))
-        }
-        None => {
-            "the largest share lies idle until `portolan limits fence` takes it from the dead region, since nobody \
-                 can tell dead from cut off"
-                .to_owned()
-        }
+        Some(after) => format!("its share lies idle until it was unheard for {}", render_duration(after)),
+        None => String::from(
+            "its share lies idle until `portolan limits fence REGION`, since nobody can tell dead from cut off; \
+             `reclaim: 30s` would give it to the others by itself",
+        ),
     };
     Bound { units: largest, why }
 }
@@ -42,7 +39,7 @@ pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
         }
         _ if window >= MARKED_WINDOW => {
             let second = share.saturating_mul(1000) / u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1);
-            let why = "spend goes on from its durable mark, which is at most this far ahead of it".to_owned();
+            let why = "it goes on from a durable mark, which is at most this far ahead of what was spent".to_owned();
             ((share / 10).max(second).max(1).min(share), Duration::ZERO, why)
         }
         _ => {
@@ -50,8 +47,8 @@ pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
             let slots = HORIZON_LEAD.as_millis().div_ceil(window.as_millis().max(1)) + 1;
             let slots = u64::try_from(slots).unwrap_or(u64::MAX);
             let why = format!(
-                "windows that the process before may have spent give no rights: {slots} at most, those that begin \
-                 within {lead} of its last word"
+                "windows that the process before may have spent give no rights: {slots} at most, those that begin up \
+                 to {lead} after its last word"
             );
             (share.saturating_mul(slots), lasts, why)
         }

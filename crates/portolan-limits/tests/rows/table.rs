@@ -151,7 +151,8 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
     let long = Scale { seconds: scale.seconds.max(34), ..scale };
     let hot = row("R5 1.5x W1s", scale, Demand::steady(1.5, &HOT), 0.1);
     let three = row("R3 1.5x W1s (70/20/10)", scale, Demand::steady(1.5, &[0.7, 0.2, 0.1]), 0.1);
-    let twenty = row("R20 Zipf 1.5x", Scale { seconds: scale.seconds / 2, ..scale }, Demand::steady(1.5, &zipf(20)), 0.1);
+    let twenty =
+        row("R20 Zipf 1.5x", Scale { seconds: scale.seconds / 2, ..scale }, Demand::steady(1.5, &zipf(20)), 0.1);
     let light = row("0.8x load", scale, Demand::steady(0.8, &HOT), 0.1);
     let turning = |load: f64| Demand::Rotating(HOT.map(|share| share * load).to_vec(), 10.0);
     let rotating = row("demand rotates every 10 s, 1.2x", long, turning(1.2), 0.6);

@@ -187,7 +187,7 @@ fn verdict(limit: &Limit, bounds: &Bounds) -> String {
         OnPartition::Open { .. } if partition > healthy => {
             let parts = match bounds.parts.first() {
                 Some(two) if *two < partition => {
-                    format!(" ({two} if it falls into two parts that each hear themselves)")
+                    format!(" ({two} in two parts whose regions hear each other)")
                 }
                 _ => String::new(),
             };

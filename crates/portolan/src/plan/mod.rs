@@ -64,3 +64,87 @@ fn read(path: &Path, regions: &Arc<RegionMap>, notes: &mut BTreeSet<String>) -> 
     let bundle = local::bundle(path, notes)?;
     Snapshot::parse(&bundle, regions).map_err(files::shown)
 }
+
+#[cfg(test)]
+mod tests {
+    use portolan_config::{Bundle, SourceFile};
+
+    use super::*;
+
+    const LIMITS: &str = "
+version: 1
+limits:
+  audit: { key: global, rate: 90/s, on_partition: closed }
+  burst: { key: api_key, rate: 600/min, algorithm: token_bucket, burst: 50 }
+  exports: { key: user, concurrency: 30, borrow_wait: 1s }
+  flood: { key: client, rate: 100/10s, on_partition: open(1.5), overdraft: 10% }
+  plans: { key: tenant, quota: 900/day, plans: { claim: plan, quotas: { pro: 9000 } } }
+  total: { key: global, rate: 1000/s, algorithm: sliding, shares: { ap-southeast: 1, eu-west: 3, us-east: 6 } }
+  trial: { key: global, rate: 9/s, shadow: true }
+";
+
+    fn regions() -> Arc<RegionMap> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../regions");
+        files::regions(&folder).expect("the shipped regions are good")
+    }
+
+    fn limits(regions: &RegionMap) -> Vec<Forecast> {
+        let document = SourceFile { path: "gateway.yaml".to_owned(), text: LIMITS.to_owned() };
+        let bundle = Bundle { document, attachments: Default::default() };
+        forecasts(&Snapshot::parse(&bundle, regions).expect("a good document"), regions)
+    }
+
+    #[test]
+    fn check_says_the_worst_case_of_every_limit_in_a_line() {
+        let shown = summary(&limits(&regions()));
+        let line = |name: &str| -> Vec<String> {
+            let line = shown.lines().find(|line| line.trim_start().starts_with(name)).expect("a line per limit");
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+        };
+        assert_eq!(line("audit"), ["audit", "90/s", "90", "180", "60, cut off 90"]);
+        assert_eq!(line("burst"), ["burst", "600/min, token bucket of 50", "650", "650", "434"]);
+        assert_eq!(line("exports"), ["exports", "30 at one time", "30", "-", "0, cut off 20"]);
+        assert_eq!(line("flood"), ["flood", "100/10s", "109, cut off 300", "218, cut off 600", "64, cut off 51"]);
+        assert_eq!(line("plans"), ["plans", "900/day in UTC", "900", "1800", "600"]);
+        assert_eq!(line("total"), ["total", "1000/s, sliding", "1000", "2000", "900"]);
+        assert_eq!(line("trial"), ["trial", "9/s", "9", "18", "only counted"]);
+    }
+
+    #[test]
+    fn plan_gives_a_verdict_the_figures_the_reasons_and_what_to_change() {
+        let regions = regions();
+        let fleet = Fleet::of(&regions, 1);
+        let limits: Vec<Forecast> = limits(&regions).into_iter().filter(|it| it.name.as_str() == "flood").collect();
+        let shown = text::plan(&regions, &fleet, &limits, &BTreeSet::new());
+        let expected = include_str!("expected.txt");
+        if std::env::var_os("PORTOLAN_BLESS").is_some() {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/plan/expected.txt");
+            std::fs::write(path, &shown).expect("written");
+        }
+        assert!(shown == expected, "{shown}");
+    }
+
+    #[test]
+    fn plans_and_overrides_are_budgets_with_figures_of_their_own() {
+        let limits = limits(&regions());
+        let plans = limits.iter().find(|it| it.name.as_str() == "plans").expect("the limit");
+        let answer = serde_json::to_value(plans).expect("serializes");
+        assert_eq!(answer["plans"]["pro"]["admitted"], 9000);
+        assert_eq!(answer["plans"]["pro"]["refused_wrongly_in_a_partition"], 6000);
+        assert_eq!(answer["healthy"]["admitted"]["units"], 900);
+        assert_eq!(answer["window"], "civil day (UTC)");
+    }
+
+    #[test]
+    fn advice_is_given_where_the_worst_case_surprises() {
+        let limits = limits(&regions());
+        let advice = |name: &str| {
+            let limit = limits.iter().find(|it| it.name.as_str() == name).expect("the limit");
+            limit.advice.iter().map(|advice| advice.split(' ').next().unwrap_or_default()).collect::<Vec<_>>()
+        };
+        assert_eq!(advice("audit"), ["`closed`", "If"]);
+        assert_eq!(advice("exports"), [""; 0], "it waits for loans already");
+        assert_eq!(advice("trial"), [""; 0]);
+        assert_eq!(advice("total"), [""; 0]);
+    }
+}

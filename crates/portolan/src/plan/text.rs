@@ -42,7 +42,7 @@ fn fleet_line(regions: &RegionMap, fleet: &Fleet) -> String {
 
 fn one(limit: &Forecast) -> String {
     let mut text = format!("{}: {} {}\n", limit.name, limit.amount, limit.counted);
-    let _ = writeln!(text, "  {}", limit.verdict);
+    text += &wrapped("  ", "  ", &limit.verdict);
     text.push('\n');
     text += &indented(&figures(limit).to_string());
     text.push('\n');
@@ -62,10 +62,11 @@ fn figures(limit: &Forecast) -> Table {
     let admitted = window.map_or_else(|| "admitted at one time".to_owned(), |window| format!("admitted per {window}"));
     table.row([admitted, most(healthy.admitted.units), most(partition.admitted.units)]);
     if let (Some(a), Some(b)) = (&healthy.admitted_in_any_span, &partition.admitted_in_any_span) {
-        table.row(["in any span as long".to_owned(), most(a.units), most(b.units)]);
+        let span = window.filter(|window| !window.contains(' ')).unwrap_or("span as long");
+        table.row([format!("in any {span}"), most(a.units), most(b.units)]);
     }
     let wrongly = [healthy.refused_wrongly.units, partition.refused_wrongly.units];
-    table.row(["refused too early".to_owned(), most(wrongly[0]), most(wrongly[1])]);
+    table.row(["refused wrongly".to_owned(), most(wrongly[0]), most(wrongly[1])]);
     table
 }
 
@@ -82,21 +83,21 @@ fn reasons(limit: &Forecast) -> String {
         ("admitted", healthy.admitted.why.clone()),
         ("… cut off", partition.admitted.why.clone()),
     ];
-    lines.extend(healthy.admitted_in_any_span.as_ref().map(|bound| ("in any span", bound.why.clone())));
+    lines.extend(healthy.admitted_in_any_span.as_ref().map(|bound| ("in any …", bound.why.clone())));
     lines.push(("refused", healthy.refused_wrongly.why.clone()));
     lines.push(("… cut off", partition.refused_wrongly.why.clone()));
-    let mut also = |key: &str, label: &'static str| {
+    let mut also = |key: &str, label: &'static str, what: &str| {
         if let Some(bound) = limit.also.get(key).filter(|bound| bound.units > 0) {
-            lines.push((label, format!("at most {}: {}", bound.units, bound.why)));
+            lines.push((label, format!("{what} {}: {}", bound.units, bound.why)));
         }
     };
-    also("overdraft", "overdraft");
-    also("sliding_estimate", "estimate");
-    also("clocks_apart", "clocks apart");
-    also("node_cut_off", "node cut off");
-    also("lender_failover", "failover");
-    also("dead_region", "dead region");
-    also("restart", "restart");
+    also("overdraft", "overdraft", "adds up to");
+    also("sliding_estimate", "estimate", "at most");
+    also("clocks_apart", "clocks apart", "in any span up to");
+    also("node_cut_off", "node cut off", "up to");
+    also("lender_failover", "failover", "up to");
+    also("dead_region", "dead region", "refused up to");
+    also("restart", "restart", "refused up to");
     let mut text = String::new();
     let mut told = BTreeSet::new();
     for (label, why) in lines.into_iter().filter(|(_, why)| !why.is_empty()) {
@@ -111,7 +112,7 @@ fn budgets(what: &str, budgets: &std::collections::BTreeMap<String, BudgetAnswer
     if budgets.is_empty() {
         return String::new();
     }
-    let mut table = Table::new([what, "admitted at most", "regions cut off", "refused too early, cut off"]);
+    let mut table = Table::new([what, "admitted at most", "regions cut off", "refused wrongly, cut off"]);
     for (name, budget) in budgets.iter().take(MAX_BUDGETS) {
         table.row([
             name.clone(),
@@ -127,11 +128,28 @@ fn budgets(what: &str, budgets: &std::collections::BTreeMap<String, BudgetAnswer
 
 /// One line per limit.
 pub fn summary(limits: &[Forecast]) -> String {
-    let mut table = Table::new(["limit", "", "worst case"]);
+    let mut table = Table::new(["limit", "", "admitted at most", "in any span", "refused wrongly at most"]);
     for limit in limits {
-        table.row([limit.name.to_string(), limit.amount.clone(), limit.verdict.clone()]);
+        let (healthy, partition) = (&limit.healthy, &limit.partition);
+        let span = healthy.admitted_in_any_span.as_ref().zip(partition.admitted_in_any_span.as_ref());
+        table.row([
+            limit.name.to_string(),
+            limit.amount.clone(),
+            both(healthy.admitted.units, partition.admitted.units),
+            span.map_or_else(|| "-".to_owned(), |(a, b)| both(a.units, b.units)),
+            if limit.shadow {
+                "only counted".to_owned()
+            } else {
+                both(healthy.refused_wrongly.units, partition.refused_wrongly.units)
+            },
+        ]);
     }
     if table.is_empty() { String::new() } else { indented(&table.to_string()) }
+}
+
+/// Two figures, or one that holds in both states.
+fn both(healthy: u64, partition: u64) -> String {
+    if healthy == partition { healthy.to_string() } else { format!("{healthy}, cut off {partition}") }
 }
 
 fn indented(text: &str) -> String {
