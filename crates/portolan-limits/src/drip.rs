@@ -40,7 +40,7 @@ pub(crate) fn spend<'a>(
     let Site { rights, counter, .. } = site;
     let slot = rights.terms.slot(wall);
     loop {
-        let purse = purse(site, buckets, cost, wall);
+        let purse = purse(shared, site, buckets, cost, wall);
         if purse.seen == Level::CHANGING_KEY || counter.word(slot).is_changing_key() || !site.is_sound() {
             return Err(Turned::KeyChanged);
         }
@@ -50,7 +50,7 @@ pub(crate) fn spend<'a>(
             counter.refuse(cost);
             return refused(DenyReason::Closed, rights.terms.left(slot, wall), None);
         }
-        if let Err((retry_at, wait)) = check_slot(shared, rights, slot, wall) {
+        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot, wall) {
             return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         if purse.fits() {
@@ -72,13 +72,13 @@ pub(crate) fn spend<'a>(
 }
 
 /// Reads the bucket. Its view counts tokens: what is there of the burst, and what is gone.
-pub(crate) fn purse(site: Site<'_>, buckets: &Buckets, cost: u32, wall: WallTime) -> Purse {
+pub(crate) fn purse(shared: &Shared, site: Site<'_>, buckets: &Buckets, cost: u32, wall: WallTime) -> Purse {
     let Site { rights, counter, .. } = site;
     let slot = rights.terms.slot(wall);
     let mode = rights.live.mode();
     let bucket = rights.terms.bucket(buckets, slot, mode == Mode::Degraded && rights.is_open());
     let seen = counter.level();
-    let level = if seen.was_asked() { seen } else { rights.first_level(&bucket, wall) };
+    let level = if seen.was_asked() { seen } else { rights.first_level(shared, site.key, &bucket, wall) };
     let (debt, burst) = (level.debt(wall), bucket.burst(counter.others(0)));
     let (whole, left) = (bucket.tokens(burst), bucket.tokens(burst.saturating_sub(debt)));
     let view = View {

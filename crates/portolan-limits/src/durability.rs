@@ -10,6 +10,7 @@ use crate::{
     horizon::{HORIZON_LEAD, HORIZON_RENEWAL},
     key::Key,
     marks::{MARKS_PER_PAGE, Mark, MarkSequence, MarkWrite},
+    region::ShardSet,
 };
 
 #[derive(Debug)]
@@ -22,12 +23,15 @@ pub(crate) struct Durability {
     in_flight: VecDeque<MarkWrite>,
     last: u64,
     horizon: WallTime,
+    /// Epoch and shards of the last write.
+    written: (u64, ShardSet),
 }
 
 impl Durability {
     pub fn new(closed: WallTime) -> Self {
         let horizon = WallTime::default();
-        Self { closed, wanted: BTreeMap::new(), in_flight: VecDeque::new(), last: 0, horizon }
+        let written = (0, ShardSet::default());
+        Self { closed, wanted: BTreeMap::new(), in_flight: VecDeque::new(), last: 0, horizon, written }
     }
 
     /// Asks for a mark; a higher one replaces a lower one.
@@ -36,10 +40,11 @@ impl Durability {
         wanted.spent = wanted.spent.max(mark.spent);
     }
 
-    /// The next write at `wall`, if one is due and not too many are on their way.
-    pub fn poll(&mut self, wall: WallTime) -> Option<MarkWrite> {
+    /// The next write at `wall`, if one is due and not too many are on their way. `held` under `epoch`: the shards that are
+    /// spent from once all that is wanted is durable.
+    pub fn poll(&mut self, wall: WallTime, epoch: u64, held: ShardSet) -> Option<MarkWrite> {
         let renewal = (self.horizon - HORIZON_LEAD) + HORIZON_RENEWAL <= wall || self.last == 0;
-        let due = renewal || !self.wanted.is_empty();
+        let due = renewal || !self.wanted.is_empty() || (epoch, held) != self.written;
         if !due || self.in_flight.len() >= MAX_IN_FLIGHT {
             return None;
         }
@@ -49,8 +54,12 @@ impl Durability {
         while let Some((_, mark)) = if marks.len() < MARKS_PER_PAGE { self.wanted.pop_first() } else { None } {
             marks.push(mark);
         }
+        // Shards that came with more marks than fit this write follow with the last of those.
+        let before = if self.written.0 == epoch { self.written.1 } else { ShardSet::default() };
+        let held = if self.wanted.is_empty() { held } else { before.and(&held) };
+        self.written = (epoch, held);
         let sequence = MarkSequence(self.last);
-        let write = MarkWrite { sequence, horizon: self.horizon, floor: wall, closed: self.closed, marks };
+        let write = MarkWrite { sequence, horizon: self.horizon, floor: wall, closed: self.closed, epoch, held, marks };
         self.in_flight.push_back(write.clone());
         Some(write)
     }
@@ -58,6 +67,21 @@ impl Durability {
     /// The writes that `sequence` reports durable, oldest first.
     pub fn release(&mut self, sequence: MarkSequence) -> impl Iterator<Item = MarkWrite> + '_ {
         std::iter::from_fn(move || self.in_flight.pop_front_if(|write| write.sequence <= sequence))
+    }
+
+    /// The highest horizon that was handed out.
+    pub const fn horizon(&self) -> WallTime {
+        self.horizon
+    }
+
+    /// Closes slots that begin before this to all later processes.
+    pub fn close(&mut self, closed: WallTime) {
+        self.closed = self.closed.max(closed);
+    }
+
+    /// Before this slots give no rights.
+    pub const fn closed(&self) -> WallTime {
+        self.closed
     }
 
     /// Forgets marks of slots that are over.
@@ -82,7 +106,7 @@ mod tests {
     fn the_horizon_is_renewed_every_half_second() {
         let mut durability = Durability::new(wall(0));
         let mut due = |at| {
-            durability.poll(wall(at)).map(|write| {
+            durability.poll(wall(at), 1, ShardSet::ALL).map(|write| {
                 durability.release(write.sequence).count();
                 write.horizon.as_unix_millis()
             })
@@ -97,12 +121,12 @@ mod tests {
         let mut durability = Durability::new(wall(0));
         let mark = |spent| Mark { limit: LimitId(1), key: Key::from_bits(5), slot: 1, spent, ends: wall(60_000) };
         durability.want(mark(3));
-        assert!(durability.poll(wall(1)).is_some_and(|write| write.marks == [mark(3)]));
+        assert!(durability.poll(wall(1), 1, ShardSet::ALL).is_some_and(|write| write.marks == [mark(3)]));
         durability.want(mark(4));
         durability.want(mark(6));
         durability.want(mark(5));
-        assert_eq!(durability.poll(wall(900)), None);
+        assert_eq!(durability.poll(wall(900), 1, ShardSet::ALL), None);
         assert_eq!(durability.release(MarkSequence(1)).count(), 1);
-        assert!(durability.poll(wall(900)).is_some_and(|write| write.marks == [mark(6)]));
+        assert!(durability.poll(wall(900), 1, ShardSet::ALL).is_some_and(|write| write.marks == [mark(6)]));
     }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use portolan_model::{Now, WallTime};
 
-use crate::{definition::Terms, marks::Recovery};
+use crate::{
+    definition::{Slots, Terms},
+    marks::Recovery,
+};
 
 /// How far ahead of its use the horizon is made durable.
 pub(crate) const HORIZON_LEAD: Duration = Duration::from_secs(2);
@@ -37,12 +40,23 @@ impl Barrier {
         match recovery {
             Recovery::FirstStart => Self { horizon: never, floor: never, closed: never },
             Recovery::Marks(marks) => Self { horizon: marks.horizon, floor: marks.floor, closed: marks.closed },
-            // The lost process had a horizon of at most its own clock and the lead, and that clock was near ours.
-            Recovery::Lost => {
-                let horizon = now.wall + HORIZON_LEAD + CLOCK_TOLERANCE;
-                Self { horizon, floor: now.wall, closed: horizon }
-            }
+            Recovery::Lost => Self::of_lost(now),
         }
+    }
+
+    /// A lost process had a horizon of at most its own clock and the lead, and that clock was near ours.
+    pub fn of_lost(now: Now) -> Self {
+        let horizon = now.wall + HORIZON_LEAD + CLOCK_TOLERANCE;
+        Self { horizon, floor: now.wall, closed: horizon }
+    }
+
+    pub const fn of(horizon: WallTime, floor: WallTime, closed: WallTime) -> Self {
+        Self { horizon, floor, closed }
+    }
+
+    /// Horizon, floor and closed.
+    pub const fn instants(&self) -> [WallTime; 3] {
+        [self.horizon, self.floor, self.closed]
     }
 
     /// Slots that begin before this give no rights, to any later process either.
@@ -62,14 +76,17 @@ impl Barrier {
         self.horizon.max(self.closed)
     }
 
-    /// The first slot that cannot have been spent before the restart.
-    pub fn first_untouched(&self, terms: &Terms) -> u64 {
-        terms.slots.beginning_from(self.horizon)
+    /// Whether slots that begin at `begin` may have been spent before.
+    pub fn reaches(&self, begin: WallTime) -> bool {
+        begin < self.horizon
     }
 
-    /// Whether the slot may have been spent before the restart.
-    pub fn touches(&self, terms: &Terms, slot: u64) -> bool {
-        slot < self.first_untouched(terms)
+    /// Whether `slot`, which begins at `begin`, has rights: it is not before [`first_open`](Self::first_open). Costs two
+    /// comparisons for a slot that was not touched.
+    pub fn opens(&self, terms: &Terms, slot: u64, begin: WallTime) -> bool {
+        let untouched = begin >= self.horizon && begin >= self.closed;
+        let marked = || terms.marked() && begin >= self.closed && terms.end(slot) > self.floor;
+        untouched || terms.slots == Slots::Endless || marked()
     }
 
     /// The first slot with rights.

@@ -9,9 +9,10 @@ use crate::{
     definition::{Buckets, Kind},
     drip::purse,
     key::Key,
-    rights::Rights,
+    rights::{Rights, View},
     shared::Shared,
-    spend::Site,
+    slide::carry,
+    spend::{Site, view},
     verdict::WaitReason,
 };
 
@@ -49,7 +50,7 @@ impl<'a> Leaf<'a> {
 
     /// Seals `slot`: nothing is added to it or given back any more. Returns what is used of it, lent included.
     pub fn seal(&self, slot: u64) -> Option<u64> {
-        self.counter.seal(slot, self.rights.start(slot))
+        self.counter.seal(slot, self.rights.start(self.shared, self.key, slot))
     }
 
     /// Says what a sliding window carries over from a sealed `slot`: what was spent, without what was lent.
@@ -76,26 +77,43 @@ impl<'a> Leaf<'a> {
             Kind::Sliding if slot > self.rights.terms.slot(latest) => {
                 // The word still counts the slot before the present one, which carries over.
                 let before = slot.saturating_sub(2);
-                let used = self.counter.seal(before, self.rights.carried_unseen(before));
+                let used = self.counter.seal(before, self.rights.carried_unseen(self.shared, self.key, before));
                 if let Some(used) = used.filter(|_| self.counter.carried(before).is_none()) {
                     self.counter.publish_carried(before, used);
                 }
-                self.counter.withdraw(slot, at_most, rights, self.rights.start(slot))
+                self.counter.withdraw(slot, at_most, rights, self.rights.start(self.shared, self.key, slot))
             }
-            _ => self.counter.withdraw(slot, at_most, rights, self.rights.start(slot)),
+            _ => self.counter.withdraw(slot, at_most, rights, self.rights.start(self.shared, self.key, slot)),
+        }
+    }
+
+    /// What may be spent of `slot`, and what is: as the request path sees it. `None` for a slot that is over, and for one to
+    /// come unless it is a fixed window's.
+    pub fn view(&self, slot: u64) -> Option<View> {
+        let (shared, rights, latest) = (self.shared, self.rights, self.shared.latest());
+        match &rights.terms.kind {
+            Kind::Bucket(buckets) => Some(purse(shared, self.site(), buckets, 1, latest).view),
+            kind => {
+                let to_come = slot > rights.terms.slot(latest);
+                if to_come && *kind != Kind::Fixed {
+                    return None;
+                }
+                let carried = carry(shared, self.site(), slot)?.weighed(rights, slot, latest);
+                Some(view(shared, self.site(), self.counter.word(slot), slot, carried))
+            }
         }
     }
 
     /// Whole tokens that are in a bucket; none for other algorithms.
     pub fn tokens(&self) -> Option<u64> {
         let Kind::Bucket(buckets) = &self.rights.terms.kind else { return None };
-        let view = purse(self.site(), buckets, 1, self.shared.latest()).view;
+        let view = purse(self.shared, self.site(), buckets, 1, self.shared.latest()).view;
         Some(view.rights.amount - view.used)
     }
 
     fn take_tokens(&self, buckets: &Buckets, at_most: u64, wall: WallTime) -> u64 {
         loop {
-            let purse = purse(self.site(), buckets, 1, wall);
+            let purse = purse(self.shared, self.site(), buckets, 1, wall);
             let taken = at_most.min(purse.view.rights.amount - purse.view.used);
             let next =
                 Level::new(purse.seen.reuse(), wall, purse.debt.saturating_add(purse.time.saturating_mul(taken)));

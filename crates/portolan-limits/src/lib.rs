@@ -62,14 +62,16 @@ pub use marks::{
     Found, MARKS_PER_PAGE, MAX_MARKS, Mark, MarkLog, MarkSequence, MarkWrite, PAGE_LEN, PageWrite, RecoveredMarks,
     Recovery, SEGMENT_LEN, SEGMENT_PAGES,
 };
-pub use message::{Heartbeat, Message, Rejected, Rows, SlotSummary};
+pub use message::{Heartbeat, Message, Neighbour, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
 pub use portolan_config::{Algorithm, LimitId, OnPartition, ShareChange, SharePlan, Window};
 pub use reclaim::{Fence, Lease};
-pub use region::{Acknowledgement, Ask, Cell, Grant, Ranking, SHARDS, Shard, ShardSet, Update};
+pub use region::{
+    Acknowledgement, Answer, Ask, Cell, Grant, Legacy, Question, Ranking, SHARDS, Shard, ShardSet, Update,
+};
 pub use replica::{
-    Event, KeyUsage, LimitUsage, Limits, LimitsConfig, PartitionTally, PeerView, RegionUsage, SlotDigest, Stats,
-    TOP_KEYS,
+    Event, KeyUsage, LimitUsage, Limits, LimitsConfig, PartitionTally, PeerView, Recipient, RegionUsage, SlotDigest,
+    Stats, TOP_KEYS,
 };
 pub use shares::base_shares;
 pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Wait, WaitReason};

@@ -105,7 +105,7 @@ impl Limiter {
 
     /// Whether anything can be admitted: false until the first horizon is durable.
     pub fn active(&self) -> bool {
-        self.shared.horizon() > WallTime::default()
+        self.shared.is_active()
     }
 
     /// Whether a worker should wake the driver, so that it calls
@@ -152,7 +152,7 @@ impl Limiter {
         shared.table.enter(
             Tenant { key, limit: rights.id },
             |counter| self.is_dead(counter, wall),
-            || rights.beginning(latest()),
+            || rights.beginning(shared, key, latest()),
             |place| known(Some(place)),
             || known(None),
         )
@@ -201,7 +201,7 @@ impl Limiter {
         let site = Site { rights, counter, key: claim.key, place };
         let (view, verdict) = match &rights.terms.kind {
             Kind::Bucket(buckets) if shared.owns(claim.key) => {
-                let purse = purse(site, buckets, claim.cost, wall);
+                let purse = purse(shared, site, buckets, claim.cost, wall);
                 let refusal = match rights.closed(purse.view.mode) {
                     true => Some(DenyReason::Closed),
                     false => (!purse.fits()).then(|| purse.refusal(site, claim.cost).0),
@@ -218,8 +218,11 @@ impl Limiter {
                 (view, refusal)
             }
         };
-        let refusal =
-            if check_slot(shared, rights, slot, wall).is_err() { Some(DenyReason::Degraded) } else { verdict };
+        let refusal = if check_slot(shared, rights, claim.key, slot, wall).is_err() {
+            Some(DenyReason::Degraded)
+        } else {
+            verdict
+        };
         Peek {
             limit: rights.id,
             name: rights.name.clone(),
@@ -271,7 +274,7 @@ mod tests {
         let shared = Arc::new(Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default()));
         shared.raise_horizon(at(100));
         let (definition, terms) = (Definition::of_rate(1, "3/s"), Terms::of_rate("3/s", 1));
-        let rights = Rights::new(&definition, terms, &barrier, Arc::new(Live::new(Mode::Healthy)));
+        let rights = Rights::new(&definition, terms, Arc::new(Live::new(Mode::Healthy)));
         let limiter = Limiter::new(Box::new([rights]), Arc::clone(&shared));
         let claim = Claim { limit: LimitId(1), key: limiter.key(LimitId(1), &[]), cost: 1 };
         let charged = |wall| match limiter.admit(&[claim], Now { wall, ..Now::default() }) {

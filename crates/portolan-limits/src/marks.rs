@@ -6,13 +6,16 @@
 //! written twice changes nothing. A damaged page that valid ones follow is damage; a damaged last page is a write that
 //! was never reported durable. Reads and writes no file: the driver moves the bytes.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use portolan_config::LimitId;
 use portolan_model::{HashKey, WallTime};
 use serde::{Deserialize, Serialize};
 
-use crate::key::Key;
+use crate::{
+    key::Key,
+    region::{Shard, ShardSet},
+};
 
 /// Number of a write; the driver reports the highest that is on disk together with all before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +47,10 @@ pub struct MarkWrite {
     pub floor: WallTime,
     /// Slots that begin before this give no rights: what was spent of them was lost with an older process's marks.
     pub closed: WallTime,
+    /// The epoch of the region's roster under which it was written.
+    pub epoch: u64,
+    /// The shards of the region's keys that this process spends from under that epoch, once the write is durable.
+    pub held: ShardSet,
     /// Marks raised, at most [`MARKS_PER_PAGE`].
     pub marks: Vec<Mark>,
 }
@@ -57,6 +64,10 @@ pub struct RecoveredMarks {
     pub floor: WallTime,
     /// Highest instant before which slots are closed.
     pub closed: WallTime,
+    /// The roster's epoch of the last write, and the shards that were spent from under it.
+    pub epoch: u64,
+    /// See [`MarkWrite::held`].
+    pub held: ShardSet,
     /// Highest mark per limit, key and slot that is not over.
     pub marks: Vec<Mark>,
 }
@@ -148,7 +159,7 @@ impl MarkLog {
                 return (log, Found::Damaged { segment, page });
             }
             for page in &read[segment].pages {
-                log.take(page.horizon, page.floor, page.closed, &page.marks);
+                log.take(&page.write);
             }
         }
         let nothing = needed.iter().all(|&segment| read[segment].pages.is_empty());
@@ -159,7 +170,7 @@ impl MarkLog {
 
     /// The pages of one write. May be written again as they are if writing fails.
     pub fn append(&mut self, write: &MarkWrite) -> Vec<PageWrite> {
-        self.take(write.horizon, write.floor, write.closed, &write.marks);
+        self.take(write);
         if self.next_page < SEGMENT_PAGES && write.marks.len() <= MARKS_PER_PAGE {
             return vec![self.page(&write.marks)];
         }
@@ -173,9 +184,17 @@ impl MarkLog {
         (0..self.copy_pages).map(|page| self.page(marks(page))).collect()
     }
 
-    fn take(&mut self, horizon: WallTime, floor: WallTime, closed: WallTime, marks: &[Mark]) {
+    fn take(&mut self, write: &MarkWrite) {
+        let MarkWrite { horizon, floor, closed, epoch, held, marks, .. } = write;
+        let (horizon, floor, closed) = (*horizon, *floor, *closed);
         self.found.horizon = self.found.horizon.max(horizon);
         self.found.closed = self.found.closed.max(closed);
+        // Within an epoch shards are only taken over.
+        match (*epoch).cmp(&self.found.epoch) {
+            Ordering::Greater => (self.found.epoch, self.found.held) = (*epoch, *held),
+            Ordering::Equal => self.found.held = self.found.held.or(held),
+            Ordering::Less => {}
+        }
         if floor > self.found.floor {
             self.found.floor = floor;
             self.marks.retain(|_, mark| mark.ends > floor);
@@ -210,7 +229,8 @@ impl MarkLog {
         bytes.extend_from_slice(MAGIC);
         let found = [self.found.horizon, self.found.floor, self.found.closed].map(WallTime::as_unix_millis);
         let counts = [self.next_page, self.copy_pages, marks.len()].map(|count| count as u64);
-        for field in [self.generation].into_iter().chain(counts).chain(found) {
+        let owned = [self.found.epoch].into_iter().chain(self.found.held.words());
+        for field in [self.generation].into_iter().chain(counts).chain(found).chain(owned) {
             bytes.extend_from_slice(&field.to_le_bytes());
         }
         for mark in marks {
@@ -231,10 +251,7 @@ impl MarkLog {
 struct Page {
     generation: u64,
     copy_pages: usize,
-    horizon: WallTime,
-    floor: WallTime,
-    closed: WallTime,
-    marks: Vec<Mark>,
+    write: MarkWrite,
 }
 
 /// The pages of one segment's newest generation.
@@ -284,19 +301,27 @@ impl Page {
         let field = |at: usize| Some(u64::from_le_bytes(body.get(8 + at * 8..16 + at * 8)?.try_into().ok()?));
         let count = usize::try_from(field(3)?).ok().filter(|&count| count <= MARKS_PER_PAGE)?;
         let marks = body.get(HEAD_LEN..)?.chunks(MARK_LEN).take(count).map(Mark::read).collect::<Option<Vec<_>>>()?;
-        let page = Self {
-            generation: field(0)?,
-            copy_pages: usize::try_from(field(2)?).ok()?,
-            horizon: WallTime::from_unix_millis(field(4)?),
-            floor: WallTime::from_unix_millis(field(5)?),
-            closed: WallTime::from_unix_millis(field(6)?),
+        let instant = |at| field(at).map(WallTime::from_unix_millis);
+        let write = MarkWrite {
+            sequence: MarkSequence::default(),
+            horizon: instant(4)?,
+            floor: instant(5)?,
+            closed: instant(6)?,
+            epoch: field(7)?,
+            held: ShardSet::from_words([field(8)?, field(9)?, field(10)?, field(11)?]),
             marks,
         };
+        let page = Self { generation: field(0)?, copy_pages: usize::try_from(field(2)?).ok()?, write };
         (field(1)? == at as u64).then_some(page)
     }
 }
 
 impl Mark {
+    /// Whether it is of one of these shards, or of every key.
+    pub(crate) fn is_of(&self, shards: &ShardSet) -> bool {
+        self.key == Key::EVERY || shards.contains(Shard::of(self.key))
+    }
+
     fn read(bytes: &[u8]) -> Option<Self> {
         let field = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         Some(Self {
@@ -314,8 +339,8 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
     HashKey::new(*b"portolan marks 1").hash(&[bytes]).0.to_le_bytes()
 }
 
-const MAGIC: &[u8; 8] = b"PTLMARK1";
-const HEAD_LEN: usize = 64;
+const MAGIC: &[u8; 8] = b"PTLMARK2";
+const HEAD_LEN: usize = 104;
 const MARK_LEN: usize = 36;
 const CHECKSUM_LEN: usize = 16;
 
@@ -332,7 +357,9 @@ mod tests {
     }
 
     fn write(at: u64, marks: Vec<Mark>) -> MarkWrite {
-        MarkWrite { sequence: MarkSequence(at), horizon: wall(at + 2000), floor: wall(at), closed: wall(3), marks }
+        let held = [Shard(at as u8)].into_iter().collect();
+        let (horizon, floor, closed) = (wall(at + 2000), wall(at), wall(3));
+        MarkWrite { sequence: MarkSequence(at), horizon, floor, closed, epoch: at / 100, held, marks }
     }
 
     #[derive(Default)]
@@ -371,6 +398,8 @@ mod tests {
         }
         let Found::Marks(found) = disk.recover().1 else { panic!("marks are there") };
         assert_eq!((found.horizon, found.floor, found.closed), (wall(2499), wall(499), wall(3)));
+        // Those of the last epoch alone.
+        assert_eq!((found.epoch, found.held), (4, (400..500u64).map(|at| Shard(at as u8)).collect()));
         let spent: Vec<u64> = found.marks.iter().map(|mark| mark.spent).collect();
         assert_eq!(spent, [497, 498, 499, 493, 494, 495, 496]);
     }

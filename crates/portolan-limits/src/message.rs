@@ -6,7 +6,13 @@ use portolan_model::WallTime;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{account::Row, acks::Seen, key::Key, packed};
+use crate::{
+    account::Row,
+    acks::Seen,
+    key::Key,
+    packed,
+    region::{Acknowledgement, Answer, Ask, Grant, Question, Update},
+};
 
 /// Rows in one message, at most; [`packed::MAX_BYTES`] is reached sooner unless they are tiny.
 pub(crate) const MAX_ROWS: usize = 128;
@@ -38,7 +44,55 @@ pub enum Message {
     /// What the sender holds of the *receiver's* own rows, after the receiver restarted. Never used to admit or refuse:
     /// it only keeps the receiver from publishing less than it did before.
     Echo(Rows),
+    /// Between nodes of one region.
+    Neighbour(Neighbour),
 }
+
+/// What nodes of one region tell each other to share its limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Neighbour {
+    /// An owner tells its standby what it may spend.
+    Update(Update),
+    /// The standby has it.
+    Acknowledgement(Acknowledgement),
+    /// A new owner asks what was spent.
+    Question(Question),
+    /// What the answering node knows.
+    Answer(Answer),
+    /// A node asks owners for units.
+    Asks {
+        /// Tells the asker's processes apart.
+        life: u64,
+        /// At most [`MAX_ITEMS`].
+        asks: Vec<Ask>,
+    },
+    /// An owner grants units.
+    Grants {
+        /// The asker's process.
+        to: u64,
+        /// The owner's process.
+        by: u64,
+        /// At most [`MAX_ITEMS`].
+        grants: Vec<Grant>,
+    },
+}
+
+impl Message {
+    /// Whether it may be longer than a datagram.
+    pub fn is_long(&self) -> bool {
+        match self {
+            Self::Neighbour(Neighbour::Update(update)) => update.marks.len() > SHORT_MARKS,
+            Self::Neighbour(Neighbour::Answer(answer)) => {
+                answer.legacy.marks.len() > SHORT_MARKS || answer.held.len() > SHORT_HELD
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Marks, of at most 44 bytes, and sets of shards, of at most 50, that fit a datagram together.
+const SHORT_MARKS: usize = 12;
+const SHORT_HELD: usize = 4;
 
 /// Sent to every region every 100 ms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,4 +159,7 @@ pub enum Rejected {
     /// Rows of a limit this node does not have (yet); digests repair them later.
     #[error("the limit is not known here")]
     UnknownLimit,
+    /// Only nodes of the own region may send it.
+    #[error("the sender is not another node of this region")]
+    NotANeighbour,
 }

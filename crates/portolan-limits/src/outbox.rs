@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use portolan_config::LimitId;
+use portolan_model::NodeName;
 
 use crate::{
     account::Row,
@@ -12,24 +13,33 @@ use crate::{
     packed,
 };
 
-/// Messages to regions, by position in the scope.
+/// Who a message is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Destination {
+    /// By position in the scope.
+    pub region: usize,
+    /// `None`: whichever node of the region is heard.
+    pub node: Option<NodeName>,
+}
+
+/// Messages to nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    messages: VecDeque<(usize, Message)>,
+    messages: VecDeque<(Destination, Message)>,
     /// Messages there was no room for.
     pub dropped: u64,
 }
 
 impl Outbox {
-    pub fn push(&mut self, region: usize, message: Message) {
+    pub fn push(&mut self, to: Destination, message: Message) {
         if self.messages.len() < MAX_MESSAGES {
-            self.messages.push_back((region, message));
+            self.messages.push_back((to, message));
         } else {
             self.dropped += 1;
         }
     }
 
-    pub fn pop(&mut self) -> Option<(usize, Message)> {
+    pub fn pop(&mut self) -> Option<(Destination, Message)> {
         self.messages.pop_front()
     }
 }

@@ -10,11 +10,14 @@ mod event;
 mod exchange;
 mod loans;
 mod marking;
+mod owning;
 mod partition;
 mod report;
 mod rounds;
+mod siblings;
 mod standings;
 mod stats;
+mod subleasing;
 mod transmit;
 mod watch;
 
@@ -24,14 +27,15 @@ use std::{
     time::Duration,
 };
 
-use portolan_config::LimitId;
-use portolan_model::{ByteSize, HashKey, Now, RegionId, Timestamp, WallTime};
+use portolan_config::{LimitId, Roster};
+use portolan_model::{ByteSize, HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
 
-use self::{book::Book, partition::Partition, watch::Watch};
+use self::{book::Book, partition::Partition, siblings::Siblings, watch::Watch};
 pub use self::{
     event::Event,
     partition::PartitionTally,
     report::{KeyUsage, LimitUsage, PeerView, RegionUsage, SlotDigest, TOP_KEYS},
+    siblings::Recipient,
     stats::Stats,
 };
 use crate::{
@@ -48,9 +52,10 @@ use crate::{
     limiter::Limiter,
     marks::{Mark, MarkWrite, Recovery},
     message::Message,
-    outbox::{Events, Outbox},
+    outbox::{Destination, Events, Outbox},
     peers::{GOSSIP_INTERVAL, Mode, Peers},
     reclaim::Standing,
+    region::gates::Gate,
     rights::{Live, Rights},
     shared::Shared,
     table::Tenant,
@@ -59,8 +64,17 @@ use crate::{
 /// What a region's limits are built from.
 #[derive(Clone, Debug)]
 pub struct LimitsConfig {
-    /// This region.
+    /// This node.
+    pub node: NodeName,
+    /// Its region.
     pub region: RegionId,
+    /// The other nodes that the region may have.
+    pub neighbours: Vec<NodeName>,
+    /// The nodes that share the limits of each region. This region without an entry: this node alone does; another one:
+    /// it is sent to as a whole.
+    pub rosters: BTreeMap<RegionId, Roster>,
+    /// Tells this process from every other one of the region's nodes.
+    pub life: u64,
     /// The scope: all regions that share the limits, this one included (it is added if it is missing), in any order.
     /// Fixed for the life of the cluster; at most 200.
     pub regions: Vec<RegionId>,
@@ -109,15 +123,17 @@ pub struct Limits {
     /// Own rows that the others have not been told.
     untold: BTreeSet<Place>,
     sent_up_to: Place,
-    /// Per region: messages with loans to it, and those that came from it.
-    unacknowledged: Vec<Unacknowledged<Place>>,
-    seen: Vec<Seen>,
+    /// Messages with loans to a node of another region, and those that came from one.
+    unacknowledged: BTreeMap<Destination, Unacknowledged<Place>>,
+    seen: BTreeMap<Destination, Seen>,
     budget: Budget,
     loans: Loans,
     peers: Peers,
     partition: Option<Partition>,
     durability: Durability,
-    /// Marks of the process before, until their limit is defined.
+    /// The nodes of this region and of the others.
+    siblings: Siblings,
+    /// Marks that came with a shard, until their limit is defined.
     recovered: BTreeMap<LimitId, Vec<Mark>>,
     /// Highest mark asked for, with the end of its slot.
     marked: BTreeMap<(LimitId, Key, u64), (u64, WallTime)>,
@@ -148,11 +164,11 @@ impl Limits {
         let names: Vec<&[u8]> = regions.iter().map(|region| region.as_str().as_bytes()).collect();
         let barrier = Barrier::new(&recovery, now);
         let shared = Arc::new(Shared::new(config.hash_key, config.capacity, barrier, now));
-        let mut recovered = BTreeMap::<LimitId, Vec<Mark>>::new();
-        if let Recovery::Marks(marks) = recovery {
-            marks.marks.into_iter().for_each(|mark| recovered.entry(mark.limit).or_default().push(mark));
-        }
-        Self {
+        let mut rosters = config.rosters;
+        let alone = || Roster { epoch: 1, nodes: vec![config.node.clone()] };
+        rosters.entry(config.region.clone()).or_insert_with(alone);
+        let siblings = Siblings::new(config.node, config.neighbours, config.life, recovery, shared.table.len());
+        let mut limits = Self {
             me,
             scope: config.hash_key.hash(&names).0 as u64,
             worst_rtt: config.worst_rtt,
@@ -168,15 +184,15 @@ impl Limits {
             hurry: BTreeSet::new(),
             untold: BTreeSet::new(),
             sent_up_to: Place { limit: LimitId(0), slot: 0, key: Key::EVERY },
-            // The durable clock rises faster than messages are numbered.
-            unacknowledged: (0..count).map(|_| Unacknowledged::new(shared.wall(now).as_unix_millis())).collect(),
-            seen: vec![Seen::default(); count],
+            unacknowledged: BTreeMap::new(),
+            seen: BTreeMap::new(),
             budget: Budget::new(config.budget, now.mono),
             loans: Loans::default(),
             peers: Peers::new(count, config.worst_rtt, now.mono),
             partition: None,
             durability: Durability::new(barrier.closed()),
-            recovered,
+            siblings,
+            recovered: BTreeMap::new(),
             marked: BTreeMap::new(),
             mode: Mode::Healthy,
             fenced: false,
@@ -192,7 +208,10 @@ impl Limits {
             stats: Stats::default(),
             shared,
             regions,
-        }
+        };
+        limits.give_all_away();
+        limits.handle_rosters(&rosters, now);
+        limits
     }
 
     /// The decision function for the definitions in force; another one after each
@@ -205,7 +224,8 @@ impl Limits {
     /// old ones included, admits or is active from here on; a request that is being charged meanwhile may still pass.
     pub fn fence(&mut self) {
         self.fenced = true;
-        self.shared.withdraw_horizon();
+        self.shared.set_active(false);
+        self.shared.gates.all().for_each(Gate::shut);
     }
 
     /// Takes over a new set of definitions; limits not in it end.
@@ -248,6 +268,7 @@ impl Limits {
     pub fn handle_timeout(&mut self, now: Now) {
         self.observe_clock(now);
         self.read_counters(now);
+        self.run_siblings(now);
         if now.mono >= self.next_tick {
             self.next_tick = now.mono + GOSSIP_INTERVAL;
             self.tick(now);
@@ -258,22 +279,26 @@ impl Limits {
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        if self.urgent.is_empty() {
-            return Some(self.next_tick);
-        }
-        Some(self.next_tick.min(self.last.mono + rounds::SHORTEST_GAP))
+        let urgent = (!self.urgent.is_empty()).then(|| self.last.mono + rounds::SHORTEST_GAP);
+        [urgent, self.siblings.poll_timeout(self.last.mono)].into_iter().flatten().chain([self.next_tick]).min()
     }
 
     /// The next message to send.
-    pub fn poll_transmit(&mut self) -> Option<(RegionId, Message)> {
-        let (region, message) = self.outbox.pop()?;
-        Some((self.regions[region].clone(), message))
+    pub fn poll_transmit(&mut self) -> Option<(Recipient, Message)> {
+        self.poll_siblings();
+        let (Destination { region, node }, message) = self.outbox.pop()?;
+        Some((Recipient { region: self.regions[region].clone(), node }, message))
     }
 
     /// The next write to make durable. A failed write is tried again by the driver until it succeeds; meanwhile no
     /// other is handed out.
     pub fn poll_marks(&mut self) -> Option<MarkWrite> {
-        let write = self.durability.poll(self.wall())?;
+        if self.siblings.copies.is_full() {
+            return None;
+        }
+        let (epoch, held) = self.siblings.spends();
+        let write = self.durability.poll(self.wall(), epoch, held)?;
+        self.siblings.copies.handle_write(&write);
         self.stats.mark_writes += 1;
         Some(write)
     }
@@ -297,7 +322,7 @@ impl Limits {
         if let (Some(before), Some(book)) = (before, self.books.get_mut(&definition.id)) {
             book.carry_over(&before);
         }
-        Rights::new(definition, terms, &self.shared.barrier, live)
+        Rights::new(definition, terms, live)
     }
 
     fn tick(&mut self, now: Now) {
@@ -353,6 +378,7 @@ impl Limits {
         self.loans.forget(wall);
         self.durability.forget(wall);
         self.recovered.retain(|_, marks| marks.iter().any(|mark| mark.ends > wall));
+        self.forget_siblings(wall);
     }
 
     /// Whether admissions depend on the merged view: then every row matters, not only those under pressure.
@@ -374,7 +400,7 @@ impl Limits {
         let found = |place| Some(then(self.shared.table.counter(place)));
         let is_dead = |counter: &Counter| limiter.is_dead(counter, self.wall());
         let tenant = Tenant { key, limit: rights.id };
-        self.shared.table.enter(tenant, is_dead, || rights.beginning(self.wall()), found, || None)
+        self.shared.table.enter(tenant, is_dead, || rights.beginning(&self.shared, key, self.wall()), found, || None)
     }
 
     /// Current, previous, next, or begun already where a sound clock is ahead of ours.

@@ -11,7 +11,6 @@ use crate::{
     bucket::{Bucket, Level, to_fractions},
     counter::{Allowance, Aux, Counter, Receipt, Start},
     definition::{Definition, Kind, Terms, open_share},
-    horizon::Barrier,
     key::Key,
     peers::Mode,
     shared::Shared,
@@ -33,12 +32,6 @@ pub(crate) struct Rights {
     pub expose_slot: bool,
     /// What outlives a generation.
     pub live: Arc<Live>,
-    /// Slots before this give no rights, and those before `unmarked_from` count what needed no mark as spent: the process
-    /// before may have spent them.
-    pub open_from: u64,
-    unmarked_from: u64,
-    /// Until then the process before may have spent.
-    drained_at: WallTime,
 }
 
 /// The moving parts of a limit, shared by all its generations.
@@ -79,7 +72,7 @@ pub(crate) enum Refusal {
 }
 
 impl Rights {
-    pub fn new(definition: &Definition, terms: Terms, barrier: &Barrier, live: Arc<Live>) -> Self {
+    pub fn new(definition: &Definition, terms: Terms, live: Arc<Live>) -> Self {
         Self {
             id: definition.id,
             generation: definition.generation,
@@ -89,9 +82,6 @@ impl Rights {
             shadow: definition.shadow,
             expose_slot: definition.expose_slot,
             live,
-            open_from: barrier.first_open(&terms),
-            unmarked_from: barrier.first_untouched(&terms),
-            drained_at: barrier.last_spent(),
             terms,
         }
     }
@@ -139,7 +129,7 @@ impl Rights {
 
     /// What may be used of a slot for which nothing was published: a function of the terms, the mode and the ownership.
     pub fn initial(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
-        if !shared.owns_from(key, self.terms.begin(slot)) {
+        if !shared.owns(key) {
             return Allowance { amount: 0, pending: Some(WaitReason::Owner) };
         }
         let mode = self.live.mode();
@@ -161,19 +151,20 @@ impl Rights {
     }
 
     /// What a sliding window takes of a slot as spent where nothing is counted of it.
-    pub fn carried_unseen(&self, slot: u64) -> u64 {
+    pub fn carried_unseen(&self, shared: &Shared, key: Key, slot: u64) -> u64 {
         match slot {
-            _ if slot >= self.unmarked_from => 0,
+            _ if !self.was_touched(shared, key, slot) => 0,
             _ if self.terms.marked() => self.unmarked(slot),
             _ => self.terms.base(slot),
         }
     }
 
     /// The level of a bucket that was never asked: full, but for what the process before may have taken.
-    pub fn first_level(&self, bucket: &Bucket, wall: WallTime) -> Level {
-        let until = to_fractions(self.drained_at.since(wall));
-        let since = to_fractions(wall.since(self.drained_at));
-        let drained = self.drained_at > WallTime::default();
+    pub fn first_level(&self, shared: &Shared, key: Key, bucket: &Bucket, wall: WallTime) -> Level {
+        let drained_at = shared.gates.of(key).barrier().last_spent();
+        let until = to_fractions(drained_at.since(wall));
+        let since = to_fractions(wall.since(drained_at));
+        let drained = drained_at > WallTime::default();
         let debt = if drained { (bucket.burst(0) + until).saturating_sub(since) } else { 0 };
         Level::new(0, wall, debt)
     }
@@ -183,30 +174,37 @@ impl Rights {
         self.live.allowance(slot).max(self.terms.allowance)
     }
 
-    /// What counts as used at the first touch of a key in `slot`.
-    pub fn start(&self, slot: u64) -> u64 {
-        if slot < self.unmarked_from { self.unmarked(slot) } else { 0 }
+    /// What counts as used at the first touch of a key in `slot`: what needed no mark, of a slot that may have been spent
+    /// before.
+    pub fn start(&self, shared: &Shared, key: Key, slot: u64) -> u64 {
+        if self.was_touched(shared, key, slot) { self.unmarked(slot) } else { 0 }
     }
 
-    /// What an entry begins with that is made at `wall`.
-    pub fn beginning(&self, wall: WallTime) -> Start {
-        self.beginning_in(self.terms.slot(wall), wall)
+    /// Whether a slot of a key may have been spent before this node owned it.
+    pub fn was_touched(&self, shared: &Shared, key: Key, slot: u64) -> bool {
+        let gate = shared.gates.of(key);
+        !gate.is_foreign() && gate.barrier().reaches(self.terms.begin(slot))
+    }
+
+    /// What an entry of a key begins with that is made at `wall`.
+    pub fn beginning(&self, shared: &Shared, key: Key, wall: WallTime) -> Start {
+        self.beginning_in(shared, key, self.terms.slot(wall), wall)
     }
 
     /// What an entry begins with in `slot`. A key that was charged to the overflow counter there may not start afresh.
-    pub fn beginning_in(&self, slot: u64, wall: WallTime) -> Start {
+    pub fn beginning_in(&self, shared: &Shared, key: Key, slot: u64, wall: WallTime) -> Start {
         let overflow = &self.live.overflow;
-        let used = [slot, slot + 1].map(|slot| overflow.used(slot).max(self.start(slot)));
+        let used = [slot, slot + 1].map(|slot| overflow.used(slot).max(self.start(shared, key, slot)));
         let aux = match &self.terms.kind {
             Kind::Fixed | Kind::Concurrency => Aux::None,
             Kind::Sliding => {
                 let before = slot.wrapping_sub(1);
-                Aux::Carried(overflow.used(before).max(self.carried_unseen(before)))
+                Aux::Carried(overflow.used(before).max(self.carried_unseen(shared, key, before)))
             }
             Kind::Bucket(buckets) => {
-                let shared = overflow.level();
-                let fresh = || self.first_level(&self.terms.bucket(buckets, slot, false), wall);
-                Aux::Level(if shared.was_asked() { shared } else { fresh() })
+                let of_all = overflow.level();
+                let fresh = || self.first_level(shared, key, &self.terms.bucket(buckets, slot, false), wall);
+                Aux::Level(if of_all.was_asked() { of_all } else { fresh() })
             }
         };
         Start { slot, used, aux }
@@ -393,16 +391,13 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
-    use portolan_model::Now;
-
     use super::*;
-    use crate::{calendar::Calendars, marks::Recovery};
+    use crate::calendar::Calendars;
 
     fn rights(on_partition: OnPartition) -> Rights {
         let definition = Definition { on_partition, ..Definition::of_rate(1, "90/s") };
         let terms = Terms::new(&definition, 0, 3, &mut Calendars::default());
-        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
-        Rights::new(&definition, terms, &barrier, Arc::new(Live::new(Mode::Healthy)))
+        Rights::new(&definition, terms, Arc::new(Live::new(Mode::Healthy)))
     }
 
     #[test]

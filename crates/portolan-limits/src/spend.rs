@@ -79,7 +79,7 @@ pub(crate) fn spend_slot<'a>(
         }
         let refused =
             |reason, retry_after, wait| Err(Turned::Refused { rights, slot, reason, retry_after, wait, wall });
-        if let Err((retry_at, wait)) = check_slot(shared, rights, slot, wall) {
+        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot, wall) {
             return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         let age = word.age(slot);
@@ -118,31 +118,31 @@ pub(crate) fn spend_slot<'a>(
 }
 
 /// Refuses slots that a process before may have spent, those that no durable horizon covers, and those of a region that is
-/// fenced or without its lease: says when others come,
-/// and what may come before.
+/// fenced or without its lease: says when others come, and what may come before. What another node grants is under that
+/// node's horizon.
 pub(crate) fn check_slot(
     shared: &Shared,
     rights: &Rights,
+    key: Key,
     slot: u64,
     wall: WallTime,
 ) -> Result<(), (WallTime, Option<WaitReason>)> {
-    if !rights.live.may_spend(rights.terms.begin(slot), wall) {
+    let (gate, begin) = (shared.gates.of(key), rights.terms.begin(slot));
+    if !rights.live.may_spend(begin, wall) {
         return Err((rights.terms.end(slot), None));
     }
-    if slot < rights.open_from {
-        return Err((rights.terms.begin(rights.open_from), None));
+    let Some(horizon) = gate.horizon() else { return Ok(()) };
+    let barrier = gate.barrier();
+    if !barrier.opens(&rights.terms, slot, begin) {
+        return Err((rights.terms.begin(barrier.first_open(&rights.terms)), None));
     }
-    if rights.terms.begin(slot) < shared.horizon() {
-        Ok(())
-    } else {
-        Err((rights.terms.end(slot), Some(WaitReason::Mark)))
-    }
+    if begin < horizon { Ok(()) } else { Err((rights.terms.end(slot), Some(WaitReason::Mark))) }
 }
 
 /// Everything the decision about a slot's word reads.
 pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64, carried: u64) -> View {
     let Site { rights, counter, key, .. } = site;
-    let used = if word.age(slot) == Age::Same { word.amount() } else { rights.start(slot) };
+    let used = if word.age(slot) == Age::Same { word.amount() } else { rights.start(shared, key, slot) };
     let own = rights.allowance(shared, counter, key, slot);
     // At another node than the owner there stands how much may be used before more is asked for.
     let others = if own.pending == Some(WaitReason::Owner) { 0 } else { counter.others(slot) };
@@ -249,9 +249,8 @@ mod tests {
     }
 
     fn rights() -> Rights {
-        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
         let live = Arc::new(Live::new(Mode::Healthy));
-        Rights::new(&Definition::of_rate(1, "3/s"), Terms::of_rate("3/s", 1), &barrier, live)
+        Rights::new(&Definition::of_rate(1, "3/s"), Terms::of_rate("3/s", 1), live)
     }
 
     #[test]

@@ -12,9 +12,10 @@ use std::{
 };
 
 use portolan_limits::{
-    Admission, Algorithm, Claim, Definition, LimitId, Limiter, Limits, LimitsConfig, Message, Recovery, Window,
+    Admission, Algorithm, Claim, Definition, LimitId, Limiter, Limits, LimitsConfig, Message, Recipient, Recovery,
+    Window,
 };
-use portolan_model::{ByteSize, HashKey, Name, Now, RegionId, Timestamp, WallTime, codec};
+use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, RegionId, Timestamp, WallTime, codec};
 
 const REGIONS: usize = 3;
 const QUOTA: u64 = 3;
@@ -55,6 +56,11 @@ fn region(at: usize) -> RegionId {
     RegionId::new(&format!("region-{at}")).expect("a name")
 }
 
+/// The one node of a region.
+fn node(at: usize) -> NodeName {
+    NodeName::new(&format!("{}-1", region(at))).expect("a name")
+}
+
 impl World {
     fn new() -> Self {
         let mut world = Self {
@@ -69,7 +75,11 @@ impl World {
         let definition = Definition::new(LIMIT, Name::new("three").expect("a name"), algorithm);
         for at in 0..REGIONS {
             let config = LimitsConfig {
+                node: node(at),
                 region: region(at),
+                neighbours: Vec::new(),
+                rosters: BTreeMap::new(),
+                life: 1,
                 regions: (0..REGIONS).map(region).collect(),
                 hash_key: HASH_KEY,
                 capacity: 8,
@@ -110,7 +120,7 @@ impl World {
                 let Some((from, to, message)) = self.in_flight.remove(&message) else { return };
                 // Rows of a slot that is over are refused.
                 let now = self.now();
-                let _ = self.regions[to].handle_message(&region(from), message, now);
+                let _ = self.regions[to].handle_message(&region(from), &node(from), message, now);
                 self.drain(to);
             }
             Step::Round => {
@@ -147,13 +157,13 @@ impl World {
         while let Some(write) = limits.poll_marks() {
             limits.handle_durable(write.sequence, now);
         }
-        let sent: Vec<(RegionId, Message)> = std::iter::from_fn(|| limits.poll_transmit()).collect();
+        let sent: Vec<(Recipient, Message)> = std::iter::from_fn(|| limits.poll_transmit()).collect();
         while limits.poll_event().is_some() {}
         for (to, message) in sent {
-            let to = (0..REGIONS).find(|&at| region(at) == to).expect("a region of the scope");
+            let to = (0..REGIONS).find(|&at| region(at) == to.region).expect("a region of the scope");
             match message {
                 Message::Heartbeat(_) if to < self.regions.len() => {
-                    let _ = self.regions[to].handle_message(&region(at), message, now);
+                    let _ = self.regions[to].handle_message(&region(at), &node(at), message, now);
                 }
                 Message::Rows(_) => {
                     let encoded = codec::encode(&message).expect("it encodes");

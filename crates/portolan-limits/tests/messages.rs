@@ -15,7 +15,7 @@ fn fleet() -> Fleet {
 fn give(fleet: &mut Fleet, from: &str, message: Message) -> Result<(), Rejected> {
     let now = fleet.now(0);
     let from = RegionId::new(from).expect("a name");
-    fleet.regions[0].limits.as_mut().expect("it runs").handle_message(&from, message, now)
+    fleet.regions[0].limits.as_mut().expect("it runs").handle_message(&from, &fleet::node(&from), message, now)
 }
 
 fn current_slot(fleet: &Fleet) -> u64 {

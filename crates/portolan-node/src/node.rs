@@ -156,7 +156,7 @@ impl Node {
         let names = config.peers.keys().cloned().collect();
         let gossip = Gossip::new(GossipConfig { name: config.name.clone(), peers: names }, now, rng.random());
         // Stands in until the marks are read: never driven, so never active.
-        let mut limits = Limits::new(limits_config(&config, IDLE_CAPACITY), Recovery::Lost, now);
+        let mut limits = Limits::new(limits_config(&config, &intent, IDLE_CAPACITY, 0), Recovery::Lost, now);
         limits.handle_definitions(&definitions(&intent), now);
         let compiled = Compiled::new(&intent, &config.regions, None);
         let mut probes = ProbeSchedule::default();
@@ -216,7 +216,8 @@ impl Node {
             return;
         }
         self.limits_started = true;
-        self.limits = Limits::new(limits_config(&self.config, self.limit_keys), recovery, now);
+        let config = limits_config(&self.config, &self.intent, self.limit_keys, self.rng.random());
+        self.limits = Limits::new(config, recovery, now);
         self.limits.handle_definitions(&definitions(&self.intent), now);
         if self.ownership.is_lost() {
             self.limits.fence();
@@ -241,7 +242,7 @@ impl Node {
             // Before the start nothing is remembered: digests will repeat it.
             Message::Limits(_) if !self.limits_started => Ok(()),
             Message::Limits(message) => {
-                let handled = self.limits.handle_message(&region, message, now);
+                let handled = self.limits.handle_message(&region, from, message, now);
                 handled.map_err(|source| Refused::Limits { from: from_node(), source })
             }
             Message::Heartbeat(heartbeat) => {
@@ -260,6 +261,9 @@ impl Node {
             self.compiled = Compiled::new(&intent, &self.config.regions, Some(&self.compiled.board));
             self.probes.follow(&self.compiled.board, &mut self.rng, now.mono);
             self.limits.handle_definitions(&definitions(&intent), now);
+        }
+        if self.limits_started && self.intent.rosters != intent.rosters {
+            self.limits.handle_rosters(&intent.rosters, now);
         }
         self.intent = intent;
         self.watch_ownership();
@@ -315,9 +319,10 @@ impl Node {
             return Some(Transmit { to, class, message: Message::Gossip(message) });
         }
         while self.limits_started {
-            let (region, message) = self.limits.poll_transmit()?;
-            if let Some(to) = self.presence.liveliest(&region).cloned() {
-                return Some(Transmit { to, class: Class::Datagram, message: Message::Limits(message) });
+            let (to, message) = self.limits.poll_transmit()?;
+            if let Some(to) = to.node.or_else(|| self.presence.liveliest(&to.region).cloned()) {
+                let class = if message.is_long() { Class::Stream } else { Class::Datagram };
+                return Some(Transmit { to, class, message: Message::Limits(message) });
             }
         }
         None
@@ -341,6 +346,12 @@ impl Node {
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// Whether something came since this was last asked that a request waiting for its limits may use: let those try
+    /// again.
+    pub fn take_relief(&mut self) -> bool {
+        self.limits_started && self.limits.take_relief()
     }
 
     /// When to call [`Node::handle_timeout`] again.
@@ -375,9 +386,17 @@ impl Node {
     }
 }
 
-fn limits_config(config: &NodeConfig, capacity: usize) -> LimitsConfig {
+fn limits_config(config: &NodeConfig, intent: &Intent, capacity: usize, life: u64) -> LimitsConfig {
+    let mut rosters = intent.rosters.clone();
+    // Before the cluster knows a node of it, the region's limits are nobody's.
+    rosters.entry(config.region.clone()).or_default();
+    let neighbours = config.peers.iter().filter(|(_, region)| **region == config.region);
     LimitsConfig {
+        node: config.name.clone(),
         region: config.region.clone(),
+        neighbours: neighbours.map(|(node, _)| node.clone()).collect(),
+        rosters,
+        life,
         regions: config.regions.ids().to_vec(),
         hash_key: config.hash_key,
         capacity,

@@ -141,7 +141,11 @@ routes:
         assert_eq!(intent.revision, Revision(1), "the document has no faults");
         let region = RegionId::new("here").expect("a name");
         let config = LimitsConfig {
+            node: portolan_model::NodeName::new("here-1").expect("a name"),
             region: region.clone(),
+            neighbours: Vec::new(),
+            rosters: BTreeMap::new(),
+            life: 1,
             regions: vec![region.clone()],
             hash_key: HashKey::new([1; 16]),
             capacity: 16,

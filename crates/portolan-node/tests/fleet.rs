@@ -167,12 +167,16 @@ fn regions_are_asked_for_endpoints_own_first_then_serving_ones_by_distance_then_
 #[test]
 fn what_one_region_spends_becomes_known_to_the_others() {
     let mut fleet = Fleet::settled(1);
-    for (name, count) in [("us", 20), ("eu", 10)] {
-        assert!((0..count).all(|_| matches!(admit(&fleet, name), Admission::Allow(_))));
+    // More than half of a share: below that a region is silent.
+    for _ in 0..20 {
+        for (name, count) in [("us", 10), ("eu", 8)] {
+            assert!((0..count).all(|_| matches!(admit(&fleet, name), Admission::Allow(_))));
+        }
+        fleet.run(50 * MILLISECOND);
     }
     fleet.run(12 * SECOND);
     for name in REGIONS {
-        assert_eq!(spent(&fleet, name), [0, 10, 20], "as known in {name}");
+        assert_eq!(spent(&fleet, name), [0, 160, 200], "as known in {name}");
     }
 }
 
@@ -191,15 +195,15 @@ fn a_process_whose_place_another_one_took_spends_nothing_more_and_is_not_ready()
     let now = fleet.now();
     fleet.node("us").set_member(MemberId(7), now);
     let before = fleet.node("us").view();
-    assert_eq!(fleet.order(&join("us", 7)), Applied::Joined { incarnation: 1 });
+    assert_eq!(fleet.order(&join("us", 7)), Applied::Joined { incarnation: 2 });
     assert!(matches!(admit(&fleet, "us"), Admission::Allow(_)));
-    assert_eq!(fleet.order(&join("us", 8)), Applied::Joined { incarnation: 2 });
+    assert_eq!(fleet.order(&join("us", 8)), Applied::Joined { incarnation: 3 });
     let refused = |fleet: &Fleet| !matches!(admit(fleet, "us"), Admission::Allow(_));
     assert!(refused(&fleet) && !fleet.node("us").view().ready && !before.limiter.active());
     assert!(matches!(admit(&fleet, "eu"), Admission::Allow(_)), "nobody else stops");
     fleet.run(10 * SECOND);
     assert!(refused(&fleet), "not even once further marks are durable");
-    assert_eq!(fleet.order(&join("us", 7)), Applied::Joined { incarnation: 3 });
+    assert_eq!(fleet.order(&join("us", 7)), Applied::Joined { incarnation: 4 });
     fleet.run(10 * SECOND);
     assert!(refused(&fleet) && !fleet.node("us").view().ready, "what the other spent is unknown");
     assert!(fleet.says("us", &Event::Replaced { by: MemberId(8) }));

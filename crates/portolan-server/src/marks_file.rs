@@ -244,6 +244,8 @@ mod tests {
             horizon: WallTime::from_unix_millis(horizon),
             floor: WallTime::default(),
             closed: WallTime::default(),
+            epoch: 1,
+            held: portolan_limits::ShardSet::ALL,
             marks: Vec::new(),
         }
     }

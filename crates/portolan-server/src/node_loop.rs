@@ -102,7 +102,6 @@ impl NodeLoop {
                 Ok(()) = self.durable.changed() => {
                     let sequence = *self.durable.borrow_and_update();
                     self.node.handle_durable(sequence, self.clock.now());
-                    self.proxy.notify_limits();
                 }
                 Ok(()) = self.intent.changed() => {
                     let intent = self.intent.borrow_and_update().clone();
@@ -179,6 +178,9 @@ impl NodeLoop {
         }
         while let Some(write) = self.node.poll_marks() {
             self.marks.write(write);
+        }
+        if self.node.take_relief() {
+            self.proxy.notify_limits();
         }
         if self.node.view_version() != self.view.load().version {
             self.view.store(self.node.view());

@@ -7,10 +7,13 @@
 mod ranking;
 mod shards;
 
+pub(crate) mod gates;
+pub(crate) mod ownership;
 pub(crate) mod standby;
 pub(crate) mod sublease;
 pub(crate) mod takeover;
 
+pub use ownership::{Answer, Legacy, Question};
 pub use ranking::Ranking;
 pub use shards::{SHARDS, Shard, ShardSet};
 pub use standby::{Acknowledgement, Update};

@@ -25,6 +25,7 @@ impl Ranking {
         roster.nodes.truncate(MAX_NODES);
         let seats = match roster.nodes.len() {
             0 => Box::default(),
+            1 => Shard::all().map(|_| (0, 0)).collect(),
             _ => Shard::all().map(|shard| seats(shard, &roster.nodes)).collect(),
         };
         Self { roster, seats }

@@ -62,6 +62,8 @@ pub struct Acknowledgement {
 pub(crate) struct Released {
     /// For the keys of these shards.
     pub shards: ShardSet,
+    /// The shards that may be spent from, of these or others.
+    pub held: ShardSet,
     /// Slots that begin before this may be spent.
     pub horizon: WallTime,
     /// These marks may be spent up to.
@@ -115,29 +117,20 @@ impl Copies {
         for shard in ranking.owned(&self.me).iter() {
             self.streams.entry(ranking.standby(shard).cloned()).or_default().shards.insert(shard);
         }
-        for mark in all {
-            let number = self.newest.number;
-            if let Some(stream) = self.stream_of(mark.key) {
-                stream.marks.insert((mark.limit, mark.key, mark.slot), (mark, number));
-            }
-        }
+        all.for_each(|mark| self.keep(mark, self.newest.number));
         let mut pending: Vec<(u64, Released)> = earlier.into_values().flat_map(|stream| stream.pending).collect();
         pending.sort_by_key(|(number, _)| *number);
         for (number, released) in pending {
-            self.queue(number, released.horizon, &released.marks);
+            self.queue(number, released.horizon, released.held, &released.marks);
         }
     }
 
-    /// A write goes to the disk; `held`: the shards this node spends from once the write is durable.
-    pub fn handle_write(&mut self, write: &MarkWrite, held: ShardSet) {
-        let MarkWrite { sequence: MarkSequence(number), horizon, floor, closed, .. } = *write;
+    /// A write goes to the disk.
+    pub fn handle_write(&mut self, write: &MarkWrite) {
+        let MarkWrite { sequence: MarkSequence(number), horizon, floor, closed, held, .. } = *write;
         self.newest = Newest { number, horizon, floor, closed, held };
-        for mark in &write.marks {
-            if let Some(stream) = self.stream_of(mark.key) {
-                stream.marks.insert((mark.limit, mark.key, mark.slot), (*mark, number));
-            }
-        }
-        self.queue(number, horizon, &write.marks);
+        write.marks.iter().for_each(|mark| self.keep(*mark, number));
+        self.queue(number, horizon, held, &write.marks);
     }
 
     /// The write with this number and all before it are on disk.
@@ -212,15 +205,16 @@ impl Copies {
         self.streams.iter().filter_map(|(name, stream)| Some((name.as_ref()?, stream)))
     }
 
-    fn stream_of(&mut self, key: Key) -> Option<&mut Stream> {
-        self.streams.values_mut().find(|stream| stream.shards.contains(Shard::of(key)))
+    fn keep(&mut self, mark: Mark, number: u64) {
+        for stream in self.streams.values_mut().filter(|stream| mark.is_of(&stream.shards)) {
+            stream.marks.insert((mark.limit, mark.key, mark.slot), (mark, number));
+        }
     }
 
-    fn queue(&mut self, number: u64, horizon: WallTime, marks: &[Mark]) {
+    fn queue(&mut self, number: u64, horizon: WallTime, held: ShardSet, marks: &[Mark]) {
         for stream in self.streams.values_mut() {
-            let of_stream = |mark: &&Mark| stream.shards.contains(Shard::of(mark.key));
-            let marks = marks.iter().filter(of_stream).copied().collect();
-            let released = Released { shards: stream.shards, horizon, marks };
+            let marks = marks.iter().filter(|mark| mark.is_of(&stream.shards)).copied().collect();
+            let released = Released { shards: stream.shards, held, horizon, marks };
             stream.pending.push_back((number, released));
         }
     }
@@ -283,7 +277,7 @@ impl Mirror {
         owner.horizon = owner.horizon.max(update.horizon);
         owner.floor = owner.floor.max(update.floor);
         owner.closed = owner.closed.max(update.closed);
-        for mark in update.marks.into_iter().filter(|mark| pair.contains(Shard::of(mark.key))) {
+        for mark in update.marks.into_iter().filter(|mark| mark.is_of(&pair)) {
             let known = owner.marks.entry((mark.limit, mark.key, mark.slot)).or_insert(mark);
             known.spent = known.spent.max(mark.spent);
         }
@@ -305,7 +299,8 @@ impl Mirror {
 impl Mirrored {
     /// Marks of a shard.
     pub fn marks(&self, shard: Shard) -> impl Iterator<Item = Mark> + '_ {
-        self.marks.values().copied().filter(move |mark| Shard::of(mark.key) == shard)
+        let shards = [shard].into_iter().collect();
+        self.marks.values().copied().filter(move |mark| mark.is_of(&shards))
     }
 }
 
@@ -349,7 +344,8 @@ mod tests {
 
     fn write(number: u64, marks: Vec<Mark>) -> MarkWrite {
         let sequence = MarkSequence(number);
-        MarkWrite { sequence, horizon: wall(number * 100), floor: wall(1), closed: wall(0), marks }
+        let (horizon, floor, closed) = (wall(number * 100), wall(1), wall(0));
+        MarkWrite { sequence, horizon, floor, closed, epoch: 1, held: ShardSet::ALL, marks }
     }
 
     /// A shard of `a` with standby `b` under the ranking.
@@ -376,7 +372,7 @@ mod tests {
         let ranking = ranking(1, &["a", "b"]);
         let shard = shard_of(&ranking, "a", Some("b"));
         let (mut copies, mut mirror) = (copies(&ranking), Mirror::default());
-        copies.handle_write(&write(1, vec![mark(shard, 7)]), ShardSet::ALL);
+        copies.handle_write(&write(1, vec![mark(shard, 7)]));
         let (to, update) = copies.poll_transmit(at(0)).expect("an update");
         assert_eq!((to, update.marks.len()), (node("b"), 1));
         assert_eq!(copies.poll_transmit(at(19)), None);
@@ -396,7 +392,7 @@ mod tests {
     #[test]
     fn a_node_alone_needs_its_disk_only() {
         let mut copies = copies(&ranking(1, &["a"]));
-        copies.handle_write(&write(1, vec![mark(Shard(3), 7)]), ShardSet::ALL);
+        copies.handle_write(&write(1, vec![mark(Shard(3), 7)]));
         assert!(copies.poll_transmit(at(0)).is_none());
         assert_eq!(released(&mut copies), []);
         copies.handle_durable(MarkSequence(1));
@@ -407,7 +403,7 @@ mod tests {
     fn a_standby_that_knows_a_later_epoch_fences_the_owner_of_an_earlier_one() {
         let (old, new) = (ranking(1, &["a", "b"]), ranking(2, &["b"]));
         let (mut copies, mut mirror) = (copies(&old), Mirror::default());
-        copies.handle_write(&write(1, vec![]), ShardSet::ALL);
+        copies.handle_write(&write(1, vec![]));
         let (_, update) = copies.poll_transmit(at(0)).expect("an update");
         assert_eq!(mirror.handle_update(&node("b"), &node("a"), update.clone(), &new), None);
         // Nor does an owner that is ahead get an answer that would bind this node to what it does not know.
@@ -422,7 +418,7 @@ mod tests {
         let (old, new) = (ranking(1, &["a", "b"]), ranking(2, &["a", "c"]));
         let mut copies = copies(&old);
         let shard = shard_of(&new, "a", Some("c"));
-        copies.handle_write(&write(1, vec![mark(shard, 7)]), ShardSet::ALL);
+        copies.handle_write(&write(1, vec![mark(shard, 7)]));
         copies.handle_durable(MarkSequence(1));
         copies.handle_ranking(&new, [mark(shard, 7), mark(shard, 9)].into_iter());
         let late = Acknowledgement { epoch: 1, life: 1, through: 1 };
@@ -442,7 +438,7 @@ mod tests {
         let shard = shard_of(&ranking, "a", Some("b"));
         let (mut copies, mut mirror) = (copies(&ranking), Mirror::default());
         for number in 1..=3 {
-            copies.handle_write(&write(number, vec![mark(shard, number)]), ShardSet::ALL);
+            copies.handle_write(&write(number, vec![mark(shard, number)]));
             copies.handle_durable(MarkSequence(number));
             if number == 3 {
                 mirror = Mirror::default();
@@ -465,7 +461,7 @@ mod tests {
         let (old, new) = (ranking(1, &["a", "b"]), ranking(2, &["a", "b", "c"]));
         let shard = shard_of(&new, "a", Some("c"));
         let (mut copies, mut mirror) = (copies(&old), Mirror::default());
-        copies.handle_write(&write(1, vec![mark(shard, 7)]), ShardSet::ALL);
+        copies.handle_write(&write(1, vec![mark(shard, 7)]));
         let (_, update) = copies.poll_transmit(at(0)).expect("an update");
         mirror.handle_update(&node("b"), &node("a"), update, &old).expect("an answer");
         copies.handle_ranking(&new, std::iter::empty());

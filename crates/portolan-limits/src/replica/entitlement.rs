@@ -48,7 +48,8 @@ impl Limits {
     /// Lets the path use what the region is entitled to.
     pub(super) fn publish(&mut self, rights: &Rights, key: Key, slot: u64) {
         let windowed = matches!(rights.terms.kind, Kind::Fixed | Kind::Sliding);
-        if !windowed || !self.shared.owns_from(key, rights.terms.begin(slot)) || slot < rights.open_from {
+        let gate = self.shared.gates.of(key);
+        if !windowed || gate.is_foreign() || !gate.barrier().opens(&rights.terms, slot, rights.terms.begin(slot)) {
             return;
         }
         let most = self.most(rights, key, slot);

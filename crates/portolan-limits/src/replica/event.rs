@@ -13,6 +13,13 @@ use crate::peers::Mode;
 pub enum Event {
     /// The limiter may admit: the first horizon is durable.
     Active,
+    /// The nodes that share this region's limits have changed.
+    Roster {
+        /// The epoch.
+        epoch: u64,
+        /// Of 256 shards, those that this node owns from here on.
+        owned: usize,
+    },
     /// A region is not heard, or does not hear us.
     PeerStale {
         /// The region.

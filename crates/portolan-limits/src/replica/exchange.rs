@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use portolan_config::LimitId;
-use portolan_model::{Now, RegionId};
+use portolan_model::{NodeName, Now, RegionId};
 
 use super::{Event, Limits, Place};
 use crate::{
@@ -13,16 +13,22 @@ use crate::{
     key::Key,
     ledger::Joined,
     message::{DIGEST_BUCKETS, Heartbeat, MAX_DIGESTS, MAX_ROWS, Message, Rejected, Rows, SlotSummary},
-    outbox::in_messages,
+    outbox::{Destination, in_messages},
     peers::GOSSIP_INTERVAL,
     rights::Rights,
 };
 
 impl Limits {
-    /// Takes in a message of another region. A refused message changes nothing.
-    pub fn handle_message(&mut self, from: &RegionId, message: Message, now: Now) -> Result<(), Rejected> {
+    /// Takes in a message of another node: of another region, or of this one. A refused message changes nothing.
+    pub fn handle_message(
+        &mut self,
+        region: &RegionId,
+        from: &NodeName,
+        message: Message,
+        now: Now,
+    ) -> Result<(), Rejected> {
         self.observe_clock(now);
-        let result = self.take_message(from, message, now);
+        let result = self.take_message(region, from, message, now);
         match result {
             Ok(()) => self.stats.messages += 1,
             Err(Rejected::DeadSlot) => {
@@ -35,19 +41,28 @@ impl Limits {
         result
     }
 
-    fn take_message(&mut self, from: &RegionId, message: Message, now: Now) -> Result<(), Rejected> {
-        let from = self.regions.binary_search(from).ok().filter(|&from| from != self.me);
-        let from = from.ok_or(Rejected::UnknownSender)?;
+    fn take_message(&mut self, region: &RegionId, from: &NodeName, message: Message, now: Now) -> Result<(), Rejected> {
+        let region = self.regions.binary_search(region).map_err(|_| Rejected::UnknownSender)?;
+        if let Message::Neighbour(message) = message {
+            let neighbour = region == self.me && from != self.siblings.me();
+            return if neighbour { self.take_neighbour(from, message, now) } else { Err(Rejected::NotANeighbour) };
+        }
+        if region == self.me {
+            return Err(Rejected::UnknownSender);
+        }
+        let from = Destination { region, node: Some(from.clone()) };
         match message {
-            Message::Heartbeat(heartbeat) => self.take_heartbeat(from, &heartbeat, now),
-            Message::Rows(rows) => self.take_rows(from, &rows, now),
+            Message::Heartbeat(heartbeat) => self.take_heartbeat(&from, &heartbeat, now),
+            Message::Rows(rows) => self.take_rows(&from, &rows, now),
             Message::Digests(digests) => self.compare_digests(from, &digests),
             Message::Ask { limit, slot, buckets } => self.answer(from, limit, slot, buckets),
             Message::Echo(rows) => self.take_echo(&rows),
+            Message::Neighbour(_) => Err(Rejected::NotANeighbour),
         }
     }
 
-    fn take_heartbeat(&mut self, from: usize, heartbeat: &Heartbeat, now: Now) -> Result<(), Rejected> {
+    fn take_heartbeat(&mut self, from: &Destination, heartbeat: &Heartbeat, now: Now) -> Result<(), Rejected> {
+        let (node, from) = (from, from.region);
         if heartbeat.scope != self.scope || heartbeat.heard.len() != self.regions.len() {
             return Err(Rejected::ForeignScope);
         }
@@ -63,7 +78,12 @@ impl Limits {
         }
         self.clock_ahead[from] = !sound;
         let patience = self.worst_rtt * 2 + GOSSIP_INTERVAL * 2;
-        let lost = self.unacknowledged[from].acknowledge(&heartbeat.seen, patience, now.mono);
+        let mut lost = Vec::new();
+        for to in [node.clone(), Destination { region: from, node: None }] {
+            if let Some(sent) = self.unacknowledged.get_mut(&to) {
+                lost.append(&mut sent.acknowledge(&heartbeat.seen, patience, now.mono));
+            }
+        }
         self.stats.loans_repeated += lost.len() as u64;
         for place in lost {
             if self.is_live_place(&place) {
@@ -77,12 +97,13 @@ impl Limits {
         Ok(())
     }
 
-    fn take_rows(&mut self, from: usize, rows: &Rows, now: Now) -> Result<(), Rejected> {
+    fn take_rows(&mut self, from: &Destination, rows: &Rows, now: Now) -> Result<(), Rejected> {
+        let (node, from) = (from, from.region);
         let limiter = self.limiter();
         let rights = limiter.rights(rows.limit).ok_or(Rejected::UnknownLimit)?;
         self.check_rows(rights, from, rows)?;
         if rows.number > 0 {
-            self.seen[from].insert(rows.number);
+            self.seen.entry(node.clone()).or_default().insert(rows.number);
         }
         for (key, row) in &rows.rows {
             let before = self.borrowed(rights, *key, rows.slot, from);
@@ -111,6 +132,8 @@ impl Limits {
         }
         if lent > 0 {
             self.publish(rights, key, slot);
+            self.siblings.relief = true;
+            self.answer_waiting();
         } else {
             self.publish_others(rights, slot, key);
         }
@@ -152,7 +175,7 @@ impl Limits {
     }
 
     /// Asks for what differs, and after the sender's restart tells it what it had said before.
-    fn compare_digests(&mut self, from: usize, digests: &[SlotSummary]) -> Result<(), Rejected> {
+    fn compare_digests(&mut self, from: Destination, digests: &[SlotSummary]) -> Result<(), Rejected> {
         if digests.len() > MAX_DIGESTS {
             return Err(Rejected::TooLong);
         }
@@ -160,24 +183,25 @@ impl Limits {
         for summary in digests {
             let (limit, slot) = (summary.limit, summary.slot);
             let Some(rights) = limiter.rights(limit) else { continue };
-            let held = self.ledger.digests(limit, slot, from, |shard| self.shares_shard(from, shard));
+            let held = self.ledger.digests(limit, slot, from.region, |shard| self.shares_shard(&from, shard));
             let differs = |bucket: &usize| held[*bucket] != summary.buckets[*bucket];
             let buckets = (0..DIGEST_BUCKETS).filter(differs).fold(0, |bits, bucket| bits | 1 << bucket);
             if buckets == 0 || !self.is_live(rights, slot) {
                 continue;
             }
             self.stats.digest_mismatches += 1;
-            self.outbox.push(from, Message::Ask { limit, slot, buckets });
+            self.outbox.push(from.clone(), Message::Ask { limit, slot, buckets });
             if summary.restarted {
-                let held = self.ledger.rows(limit, slot, from, buckets, |shard| self.shares_shard(from, shard));
+                let of = |shard| self.shares_shard(&from, shard);
+                let held = self.ledger.rows(limit, slot, from.region, buckets, of);
                 let echoes: Vec<Rows> = in_messages(limit, slot, held).take(MAX_REPAIR_MESSAGES).collect();
-                echoes.into_iter().for_each(|rows| self.send(from, Message::Echo(rows)));
+                echoes.into_iter().for_each(|rows| self.send(from.clone(), Message::Echo(rows)));
             }
         }
         Ok(())
     }
 
-    fn answer(&mut self, to: usize, limit: LimitId, slot: u64, buckets: u16) -> Result<(), Rejected> {
+    fn answer(&mut self, to: Destination, limit: LimitId, slot: u64, buckets: u16) -> Result<(), Rejected> {
         let limiter = self.limiter();
         let rights = limiter.rights(limit).ok_or(Rejected::UnknownLimit)?;
         if !self.is_live(rights, slot) {
@@ -187,10 +211,10 @@ impl Limits {
         self.repair_turn += 1;
         let order = (0..DIGEST_BUCKETS).map(|at| (at + self.repair_turn) % DIGEST_BUCKETS);
         let asked = order.filter(|bucket| buckets >> bucket & 1 == 1);
-        let of = |shard| self.shares_shard(to, shard);
+        let of = |shard| self.shares_shard(&to, shard);
         let rows = asked.flat_map(|bucket| self.ledger.rows(limit, slot, self.me, 1 << bucket, of));
         let answers: Vec<Rows> = in_messages(limit, slot, rows).take(MAX_REPAIR_MESSAGES).collect();
-        answers.into_iter().for_each(|rows| self.send(to, Message::Rows(rows)));
+        answers.into_iter().for_each(|rows| self.send(to.clone(), Message::Rows(rows)));
         Ok(())
     }
 
@@ -199,7 +223,7 @@ impl Limits {
         let limiter = self.limiter();
         let rights = limiter.rights(rows.limit).ok_or(Rejected::UnknownLimit)?;
         self.check_rows(rights, self.me, rows)?;
-        if !self.shared.barrier.touches(&rights.terms, rows.slot) {
+        if !self.was_touched(rights.terms.begin(rows.slot)) {
             return Err(Rejected::ForeignRow);
         }
         for (key, row) in &rows.rows {

@@ -40,8 +40,7 @@ impl Limits {
     fn lend_in(&mut self, rights: &Rights, key: Key, slot: u64, when: When) {
         let begin = rights.terms.begin(slot);
         // After a restart nothing may be left of a slot that this process lent of: the horizon says which those are.
-        let open = slot >= rights.open_from && begin < self.shared.horizon() && self.shared.owns_from(key, begin);
-        let open = open && !self.stopped(rights, slot);
+        let open = self.may_give(rights, key, slot, begin) && !self.stopped(rights, slot);
         if !open || self.standings[self.me].absent(begin, self.reclaims(rights)) {
             return;
         }
@@ -67,7 +66,7 @@ impl Limits {
     /// loan is on disk before it leaves.
     fn withdraw(&mut self, rights: &Rights, key: Key, slot: u64, amount: u64) -> u64 {
         let entitled = self.entitled(rights, key, slot);
-        let start = rights.start(slot);
+        let start = rights.start(&self.shared, key, slot);
         let shared = &self.shared;
         let take = |counter: &Counter| {
             let durable =

@@ -1,12 +1,12 @@
 //! Which durable marks to ask for, what to release when they are durable, and what to make of those found at the start.
 
-use portolan_model::{Now, WallTime};
+use portolan_model::Now;
 
-use super::{Event, Limits};
+use super::Limits;
 use crate::{
     counter::{Allowance, Counter, Start},
     key::Key,
-    marks::{MAX_MARKS, Mark, MarkSequence, MarkWrite},
+    marks::{MAX_MARKS, Mark, MarkSequence},
     rights::Rights,
     table::Tenant,
     verdict::WaitReason,
@@ -16,27 +16,23 @@ impl Limits {
     /// The write with this number and all before it are on disk.
     pub fn handle_durable(&mut self, sequence: MarkSequence, now: Now) {
         self.observe_clock(now);
-        let writes: Vec<MarkWrite> = self.durability.release(sequence).collect();
-        let limiter = self.limiter();
-        for write in writes {
-            if !self.fenced && self.shared.raise_horizon(write.horizon) == WallTime::default() {
-                self.events.push(Event::Active);
-            }
-            for mark in write.marks {
-                let Some(rights) = limiter.rights(mark.limit) else { continue };
-                if mark.key == Key::EVERY {
-                    rights.live.raise_allowance(mark.slot, mark.spent);
-                    continue;
-                }
-                let most = self.most(rights, mark.key, mark.slot);
-                let state = self.with_counter(rights, mark.key, |counter| {
-                    raise_ceiling(counter, mark.slot, mark.spent, most);
-                    (counter.used(mark.slot), rights.allowance(&self.shared, counter, mark.key, mark.slot))
-                });
-                if let Some((used, allowance)) = state {
-                    self.consider_mark(rights, mark.key, mark.slot, used, allowance);
-                }
-            }
+        self.durability.release(sequence).for_each(drop);
+        self.siblings.copies.handle_durable(sequence);
+        self.release();
+    }
+
+    /// A mark is durable: its key may be spent up to it.
+    pub(super) fn release_mark(&mut self, rights: &Rights, mark: Mark) {
+        if self.shared.gates.of(mark.key).is_foreign() {
+            return;
+        }
+        let most = self.most(rights, mark.key, mark.slot);
+        let state = self.with_counter(rights, mark.key, |counter| {
+            raise_ceiling(counter, mark.slot, mark.spent, most);
+            (counter.used(mark.slot), rights.allowance(&self.shared, counter, mark.key, mark.slot))
+        });
+        if let Some((used, allowance)) = state {
+            self.consider_mark(rights, mark.key, mark.slot, used, allowance);
         }
     }
 
@@ -49,13 +45,17 @@ impl Limits {
         }
     }
 
-    /// Puts the marks of the process before in place, before the limit can be charged.
+    /// Puts the marks of owners before in place, before the limit can be charged.
     pub(super) fn restore_marks(&mut self, rights: &Rights) {
-        let wall = self.wall();
         let found = self.recovered.remove(&rights.id).unwrap_or_default();
-        // Of a cluster that was founded anew over old marks the number may have been another limit's: its slots mean
-        // nothing under this window.
-        for mark in found.into_iter().filter(|mark| rights.terms.end(mark.slot) == mark.ends) {
+        found.into_iter().for_each(|mark| self.restore_mark(rights, mark));
+    }
+
+    /// Counts what an owner before may have spent of a key as spent. Of a cluster that was founded anew over old marks
+    /// the number may have been another limit's: its slots mean nothing under this window.
+    pub(super) fn restore_mark(&mut self, rights: &Rights, mark: Mark) {
+        let wall = self.wall();
+        if rights.terms.end(mark.slot) == mark.ends {
             self.marked.insert((mark.limit, mark.key, mark.slot), (mark.spent, mark.ends));
             let most = self.most(rights, mark.key, mark.slot);
             let raise = |counter: &Counter| {
@@ -69,8 +69,8 @@ impl Limits {
                     let tenant = Tenant { key, limit: mark.limit };
                     let table = &self.shared.table;
                     let start = || Start {
-                        used: [mark.spent, rights.start(mark.slot + 1)],
-                        ..rights.beginning_in(mark.slot, wall)
+                        used: [mark.spent, rights.start(&self.shared, mark.key, mark.slot + 1)],
+                        ..rights.beginning_in(&self.shared, mark.key, mark.slot, wall)
                     };
                     let is_dead = |counter: &Counter| self.limiter.is_dead(counter, wall);
                     let found = |place| raise(table.counter(place));

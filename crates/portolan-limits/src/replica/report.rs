@@ -128,7 +128,12 @@ impl Limits {
         let view = |at: usize| PeerView {
             region: self.regions[at].clone(),
             age: self.peers.ages(at, now.mono).0,
-            unacknowledged: self.unacknowledged[at].len(),
+            unacknowledged: self
+                .unacknowledged
+                .iter()
+                .filter(|(to, _)| to.region == at)
+                .map(|(_, sent)| sent.len())
+                .sum(),
         };
         self.others().map(view).collect()
     }

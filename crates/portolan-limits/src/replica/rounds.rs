@@ -14,10 +14,14 @@ impl Limits {
     pub(super) fn read_counters(&mut self, now: Now) {
         let limiter = self.limiter();
         let wall = self.wall();
-        let mut pressed = Vec::new();
-        let note = |rights, key, counter: &Counter, pressed: &mut Vec<_>| {
+        let (mut pressed, mut foreign) = (Vec::new(), Vec::new());
+        let mut note = |rights, key, counter: &Counter, pressed: &mut Vec<_>| {
             let rights: &Rights = rights;
             let look = Look::at(counter, rights.terms.slot(wall), counter.take_refused());
+            if self.shared.gates.of(key).is_foreign() {
+                foreign.push((rights.id, key, look));
+                return;
+            }
             let marked = rights.terms.marked();
             if marked || self.watched.contains_key(&(rights.id, key)) || self.is_pressed(rights, look) {
                 pressed.push((rights.id, key, look));
@@ -31,6 +35,11 @@ impl Limits {
         for rights in limiter.all_rights() {
             if rights.live.take_overflow_moved() {
                 note(rights, Key::OVERFLOW, &rights.live.overflow, &mut pressed);
+            }
+        }
+        for (limit, key, look) in foreign {
+            if let Some(rights) = limiter.rights(limit) {
+                self.note_foreign(rights, key, look.used, look.refused, now);
             }
         }
         for (limit, key, look) in pressed {

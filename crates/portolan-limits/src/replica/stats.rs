@@ -33,6 +33,10 @@ pub struct Stats {
     pub watches_full: u64,
     /// Times a region's clock was found too far ahead.
     pub clocks_ahead: u64,
+    /// Times an owner was asked for units, and units granted to other nodes of the region.
+    pub asks: u64,
+    /// See [`Stats::asks`].
+    pub granted: u64,
     /// Durable writes asked for.
     pub mark_writes: u64,
     /// Units lent to other regions, over all limits.

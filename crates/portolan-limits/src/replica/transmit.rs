@@ -1,17 +1,19 @@
 //! What is told to the other regions, and when: own rows of keys under pressure, heartbeats, digests. Keeps to the byte
 //! budget of a region: what does not fit is told later, keys that hurry first. Loans are told again until acknowledged.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use portolan_model::{Now, Timestamp};
+use portolan_model::{Now, Timestamp, WallTime};
 
 use super::{Limits, Place};
 use crate::{
     account::Row,
+    acks::Unacknowledged,
     key::Key,
     message::{DIGEST_BUCKETS, Heartbeat, MAX_DIGESTS, Message, SlotSummary},
-    outbox::in_messages,
+    outbox::{Destination, in_messages},
     peers::{GOSSIP_INTERVAL, PeerState},
+    region::{Ranking, Shard},
     rights::Rights,
 };
 
@@ -19,9 +21,13 @@ impl Limits {
     pub(super) fn send_heartbeats(&mut self, now: Now) {
         let heard = self.peers.heard(self.me, now.mono);
         for region in self.others() {
-            let seen = self.seen[region];
-            let heartbeat = Heartbeat { scope: self.scope, sent: self.wall(), heard: heard.clone(), seen };
-            self.outbox.push(region, Message::Heartbeat(heartbeat));
+            for to in self.listeners(region) {
+                // Where the node is not known it is the only one that was heard.
+                let of_region = |from: &&Destination| from.region == region && (to.node.is_none() || **from == to);
+                let seen = self.seen.keys().find(of_region).map(|from| self.seen[from]).unwrap_or_default();
+                let heartbeat = Heartbeat { scope: self.scope, sent: self.wall(), heard: heard.clone(), seen };
+                self.outbox.push(to, Message::Heartbeat(heartbeat));
+            }
         }
     }
 
@@ -71,61 +77,89 @@ impl Limits {
         self.stats.unsent_most = self.stats.unsent_most.max(self.untold.len() as u64);
         for same_slot in told.chunk_by(|(one, _), (other, _)| (one.limit, one.slot) == (other.limit, other.slot)) {
             let Place { limit, slot, .. } = same_slot[0].0;
-            let messages: Vec<_> =
-                in_messages(limit, slot, same_slot.iter().map(|(place, row)| (place.key, row.clone()))).collect();
             for region in self.others() {
                 if self.peers.state(region) == PeerState::Stale {
                     // The digests after the heal find what it missed.
                     continue;
                 }
-                for rows in &messages {
-                    let number = self.number(region, rows, now.mono);
-                    self.send(region, Message::Rows(crate::message::Rows { number, ..rows.clone() }));
+                let mut by_owner = BTreeMap::<Destination, Vec<(Key, Row)>>::new();
+                for (place, row) in same_slot {
+                    by_owner.entry(self.owner(region, place.key)).or_default().push((place.key, row.clone()));
+                }
+                for (to, rows) in by_owner {
+                    let messages: Vec<_> = in_messages(limit, slot, rows).collect();
+                    for rows in messages {
+                        let number = self.number(&to, &rows, now.mono);
+                        self.send(to.clone(), Message::Rows(crate::message::Rows { number, ..rows }));
+                    }
                 }
             }
         }
     }
 
     /// Numbers a message that lends to its receiver, so that it is acknowledged.
-    fn number(&mut self, region: usize, rows: &crate::message::Rows, now: Timestamp) -> u64 {
-        let lends = |(_, row): &&(Key, Row)| row.lent.iter().any(|&(to, _)| usize::from(to) == region);
+    fn number(&mut self, to: &Destination, rows: &crate::message::Rows, now: Timestamp) -> u64 {
+        let lends = |(_, row): &&(Key, Row)| row.lent.iter().any(|&(region, _)| usize::from(region) == to.region);
         let (limit, slot) = (rows.limit, rows.slot);
         let loans: Vec<Place> = rows.rows.iter().filter(lends).map(|&(key, _)| Place { limit, slot, key }).collect();
-        if loans.is_empty() { 0 } else { self.unacknowledged[region].send(loans, now) }
+        if loans.is_empty() {
+            return 0;
+        }
+        // The durable clock rises faster than messages are numbered.
+        let first = self.wall().as_unix_millis();
+        self.unacknowledged.entry(to.clone()).or_insert_with(|| Unacknowledged::new(first)).send(loans, now)
     }
 
     /// Queues a message and counts what it is.
-    pub(super) fn send(&mut self, region: usize, message: Message) {
+    pub(super) fn send(&mut self, to: Destination, message: Message) {
         if let Message::Rows(rows) | Message::Echo(rows) = &message {
             self.stats.rows_sent += rows.rows.len() as u64;
             self.stats.row_bytes += rows.rows.iter().map(|(_, row)| row.encoded_len() as u64).sum::<u64>();
         }
-        self.outbox.push(region, message);
+        self.outbox.push(to, message);
     }
 
     pub(super) fn send_digests(&mut self) {
         let limiter = self.limiter();
-        for region in self.others() {
+        let nodes: Vec<Destination> = self.others().flat_map(|region| self.nodes_of(region)).collect();
+        for to in nodes {
             let live = |rights: &Rights| {
                 let current = rights.terms.slot(self.wall());
                 [current.saturating_sub(1), current, current + 1].map(|slot| {
-                    let buckets =
-                        self.ledger.digests(rights.id, slot, self.me, |shard| self.shares_shard(region, shard));
-                    let restarted = self.shared.barrier.touches(&rights.terms, slot);
+                    let buckets = self.ledger.digests(rights.id, slot, self.me, |shard| self.shares_shard(&to, shard));
+                    let restarted = self.was_touched(rights.terms.begin(slot));
                     SlotSummary { limit: rights.id, slot, buckets, restarted }
                 })
             };
             let used = |summary: &SlotSummary| summary.restarted || summary.buckets != [0; DIGEST_BUCKETS];
             let summaries: Vec<SlotSummary> = limiter.all_rights().iter().flat_map(live).filter(used).collect();
             for summaries in summaries.chunks(MAX_DIGESTS) {
-                self.outbox.push(region, Message::Digests(summaries.to_vec()));
+                self.outbox.push(to.clone(), Message::Digests(summaries.to_vec()));
             }
         }
     }
 
-    /// Whether a shard is this node's here and the receiving node's in its region.
-    pub(super) fn shares_shard(&self, _region: usize, _shard: crate::region::Shard) -> bool {
-        true
+    /// Whether a shard is this node's here and the other node's in its region.
+    pub(super) fn shares_shard(&self, other: &Destination, shard: Shard) -> bool {
+        let theirs = match (self.siblings.rankings.get(&other.region), &other.node) {
+            (Some(ranking), Some(node)) => ranking.owner(shard) == Some(node),
+            _ => true,
+        };
+        theirs && self.siblings.ownership.ranking().owner(shard) == Some(self.siblings.me())
+    }
+
+    /// The nodes of another region.
+    fn nodes_of(&self, region: usize) -> Vec<Destination> {
+        let nodes = self.siblings.rankings.get(&region).map_or(&[][..], Ranking::nodes);
+        if nodes.is_empty() {
+            return vec![Destination { region, node: None }];
+        }
+        nodes.iter().map(|node| Destination { region, node: Some(node.clone()) }).collect()
+    }
+
+    /// Whether slots that begin at `begin` may have been spent before this node's process, or before it owned their shard.
+    pub(super) fn was_touched(&self, begin: WallTime) -> bool {
+        self.shared.gates.all().any(|gate| !gate.is_foreign() && gate.barrier().reaches(begin))
     }
 
     pub(super) fn others(&self) -> impl Iterator<Item = usize> + use<> {

@@ -145,7 +145,7 @@ impl Limits {
         let mut row = Row { lent: smallvec![], demand, ..before };
         if net >= row.net() {
             row.consumed = row.refunded + net;
-        } else if !self.shared.barrier.touches(&rights.terms, slot) {
+        } else if !rights.was_touched(&self.shared, key, slot) {
             // Of a slot that the process before may have spent the row says more than our counter: nothing was given back.
             row.refunded = row.consumed - net;
         }

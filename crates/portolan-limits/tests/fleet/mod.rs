@@ -13,7 +13,7 @@ use portolan_limits::{
     Admission, Algorithm, Claim, Definition, DenyReason, Found, Key, LimitId, Limiter, Limits, LimitsConfig, MarkLog,
     MarkSequence, Message, OnPartition, Recovery, SEGMENT_LEN, Window,
 };
-use portolan_model::{ByteSize, HashKey, Name, Now, Rate, RegionId, Timestamp, WallTime, codec};
+use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, Rate, RegionId, Timestamp, WallTime, codec};
 
 /// Largest datagram the mesh carries.
 const DATAGRAM: usize = 1150;
@@ -256,7 +256,7 @@ impl Fleet {
         while let Some((to, message)) = limits.poll_transmit() {
             let encoded = codec::encode(&message).expect("encodes");
             assert!(encoded.len() < DATAGRAM, "{} bytes", encoded.len());
-            let to = self.regions.iter().position(|region| region.id == to).expect("a region of the scope");
+            let to = self.regions.iter().position(|region| region.id == to.region).expect("a region of the scope");
             self.send(at, to, &message);
         }
         let region = &mut self.regions[at];
@@ -288,7 +288,7 @@ impl Fleet {
             let sender = self.regions[from].id.clone();
             if let Some(limits) = &mut self.regions[to].limits {
                 // Rows of a slot that is over for the receiver are refused; everything else is known to both.
-                let _ = limits.handle_message(&sender, message, now);
+                let _ = limits.handle_message(&sender, &node(&sender), message, now);
             }
             self.drain(to);
         }
@@ -312,13 +312,22 @@ impl Fleet {
 fn config(region: &RegionId, regions: &[RegionId], capacity: usize) -> LimitsConfig {
     let worst_rtt = Duration::from_millis(100);
     LimitsConfig {
+        node: node(region),
         region: region.clone(),
+        neighbours: Vec::new(),
+        rosters: BTreeMap::new(),
+        life: 1,
         regions: regions.to_vec(),
         hash_key: HASH_KEY,
         capacity,
         worst_rtt,
         budget: ByteSize(1 << 20),
     }
+}
+
+/// The one node of a region.
+pub fn node(region: &RegionId) -> NodeName {
+    NodeName::new(&format!("{region}-1")).expect("a name")
 }
 
 fn reason(reason: DenyReason) -> &'static str {

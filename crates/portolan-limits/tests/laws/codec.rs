@@ -4,7 +4,7 @@ use portolan_limits::{Demand, Heartbeat, Key, Level, LimitId, Message, Rejected,
 use portolan_model::{WallTime, codec};
 use proptest::{collection::vec, prelude::*};
 
-use crate::observer::{REGIONS, START, key, observer, region, slot, state, tell, told, writes};
+use crate::observer::{REGIONS, START, key, node, observer, region, slot, state, tell, told, writes};
 
 fn rows() -> impl Strategy<Value = Rows> {
     let number = prop_oneof![0..300u64, 0..1u64 << 40];
@@ -107,7 +107,7 @@ proptest! {
         let mut limits = observer(START);
         let before = state(&limits, START);
         for (_, message) in told(&writes, slot(START)) {
-            let posing = limits.handle_message(&region(REGIONS - 1), message.clone(), START);
+            let posing = limits.handle_message(&region(REGIONS - 1), &node(REGIONS - 1), message.clone(), START);
             prop_assert_eq!(posing, Err(Rejected::UnknownSender));
             let Message::Rows(rows) = message else { continue };
             // Nothing of this slot was lost: the receiver started for the first time.

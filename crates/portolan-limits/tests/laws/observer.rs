@@ -1,11 +1,11 @@
 //! A region that is told things, and what can be read from it; and histories of regions that write only their own row.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use portolan_limits::{
     Algorithm, Definition, Demand, Key, LimitId, Limits, LimitsConfig, Message, Recovery, Rejected, Row, Rows, Window,
 };
-use portolan_model::{ByteSize, HashKey, Name, Now, RegionId, Timestamp, WallTime};
+use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, RegionId, Timestamp, WallTime};
 use proptest::{collection::vec, prelude::*};
 
 pub const REGIONS: usize = 4;
@@ -57,10 +57,19 @@ pub fn later(now: Now, by: Duration) -> Now {
     Now { mono: now.mono + by, wall: now.wall + by }
 }
 
+/// The one node of a region.
+pub fn node(at: usize) -> NodeName {
+    NodeName::new(&format!("{}-1", region(at))).expect("a name")
+}
+
 /// The last region of the scope, started for the first time; the others tell it things.
 pub fn observer(now: Now) -> Limits {
     let config = LimitsConfig {
+        node: node(REGIONS - 1),
         region: region(REGIONS - 1),
+        neighbours: Vec::new(),
+        rosters: BTreeMap::new(),
+        life: 1,
         regions: (0..REGIONS).map(region).collect(),
         hash_key: HASH_KEY,
         capacity: 256,
@@ -84,7 +93,7 @@ pub fn drain(limits: &mut Limits, now: Now) {
 }
 
 pub fn tell(limits: &mut Limits, from: usize, message: Message, now: Now) -> Result<(), Rejected> {
-    let result = limits.handle_message(&region(from), message, now);
+    let result = limits.handle_message(&region(from), &node(from), message, now);
     drain(limits, now);
     result
 }

@@ -11,7 +11,7 @@ use portolan_limits::{
     Admission, Algorithm, Claim, Definition, Found, KeyUsage, LimitId, Limiter, Limits, LimitsConfig, Mark, MarkLog,
     MarkSequence, Message, PageWrite, Recovery, SEGMENT_LEN, SharePlan, Window,
 };
-use portolan_model::{ByteSize, HashKey, Name, Now, Ratio, RegionId, Timestamp, WallTime};
+use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, Ratio, RegionId, Timestamp, WallTime};
 
 use crate::{network::RTT, table::Row};
 
@@ -59,6 +59,11 @@ struct Write {
     sequence: MarkSequence,
     marks: Vec<Mark>,
     pages: Vec<PageWrite>,
+}
+
+/// The one node of a region.
+fn node(region: &RegionId) -> NodeName {
+    NodeName::new(&format!("{region}-1")).expect("a name")
 }
 
 pub fn region_id(at: usize) -> RegionId {
@@ -112,7 +117,11 @@ impl Region {
 
     pub fn boot(&mut self, row: &Row, recovery: Recovery, us: u64) {
         let config = LimitsConfig {
+            node: node(&self.id),
             region: self.id.clone(),
+            neighbours: Vec::new(),
+            rosters: BTreeMap::new(),
+            life: 1,
             regions: (0..row.demand.regions()).map(region_id).collect(),
             hash_key: HASH_KEY,
             capacity: CAPACITY,
@@ -186,7 +195,7 @@ impl Region {
         let now = self.now(us);
         if let Some(limits) = &mut self.limits {
             // Rows of a slot that is over for the receiver are refused; everything else is known to both.
-            let _ = limits.handle_message(&region_id(from), message, now);
+            let _ = limits.handle_message(&region_id(from), &node(&region_id(from)), message, now);
         }
     }
 
@@ -195,7 +204,7 @@ impl Region {
         let Some(limits) = &mut self.limits else { return Vec::new() };
         let mut sent = Vec::new();
         while let Some((to, message)) = limits.poll_transmit() {
-            let at = to.as_str().rsplit('-').next().and_then(|at| at.parse().ok());
+            let at = to.region.as_str().rsplit('-').next().and_then(|at| at.parse().ok());
             sent.push((at.expect("regions are numbered"), message));
         }
         while let Some(write) = limits.poll_marks() {

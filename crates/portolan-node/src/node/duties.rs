@@ -125,7 +125,7 @@ impl Node {
             term: self.guard.raft().map_or(0, |raft| raft.term),
         };
         let voters = self.guard.raft().map_or(&[][..], |raft| &raft.voters);
-        let far = self.heartbeats_sent % FAR_EVERY == 0;
+        let far = self.heartbeats_sent.is_multiple_of(FAR_EVERY);
         for to in self.config.peers.keys() {
             match self.neighbours.period(to, voters) {
                 Some(period) if period <= HEARTBEAT_PERIOD || far => {}

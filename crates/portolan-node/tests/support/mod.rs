@@ -88,7 +88,8 @@ impl Fleet {
             planned: 0,
             rng: ChaCha8Rng::seed_from_u64(seed),
         };
-        for name in REGIONS {
+        for (member, name) in (1..).zip(REGIONS) {
+            fleet.order(&join(name, member));
             fleet.start(name, Recovery::FirstStart);
         }
         fleet.order(&apply(GATEWAY));

@@ -35,8 +35,10 @@ struct Held {
     chunk: u64,
     /// Use when it was last asked for more, units handed back included.
     used: u64,
-    /// Units handed back or lost to the node otherwise, which the entry counts as used.
+    /// Units handed back, which the entry counts as used.
     withdrawn: u64,
+    /// Use of the slot before the first grant: what this node spent while it owned the key.
+    before: u64,
     /// Units that wait, and those that would last for a moment; none: only to hand back.
     waiting: u64,
     need: u64,
@@ -56,6 +58,8 @@ struct Held {
 pub(crate) struct Published {
     pub cell: Cell,
     pub rights: u64,
+    /// Use from which on more should be asked for.
+    pub low_water: u64,
     /// More may come soon.
     pub pending: bool,
 }
@@ -73,7 +77,8 @@ impl Requests {
             self.refused += 1;
             return;
         }
-        let held = self.cells.entry(cell).or_default();
+        let held = self.cells.entry(cell).or_insert_with(|| Held { before: used, ..Held::default() });
+        let used = used.saturating_sub(held.before);
         held.touched = now;
         held.waiting = held.waiting.saturating_add(refused);
         let left = held.rights().saturating_sub(used);
@@ -128,7 +133,9 @@ impl Requests {
         if grant.returned < held.returned {
             self.due.insert(grant.cell);
         }
-        Some(Published { cell: grant.cell, rights: held.rights(), pending: held.more })
+        let rights = held.rights().saturating_add(held.before);
+        let ahead = if held.chunk > 1 { held.chunk.div_ceil(2) } else { 0 };
+        Some(Published { cell: grant.cell, rights, low_water: rights.saturating_sub(ahead), pending: held.more })
     }
 
     /// The owner of cells has changed: what is on its way will not be answered.
@@ -195,6 +202,11 @@ impl Requests {
     pub fn retain(&mut self, live: impl Fn(&Cell) -> bool) {
         self.cells.retain(|cell, _| live(cell));
         self.due.retain(|cell| live(cell));
+    }
+
+    /// Whether nothing is asked for or held.
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
     }
 
     /// Units of use of a cell that were spent here, when last looked at.

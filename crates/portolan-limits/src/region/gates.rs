@@ -1,0 +1,99 @@
+//! What this node may spend of each shard, as the request path reads it: whether it is its own, up to where its horizon
+//! is durable, and what a process before may have spent. Atomics only; the state machine beside it decides.
+
+use portolan_model::WallTime;
+
+use crate::{
+    horizon::Barrier,
+    key::Key,
+    region::shards::{SHARDS, Shard},
+    sync::{AtomicU64, Ordering::SeqCst},
+};
+
+/// One shard.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// Slots that begin before this durable instant may be spent, in Unix milliseconds; 0: none yet. [`FOREIGN`]: another
+    /// node owns the shard.
+    horizon: AtomicU64,
+    barrier: [AtomicU64; 3],
+}
+
+/// All shards.
+#[derive(Debug)]
+pub(crate) struct Gates(Box<[Gate]>);
+
+impl Gates {
+    /// All shards are this node's, and none may be spent of yet.
+    pub fn new(barrier: &Barrier) -> Self {
+        let gate = |_| {
+            let gate = Gate { horizon: AtomicU64::new(0), barrier: [0, 0, 0].map(AtomicU64::new) };
+            gate.set_barrier(barrier);
+            gate
+        };
+        Self((0..SHARDS).map(gate).collect())
+    }
+
+    pub fn of(&self, key: Key) -> &Gate {
+        self.shard(Shard::of(key))
+    }
+
+    pub fn shard(&self, shard: Shard) -> &Gate {
+        &self.0[shard.index()]
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Gate> {
+        self.0.iter()
+    }
+}
+
+impl Gate {
+    /// Whether another node owns the shard: then only what it granted may be spent.
+    pub fn is_foreign(&self) -> bool {
+        self.horizon.load(SeqCst) == FOREIGN
+    }
+
+    /// Slots that begin before this may be spent; none of a foreign shard.
+    pub fn horizon(&self) -> Option<WallTime> {
+        let horizon = self.horizon.load(SeqCst);
+        (horizon != FOREIGN).then(|| WallTime::from_unix_millis(horizon))
+    }
+
+    /// What a process before may have spent.
+    pub fn barrier(&self) -> Barrier {
+        let [horizon, floor, closed] =
+            self.barrier.each_ref().map(|instant| WallTime::from_unix_millis(instant.load(SeqCst)));
+        Barrier::of(horizon, floor, closed)
+    }
+
+    /// Gives the shard to another node.
+    pub fn give_away(&self) {
+        self.horizon.store(FOREIGN, SeqCst);
+    }
+
+    /// Takes the shard over; nothing may be spent until the horizon is raised.
+    pub fn take(&self, barrier: &Barrier) {
+        self.set_barrier(barrier);
+        self.horizon.store(0, SeqCst);
+    }
+
+    /// Lets slots be spent that begin before a later instant. Not of a foreign shard.
+    pub fn raise_horizon(&self, horizon: WallTime) {
+        let raised = |before| (before != FOREIGN).then(|| horizon.as_unix_millis().max(before));
+        // An error says that it is foreign.
+        let _ = self.horizon.fetch_update(SeqCst, SeqCst, raised);
+    }
+
+    /// Lets nothing be spent, granted or not, until the horizon is raised.
+    pub fn shut(&self) {
+        self.horizon.store(0, SeqCst);
+    }
+
+    fn set_barrier(&self, barrier: &Barrier) {
+        for (place, instant) in self.barrier.iter().zip(barrier.instants()) {
+            place.store(instant.as_unix_millis(), SeqCst);
+        }
+    }
+}
+
+const FOREIGN: u64 = u64::MAX;

@@ -1,0 +1,439 @@
+//! Which shards this node owns, and whether it may spend from them: it follows the region's rosters, asks the others for
+//! what they knew when it takes a shard over, and tells them the same. Spends nothing itself; what a shard comes with is
+//! handed to the caller, who makes it durable before the shard is opened.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use portolan_config::Roster;
+use portolan_model::{NodeName, Now, Timestamp, WallTime};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    horizon::Barrier,
+    marks::Mark,
+    region::{
+        ranking::Ranking,
+        shards::{SHARDS, Shard, ShardSet},
+        standby::{Acknowledgement, Mirror, Update},
+        takeover::{Verdict, Word, judge},
+    },
+};
+
+/// A new owner asks what others know of shards; the answer binds who gives it to the epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The roster's epoch under which the asker owns them.
+    pub epoch: u64,
+    /// The shards.
+    pub shards: ShardSet,
+}
+
+/// What a node knows of shards that another one asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The epoch it is bound to.
+    pub epoch: u64,
+    /// Shards that it held, by the epoch it held them under last.
+    pub held: Vec<(u64, ShardSet)>,
+    /// Shards that it never held.
+    pub never: ShardSet,
+    /// What was spent of those it held.
+    pub legacy: Legacy,
+}
+
+/// What may have been spent of some shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Legacy {
+    /// Slots that begin before this may have been spent.
+    pub horizon: WallTime,
+    /// Slots that end by this are over.
+    pub floor: WallTime,
+    /// Slots that begin before this give no rights.
+    pub closed: WallTime,
+    /// Highest marks.
+    pub marks: Vec<Mark>,
+}
+
+/// What this node knows of its earlier processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Past {
+    /// There was none.
+    None,
+    /// Its marks were found: it owned these shards, under this epoch.
+    Known { epoch: u64, held: ShardSet },
+    /// Its marks were lost.
+    Lost,
+}
+
+/// Shards that this node may open once what they come with is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub shards: ShardSet,
+    pub barrier: Barrier,
+    pub marks: Vec<Mark>,
+}
+
+/// What a new roster changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Shards that are not this node's any more.
+    pub lost: ShardSet,
+    /// Shards that are this node's and must be taken over.
+    pub sought: ShardSet,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    me: NodeName,
+    /// Every other node that the region may have.
+    others: BTreeSet<NodeName>,
+    ranking: Ranking,
+    /// By epoch: that ranking and earlier ones.
+    rankings: BTreeMap<u64, Ranking>,
+    past: Past,
+    /// The epoch under which this node owned a shard last, and spent from it or could have; 0 for never.
+    held_at: Box<[u64; SHARDS]>,
+    /// Owned under the present epoch, and taken over.
+    held: ShardSet,
+    sought: ShardSet,
+    sought_since: Timestamp,
+    ask_at: Timestamp,
+    answers: BTreeMap<NodeName, Answer>,
+    mirror: Mirror,
+    outbox: VecDeque<(NodeName, Question)>,
+}
+
+impl Ownership {
+    pub fn new(me: NodeName, others: impl IntoIterator<Item = NodeName>, past: Past) -> Self {
+        let mut held_at = Box::new([0; SHARDS]);
+        if let Past::Known { epoch, held } = past {
+            held.iter().for_each(|shard| held_at[shard.index()] = epoch);
+        }
+        Self {
+            others: others.into_iter().filter(|other| *other != me).take(MAX_NODES).collect(),
+            me,
+            ranking: Ranking::new(&Roster::default()),
+            rankings: BTreeMap::new(),
+            past,
+            held_at,
+            held: ShardSet::default(),
+            sought: ShardSet::default(),
+            sought_since: Timestamp::ZERO,
+            ask_at: Timestamp::ZERO,
+            answers: BTreeMap::new(),
+            mirror: Mirror::default(),
+            outbox: VecDeque::new(),
+        }
+    }
+
+    pub fn ranking(&self) -> &Ranking {
+        &self.ranking
+    }
+
+    /// Shards that this node owns and has taken over.
+    pub fn held(&self) -> ShardSet {
+        self.held
+    }
+
+    /// Whether there are shards to take over.
+    pub fn seeks(&self) -> bool {
+        !self.sought.is_empty()
+    }
+
+    /// Whether this node shares the region's limits, and has taken over all that is its own.
+    pub fn is_settled(&self) -> bool {
+        self.ranking.nodes().contains(&self.me) && self.sought.is_empty()
+    }
+
+    /// Follows a new roster. `None`: it is not newer. This node is bound by the roster from here on.
+    pub fn handle_roster(&mut self, roster: &Roster, now: Now) -> Option<Change> {
+        if roster.epoch <= self.ranking.epoch() {
+            return None;
+        }
+        let next = roster.epoch == self.ranking.epoch() + 1;
+        let before = std::mem::replace(&mut self.ranking, Ranking::new(roster));
+        let owned = self.ranking.owned(&self.me);
+        // Of an epoch that was passed over another node may have been the owner.
+        let kept = if next { self.held.and(&owned) } else { ShardSet::default() };
+        let change = Change { lost: before.owned(&self.me).without(&owned), sought: owned.without(&kept) };
+        self.rankings.insert(roster.epoch, self.ranking.clone());
+        if self.rankings.len() > MAX_RANKINGS {
+            self.rankings.pop_first();
+        }
+        self.held = kept;
+        kept.iter().for_each(|shard| self.held_at[shard.index()] = roster.epoch);
+        self.sought = change.sought;
+        (self.sought_since, self.ask_at) = (now.mono, now.mono);
+        self.answers.clear();
+        self.outbox.clear();
+        Some(change)
+    }
+
+    /// The answer to a question, given what this node's own processes spent; none while another epoch is in force here.
+    pub fn answer(&self, question: &Question, own: &Legacy) -> Option<Answer> {
+        if question.epoch != self.ranking.epoch() {
+            return None;
+        }
+        let mut held = BTreeMap::<u64, ShardSet>::new();
+        let (mut never, mut legacy) = (ShardSet::default(), Legacy::default());
+        for shard in question.shards.iter() {
+            match self.word(shard) {
+                Word::Held(epoch) => {
+                    held.entry(epoch).or_default().insert(shard);
+                    self.bequeath(shard, own, &mut legacy);
+                }
+                Word::Never => never.insert(shard),
+                Word::Unknown => {}
+            }
+        }
+        Some(Answer { epoch: question.epoch, held: held.into_iter().collect(), never, legacy })
+    }
+
+    /// Takes an answer of a node of the region.
+    pub fn handle_answer(&mut self, from: &NodeName, answer: Answer) {
+        let known = self.others.contains(from) || self.ranking.nodes().contains(from);
+        if answer.epoch == self.ranking.epoch() && known && answer.legacy.marks.len() <= MAX_LEGACY {
+            self.answers.insert(from.clone(), answer);
+        }
+    }
+
+    /// Takes an owner's update, if this node stands by for it.
+    pub fn handle_update(&mut self, from: &NodeName, update: Update) -> Option<Acknowledgement> {
+        self.mirror.handle_update(&self.me, from, update, &self.ranking)
+    }
+
+    /// Asks again when it is time.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.sought.is_empty() || now.mono < self.ask_at {
+            return;
+        }
+        self.ask_at = now.mono + ASK_AGAIN;
+        let question = Question { epoch: self.ranking.epoch(), shards: self.sought };
+        let silent = self.nodes().into_iter().filter(|node| *node != self.me && !self.answers.contains_key(node));
+        self.outbox = silent.map(|node| (node, question.clone())).collect();
+    }
+
+    pub fn poll_transmit(&mut self) -> Option<(NodeName, Question)> {
+        self.outbox.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) again.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        (!self.sought.is_empty()).then_some(self.ask_at)
+    }
+
+    /// The next shards that can be taken over. `own`: what this node's own processes spent.
+    pub fn poll_taken(&mut self, own: &Legacy, now: Now) -> Option<Taken> {
+        let nodes: Vec<NodeName> = self.nodes().into_iter().collect();
+        let patient = now.mono.since(self.sought_since) < PATIENCE && self.answers.len() + 1 < nodes.len();
+        let mut groups = BTreeMap::<Source, ShardSet>::new();
+        for shard in self.sought.iter() {
+            let source = match judge(shard, self.ranking.epoch(), &self.rankings, &nodes, &self.words(shard)) {
+                Verdict::Fresh => Source::Nothing,
+                Verdict::From(node) => Source::Node(node),
+                // Somebody may come back who knows.
+                Verdict::Lost if !patient => Source::Lost,
+                Verdict::Lost | Verdict::Wait => continue,
+            };
+            groups.entry(source).or_default().insert(shard);
+        }
+        let (source, shards) = groups.pop_first()?;
+        self.sought = self.sought.without(&shards);
+        self.held = self.held.or(&shards);
+        shards.iter().for_each(|shard| self.held_at[shard.index()] = self.ranking.epoch());
+        let legacy = match source {
+            Source::Nothing => Legacy::default(),
+            Source::Lost => Legacy::from(Barrier::of_lost(now)),
+            Source::Node(node) if node == self.me => {
+                let mut legacy = Legacy::default();
+                shards.iter().for_each(|shard| self.bequeath(shard, own, &mut legacy));
+                legacy
+            }
+            Source::Node(node) => self.answers.get(&node).map(|answer| answer.legacy.clone()).unwrap_or_default(),
+        };
+        let barrier = Barrier::of(legacy.horizon, legacy.floor, legacy.closed);
+        let marks = legacy.marks.into_iter().filter(|mark| mark.is_of(&shards)).collect();
+        Some(Taken { shards, barrier, marks })
+    }
+
+    /// Adds to `legacy` what this node knows of a shard, as owner and as standby.
+    fn bequeath(&self, shard: Shard, own: &Legacy, legacy: &mut Legacy) {
+        let mut add = |horizon: WallTime, floor: WallTime, closed: WallTime| {
+            legacy.horizon = legacy.horizon.max(horizon);
+            legacy.floor = legacy.floor.max(floor);
+            legacy.closed = legacy.closed.max(closed);
+        };
+        let mut of_shard = ShardSet::default();
+        of_shard.insert(shard);
+        if self.held_at[shard.index()] > 0 {
+            add(own.horizon, own.floor, own.closed);
+            legacy.marks.extend(own.marks.iter().filter(|mark| mark.is_of(&of_shard)));
+        }
+        if let Some((_, mirrored)) = self.mirror.held(shard) {
+            add(mirrored.horizon, mirrored.floor, mirrored.closed);
+            legacy.marks.extend(mirrored.marks(shard));
+        }
+    }
+
+    /// What this node says of its past with a shard.
+    fn word(&self, shard: Shard) -> Word {
+        let mirrored = self.mirror.held(shard).map_or(0, |(epoch, _)| epoch);
+        match (self.held_at[shard.index()].max(mirrored), self.past) {
+            (0, Past::None) => Word::Never,
+            (0, Past::Known { .. } | Past::Lost) => Word::Unknown,
+            (epoch, _) => Word::Held(epoch),
+        }
+    }
+
+    fn words(&self, shard: Shard) -> BTreeMap<NodeName, Word> {
+        let said = self.answers.iter().map(|(node, answer)| {
+            let held = answer.held.iter().filter(|(_, shards)| shards.contains(shard)).map(|(epoch, _)| *epoch).max();
+            let word = match held {
+                Some(epoch) => Word::Held(epoch),
+                None if answer.never.contains(shard) => Word::Never,
+                None => Word::Unknown,
+            };
+            (node.clone(), word)
+        });
+        said.chain([(self.me.clone(), self.word(shard))]).collect()
+    }
+
+    fn nodes(&self) -> BTreeSet<NodeName> {
+        self.others.iter().chain(self.ranking.nodes()).chain([&self.me]).cloned().collect()
+    }
+}
+
+/// Where the state of shards comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Nothing,
+    Node(NodeName),
+    Lost,
+}
+
+impl From<Barrier> for Legacy {
+    fn from(barrier: Barrier) -> Self {
+        let [horizon, floor, closed] = barrier.instants();
+        Self { horizon, floor, closed, marks: Vec::new() }
+    }
+}
+
+/// Nodes of one region.
+const MAX_NODES: usize = 1000;
+
+/// Rankings that are kept.
+const MAX_RANKINGS: usize = 16;
+
+/// Marks in one answer: a node's own and those it stands by for.
+const MAX_LEGACY: usize = 4 * crate::marks::MAX_MARKS;
+
+/// After which time a node that has not answered is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a shard waits for somebody who remembers, before its owner gives up what was not spent.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::new(name).expect("a name")
+    }
+
+    fn roster(epoch: u64, nodes: &[&str]) -> Roster {
+        Roster { epoch, nodes: nodes.iter().map(|name| node(name)).collect() }
+    }
+
+    fn at(millis: u64) -> Now {
+        let wall = WallTime::from_unix_millis(1_000_000 + millis);
+        Now { mono: Timestamp::ZERO + Duration::from_millis(millis), wall }
+    }
+
+    fn ownership(me: &str, past: Past) -> Ownership {
+        Ownership::new(node(me), ["a", "b", "c"].map(node), past)
+    }
+
+    fn taken(ownership: &mut Ownership, own: &Legacy, now: Now) -> usize {
+        std::iter::from_fn(|| ownership.poll_taken(own, now)).map(|taken| taken.shards.len()).sum()
+    }
+
+    /// Lets `asker` ask `others` and hear their answers.
+    fn ask(asker: &mut Ownership, others: &mut [&mut Ownership], own: &Legacy, now: Now) {
+        asker.handle_timeout(now);
+        while let Some((to, question)) = asker.poll_transmit() {
+            for other in others.iter_mut().filter(|other| other.me == to) {
+                if let Some(answer) = other.answer(&question, own) {
+                    asker.handle_answer(&to, answer);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_node_of_a_region_owns_everything_at_once() {
+        let mut a = ownership("a", Past::None);
+        assert_eq!(a.handle_roster(&roster(1, &["a"]), at(0)).map(|change| change.sought.len()), Some(SHARDS));
+        assert_eq!(taken(&mut a, &Legacy::default(), at(0)), SHARDS);
+        assert!(a.is_settled());
+        assert_eq!(a.handle_roster(&roster(1, &["a"]), at(1)), None);
+    }
+
+    #[test]
+    fn a_node_that_joins_takes_its_shards_from_their_owner_who_stops_first() {
+        let (mut a, mut b) = (ownership("a", Past::None), ownership("b", Past::None));
+        let own = Legacy { horizon: WallTime::from_unix_millis(1_002_000), ..Legacy::default() };
+        a.handle_roster(&roster(1, &["a"]), at(0));
+        taken(&mut a, &Legacy::default(), at(0));
+        let both = roster(2, &["a", "b"]);
+        let sought = b.handle_roster(&both, at(10)).expect("it is newer").sought;
+        ask(&mut b, &mut [&mut a], &own, at(10));
+        assert_eq!(taken(&mut b, &Legacy::default(), at(10)), 0);
+        let change = a.handle_roster(&both, at(20)).expect("it is newer");
+        assert_eq!((change.lost, change.sought), (sought, ShardSet::default()));
+        assert!(a.is_settled());
+        ask(&mut b, &mut [&mut a], &own, at(60));
+        let taken = b.poll_taken(&Legacy::default(), at(60)).expect("all at once");
+        assert_eq!((taken.shards, taken.barrier), (sought, Barrier::of(own.horizon, own.floor, own.closed)));
+    }
+
+    #[test]
+    fn a_process_that_starts_again_under_its_epoch_goes_on_from_its_marks() {
+        let mut a = ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL });
+        a.handle_roster(&roster(4, &["a", "b"]), at(0));
+        let owned = a.ranking().owned(&node("a")).len();
+        assert_eq!(taken(&mut a, &Legacy::default(), at(0)), owned);
+    }
+
+    #[test]
+    fn a_process_that_was_passed_over_goes_on_from_what_its_heir_spent() {
+        let (mut a, mut b) =
+            (ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL }), ownership("b", Past::None));
+        b.handle_roster(&roster(4, &["a", "b"]), at(0));
+        b.handle_roster(&roster(5, &["b"]), at(0));
+        b.held = ShardSet::ALL;
+        b.held_at.fill(5);
+        for ownership in [&mut a, &mut b] {
+            ownership.handle_roster(&roster(6, &["a", "b"]), at(3000));
+        }
+        assert_eq!(taken(&mut a, &Legacy::default(), at(3000)), 0);
+        let spent = Legacy { horizon: WallTime::from_unix_millis(5), ..Legacy::default() };
+        ask(&mut a, &mut [&mut b], &spent, at(3000));
+        let taken = a.poll_taken(&Legacy::default(), at(3000)).expect("b has answered");
+        assert_eq!(taken.barrier.instants()[0], spent.horizon);
+    }
+
+    #[test]
+    fn a_lost_past_opens_later_slots_after_everybody_was_asked() {
+        let mut alone = Ownership::new(node("a"), [], Past::Lost);
+        alone.handle_roster(&roster(2, &["a"]), at(0));
+        assert_eq!(taken(&mut alone, &Legacy::default(), at(0)), SHARDS);
+        let mut a = ownership("a", Past::Lost);
+        a.handle_roster(&roster(2, &["a"]), at(0));
+        assert_eq!(taken(&mut a, &Legacy::default(), at(4999)), 0);
+        assert_eq!(taken(&mut a, &Legacy::default(), at(5000)), 0, "an epoch is not known here, and nobody has spoken");
+    }
+}

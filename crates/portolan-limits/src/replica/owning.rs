@@ -1,0 +1,169 @@
+//! What follows from the roster of this region: shards come and go. A shard that goes is shut before anything is told of
+//! it; one that comes is opened when what it came with is durable here and at its standby.
+
+use portolan_config::Roster;
+use portolan_model::{Now, WallTime};
+
+use super::{Event, Limits};
+use crate::{
+    counter::{Allowance, Counter},
+    key::Key,
+    marks::Mark,
+    region::{Legacy, Shard, ShardSet, ownership::Taken},
+    rights::Rights,
+    verdict::WaitReason,
+};
+
+impl Limits {
+    /// At first every shard is another node's.
+    pub(super) fn give_all_away(&self) {
+        Shard::all().for_each(|shard| self.shared.gates.shard(shard).give_away());
+    }
+
+    pub(super) fn follow_roster(&mut self, roster: &Roster, now: Now) {
+        let Some(change) = self.siblings.ownership.handle_roster(roster, now) else { return };
+        if !self.fenced {
+            for shard in change.lost.iter() {
+                self.shared.gates.shard(shard).give_away();
+            }
+            for shard in change.sought.iter() {
+                self.shared.gates.shard(shard).shut();
+            }
+        }
+        self.siblings.open = self.siblings.open.and(&self.siblings.ownership.held());
+        self.cut_rights(&change.lost);
+        let lost = |key: Key| change.lost.contains(Shard::of(key));
+        self.watched.retain(|(_, key), _| !lost(*key));
+        self.untold.retain(|place| !lost(place.key));
+        let Legacy { marks, .. } = self.legacy();
+        let ranking = self.siblings.ownership.ranking().clone();
+        self.siblings.copies.handle_ranking(&ranking, marks.into_iter());
+        self.siblings.requests.handle_owner_change(|_| true);
+        self.events.push(Event::Roster { epoch: roster.epoch, owned: ranking.owned(self.siblings.me()).len() });
+        self.take_over(now);
+    }
+
+    /// Takes over every shard whose past is known.
+    pub(super) fn take_over(&mut self, now: Now) {
+        if !self.siblings.ownership.seeks() {
+            return;
+        }
+        let own = self.legacy();
+        while let Some(taken) = self.siblings.ownership.poll_taken(&own, now) {
+            self.open_taken(taken);
+        }
+    }
+
+    fn open_taken(&mut self, Taken { shards, barrier, marks }: Taken) {
+        if !self.fenced {
+            shards.iter().for_each(|shard| self.shared.gates.shard(shard).take(&barrier));
+        }
+        self.durability.close(barrier.closed());
+        self.count_unmarked(&shards);
+        let limiter = self.limiter();
+        let wall = self.wall();
+        for mark in marks.into_iter().filter(|mark| mark.ends > wall) {
+            self.durability.want(mark);
+            match limiter.rights(mark.limit) {
+                Some(rights) => self.restore_mark(rights, mark),
+                None => self.recovered.entry(mark.limit).or_default().push(mark),
+            }
+        }
+    }
+
+    /// Takes back what was published to entries of shards that are another node's from now on. A request that is being
+    /// charged meanwhile may pass: it is under the horizon and the marks that the new owner goes on from.
+    fn cut_rights(&self, shards: &ShardSet) {
+        if shards.is_empty() {
+            return;
+        }
+        let limiter = self.limiter();
+        let wall = self.wall();
+        let cut = |rights: &Rights, counter: &Counter| {
+            let current = rights.terms.slot(wall);
+            for slot in [current, current + 1] {
+                counter.publish_rights(slot, Allowance { amount: 0, pending: Some(WaitReason::Owner) });
+                counter.publish_others(slot, 0);
+            }
+        };
+        self.shared.table.for_each(|key, counter| {
+            if let Some(rights) = limiter.rights(counter.limit()).filter(|_| shards.contains(Shard::of(key))) {
+                cut(rights, counter);
+            }
+        });
+        if shards.contains(Shard::of(Key::OVERFLOW)) {
+            limiter.all_rights().iter().for_each(|rights| cut(rights, &rights.live.overflow));
+        }
+    }
+
+    /// Counts what needed no mark as spent of slots that another node may have spent: for entries that this node has
+    /// already, from chunks it was granted.
+    fn count_unmarked(&self, shards: &ShardSet) {
+        let limiter = self.limiter();
+        let wall = self.wall();
+        let count = |rights: &Rights, key: Key, counter: &Counter| {
+            let slot = rights.terms.slot(wall);
+            let start = rights.start(&self.shared, key, slot);
+            if start > 0 {
+                counter.raise_used(slot, start);
+            }
+        };
+        self.shared.table.for_each(|key, counter| {
+            if let Some(rights) = limiter.rights(counter.limit()).filter(|_| shards.contains(Shard::of(key))) {
+                count(rights, key, counter);
+            }
+        });
+        if shards.contains(Shard::of(Key::OVERFLOW)) {
+            limiter.all_rights().iter().for_each(|rights| count(rights, Key::OVERFLOW, &rights.live.overflow));
+        }
+    }
+
+    /// Lets what is durable here and at the standbys be spent.
+    pub(super) fn release(&mut self) {
+        let limiter = self.limiter();
+        while let Some(released) = self.siblings.copies.poll_released() {
+            let open = released.shards.and(&released.held).and(&self.siblings.ownership.held());
+            if !self.fenced {
+                open.iter().for_each(|shard| self.shared.gates.shard(shard).raise_horizon(released.horizon));
+            }
+            self.siblings.open = self.siblings.open.or(&open);
+            for mark in released.marks {
+                if mark.key == Key::EVERY {
+                    self.release_for_every_key(mark, &released.shards);
+                } else if let Some(rights) = limiter.rights(mark.limit) {
+                    self.release_mark(rights, mark);
+                }
+            }
+            self.siblings.relief = true;
+        }
+        let owned = self.siblings.ownership.held();
+        let settled = self.siblings.ownership.is_settled() && owned.without(&self.siblings.open).is_empty();
+        if settled && !self.fenced && !self.shared.set_active(true) {
+            self.events.push(Event::Active);
+        }
+        self.answer_waiting();
+    }
+
+    /// A mark of every key counts when the standbys of all shards have it.
+    fn release_for_every_key(&mut self, mark: Mark, shards: &ShardSet) {
+        let owned = self.siblings.ownership.ranking().owned(self.siblings.me());
+        let waiting = &mut self.siblings.for_every_key;
+        let at = waiting.iter().position(|(known, _)| *known == mark).unwrap_or_else(|| {
+            waiting.push((mark, owned));
+            waiting.len() - 1
+        });
+        waiting[at].1 = waiting[at].1.without(shards);
+        if waiting[at].1.and(&owned).is_empty() {
+            waiting.swap_remove(at);
+            if let Some(rights) = self.limiter.rights(mark.limit) {
+                rights.live.raise_allowance(mark.slot, mark.spent);
+            }
+        }
+    }
+
+    /// Whether a slot that begins at `begin` may be granted or lent of here.
+    pub(super) fn may_give(&self, rights: &Rights, key: Key, slot: u64, begin: WallTime) -> bool {
+        let gate = self.shared.gates.of(key);
+        gate.barrier().opens(&rights.terms, slot, begin) && gate.horizon().is_some_and(|horizon| begin < horizon)
+    }
+}

@@ -1,0 +1,187 @@
+//! Chunks of an owner's rights: taken out of its counter when they are granted, published to the counter of the node that
+//! asked when they come. A key's use at other nodes is therefore part of its use at the owner, in every account.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use portolan_model::{NodeName, Now, Timestamp};
+
+use super::Limits;
+use crate::{
+    Cell,
+    counter::{Allowance, Counter},
+    key::Key,
+    leaf::Leaf,
+    message::Neighbour,
+    region::{
+        Ask, Grant, Shard,
+        sublease::{
+            MAX_ITEMS,
+            grants::Grants,
+            requests::{HAND_BACK, Published},
+        },
+    },
+    rights::Rights,
+    verdict::WaitReason,
+};
+
+impl Limits {
+    /// Takes note of a counter of a key that another node owns.
+    pub(super) fn note_foreign(&mut self, rights: &Rights, key: Key, used: u64, refused: u64, now: Now) {
+        let slot = rights.terms.slot(self.wall());
+        self.siblings.requests.handle_use(Cell { limit: rights.id, key, slot }, used, refused, now.mono);
+    }
+
+    /// Hands back what is not used, and asks ahead for the slot to come.
+    pub(super) fn hand_back(&mut self, now: Now) {
+        if self.siblings.requests.is_empty() {
+            return;
+        }
+        let limiter = self.limiter();
+        let wall = self.wall();
+        let left = |cell: &Cell| {
+            let rights = limiter.rights(cell.limit)?;
+            (rights.terms.slot(wall) == cell.slot).then(|| rights.terms.end(cell.slot).since(wall))
+        };
+        for cell in self.siblings.requests.idle(now.mono, left) {
+            let Some(rights) = limiter.rights(cell.limit) else { continue };
+            let take = |counter: &Counter| {
+                let published = counter.rights(cell.slot).map_or(0, |published| published.amount);
+                counter.withdraw(cell.slot, u64::MAX, published, 0)
+            };
+            let taken = self.with_counter(rights, cell.key, take).unwrap_or(0);
+            let spent = self.siblings.requests.spent(&cell);
+            self.siblings.requests.handle_withdrawn(cell, taken, now.mono);
+            let window = rights.terms.end(cell.slot).since(rights.terms.begin(cell.slot));
+            if left(&cell).is_some_and(|left| left <= HAND_BACK) && spent > 0 {
+                let share = AHEAD.as_secs_f64() / window.as_secs_f64().max(AHEAD.as_secs_f64());
+                let need = (spent as f64 * share).ceil() as u64;
+                let next = Cell { slot: cell.slot + 1, ..cell };
+                self.siblings.requests.ask_ahead(next, need, now.mono);
+            }
+        }
+    }
+
+    /// Queues the asks that are due, by owner.
+    pub(super) fn send_asks(&mut self, now: Timestamp) {
+        let mut by_owner = BTreeMap::<NodeName, Vec<Ask>>::new();
+        let super::siblings::Siblings { requests, ownership, .. } = &mut self.siblings;
+        let owner = |cell: &Cell| ownership.ranking().owner(Shard::of(cell.key)).cloned();
+        while let Some((owner, ask)) = requests.poll_ask(now, owner) {
+            by_owner.entry(owner).or_default().push(ask);
+        }
+        by_owner.remove(self.siblings.me());
+        let life = self.siblings.life;
+        for (owner, asks) in by_owner {
+            for asks in asks.chunks(MAX_ITEMS) {
+                self.stats.asks += asks.len() as u64;
+                self.tell_neighbour(&owner, Neighbour::Asks { life, asks: asks.to_vec() });
+            }
+        }
+    }
+
+    /// Answers what a node asks for.
+    pub(super) fn take_asks(&mut self, from: &NodeName, life: u64, asks: &[Ask]) {
+        let grants: Vec<Grant> = asks.iter().filter_map(|ask| self.grant(from, life, ask)).collect();
+        self.send_grants(from, life, grants);
+    }
+
+    /// Answers anew those that found nothing.
+    pub(super) fn answer_waiting(&mut self) {
+        for (from, life, ask) in self.siblings.grants.take_waiting() {
+            let grants = self.grant(&from, life, &ask).into_iter().collect();
+            self.send_grants(&from, life, grants);
+        }
+    }
+
+    fn send_grants(&mut self, to: &NodeName, life: u64, grants: Vec<Grant>) {
+        if !grants.is_empty() {
+            let by = self.siblings.life;
+            self.tell_neighbour(to, Neighbour::Grants { to: life, by, grants });
+        }
+    }
+
+    /// The answer to one ask; none of a key that is not this node's, or of a slot that is over.
+    fn grant(&mut self, from: &NodeName, life: u64, ask: &Ask) -> Option<Grant> {
+        let Cell { limit, key, slot } = ask.cell;
+        let limiter = self.limiter();
+        let rights = limiter.rights(limit)?;
+        if self.shared.gates.of(key).is_foreign() || !self.is_live(rights, slot) || key == Key::EVERY {
+            return None;
+        }
+        let Some(step) = self.siblings.grants.handle_ask(from, life, ask) else {
+            return Some(Grants::nothing(ask));
+        };
+        if step.refund > 0 {
+            self.with_counter(rights, key, |counter| counter.restore(slot, step.refund));
+        }
+        if ask.need == 0 || !step.grants {
+            return Some(self.siblings.grants.settle(from, ask, 0, true));
+        }
+        let nodes = self.siblings.ownership.ranking().nodes().len();
+        let begin = rights.terms.begin(slot);
+        let gives = self.may_give(rights, key, slot, begin) && !self.stopped(rights, slot);
+        let take = |counter: &Counter| {
+            let leaf = Leaf::new(&self.shared, rights, key, counter);
+            let view = leaf.view(slot)?;
+            let chunk = Grants::chunk(view.rights.amount.saturating_sub(view.used), nodes, ask);
+            let taken = if gives { leaf.withdraw(slot, chunk, view.rights.amount) } else { 0 };
+            if taken < ask.waiting {
+                // Demand of the region, be it asked of another node of it.
+                counter.refuse(u32::try_from(ask.waiting - taken).unwrap_or(u32::MAX));
+            }
+            Some((taken, view.used + taken, view.rights))
+        };
+        let (taken, used, allowance) = self.with_entry(rights, key, take)??;
+        self.stats.granted += taken;
+        if gives {
+            self.consider_mark(rights, key, slot, used, allowance);
+        }
+        let pending = matches!(allowance.pending, Some(WaitReason::Mark | WaitReason::Borrow)) || !gives;
+        let more = used < allowance.amount || pending;
+        if taken < ask.waiting {
+            self.press(rights, key);
+            if pending {
+                self.siblings.grants.wait(from.clone(), life, *ask);
+            }
+        }
+        let settled = self.siblings.grants.settle(from, ask, taken, more);
+        // Nothing to tell yet: it is told when more has come, or asked again.
+        (taken > 0 || !pending || step.refund > 0).then_some(settled)
+    }
+
+    /// Publishes what was granted.
+    pub(super) fn take_grants(&mut self, from: &NodeName, by: u64, grants: &[Grant], now: Now) {
+        let limiter = self.limiter();
+        for grant in grants {
+            let Some(rights) = limiter.rights(grant.cell.limit) else { continue };
+            if !self.shared.gates.of(grant.cell.key).is_foreign() {
+                continue;
+            }
+            let Some(published) = self.siblings.requests.handle_grant(from, by, *grant, now.mono) else { continue };
+            self.publish_granted(rights, published);
+            self.siblings.relief = true;
+        }
+    }
+
+    fn publish_granted(&self, rights: &Rights, published: Published) {
+        let Published { cell, rights: amount, low_water, pending } = published;
+        let pending = pending.then_some(WaitReason::Owner);
+        self.with_entry(rights, cell.key, |counter| {
+            counter.publish_rights(cell.slot, Allowance { amount, pending });
+            counter.publish_others(cell.slot, low_water);
+        });
+    }
+
+    /// A key of which another node of the region wants more cannot wait for the next round.
+    fn press(&mut self, rights: &Rights, key: Key) {
+        if self.watched.contains_key(&(rights.id, key)) {
+            self.urgent.insert((rights.id, key));
+        }
+    }
+}
+
+/// How often a node looks for what to hand back, while it holds anything.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+
+/// What is asked ahead of the next slot lasts this long.
+const AHEAD: Duration = Duration::from_millis(100);

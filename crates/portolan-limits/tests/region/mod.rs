@@ -1,0 +1,334 @@
+//! The nodes of one region in virtual time, over a seeded network, with disks that survive a kill, and an oracle that
+//! counts verdicts by the slot that was charged.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use portolan_config::Roster;
+use portolan_limits::{
+    Admission, Algorithm, Claim, Definition, Found, LimitId, Limits, LimitsConfig, MarkLog, MarkSequence, Message,
+    PageWrite, Ranking, Recovery, SEGMENT_LEN, Shard, Window,
+};
+use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, Rate, RegionId, Timestamp, WallTime, codec};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+
+/// Milliseconds.
+pub const SECOND: u64 = 1000;
+
+const EPOCH_MS: u64 = 1_795_312_345_678;
+const DISK_MS: u64 = 3;
+
+pub struct Region {
+    nodes: Vec<Node>,
+    definitions: Vec<Definition>,
+    now_ms: u64,
+    rng: ChaCha8Rng,
+    in_flight: Vec<(u64, usize, usize, Message)>,
+    cut_off: Vec<usize>,
+    loss_percent: u64,
+    roster: Roster,
+    /// Rosters that nodes hear of, with the time.
+    planned: VecDeque<(u64, Vec<usize>)>,
+    admitted: BTreeMap<(LimitId, u64), u64>,
+    /// When each limit admitted anything last, and the longest pauses since.
+    verdicts: Vec<u64>,
+    first_full_slot: u64,
+}
+
+struct Node {
+    name: NodeName,
+    limits: Option<Limits>,
+    lives: u64,
+    log: MarkLog,
+    disk: [Vec<u8>; 2],
+    writes: VecDeque<(u64, MarkSequence, Vec<PageWrite>)>,
+    /// The roster that it knows.
+    roster: Roster,
+}
+
+fn region_id() -> RegionId {
+    RegionId::new("here").expect("a name")
+}
+
+fn definition(id: u32, rate: &str) -> Definition {
+    let algorithm = match rate.strip_suffix("/day") {
+        Some(quota) => {
+            let period = portolan_config::Period::Day;
+            let window = Window::Calendar { period, zone: "UTC".to_owned() };
+            Algorithm::FixedWindow { quota: quota.parse().expect("a count"), window }
+        }
+        None => {
+            let rate: Rate = rate.parse().expect("a rate");
+            Algorithm::FixedWindow { quota: rate.count, window: Window::Length(rate.per) }
+        }
+    };
+    Definition::new(LimitId(id), Name::new(&format!("limit-{id}")).expect("a name"), algorithm)
+}
+
+impl Region {
+    /// Nodes that have shared the region's limits for a few seconds.
+    pub fn started(seed: u64, rates: &[&str], nodes: usize) -> Self {
+        let definitions = (1..).zip(rates).map(|(id, rate)| definition(id, rate)).collect();
+        let names = (1..=nodes).map(|number| NodeName::new(&format!("here-{number}")).expect("a name"));
+        let node = |name| Node {
+            name,
+            limits: None,
+            lives: 0,
+            log: MarkLog::recover([&[], &[]]).0,
+            disk: [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]],
+            writes: VecDeque::new(),
+            roster: Roster::default(),
+        };
+        let mut region = Self {
+            nodes: names.map(node).collect(),
+            definitions,
+            now_ms: 0,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            in_flight: Vec::new(),
+            cut_off: Vec::new(),
+            loss_percent: 0,
+            roster: Roster::default(),
+            planned: VecDeque::new(),
+            admitted: BTreeMap::new(),
+            verdicts: Vec::new(),
+            first_full_slot: 0,
+        };
+        for at in 0..nodes {
+            region.list(&(0..=at).collect::<Vec<_>>());
+            region.start(at);
+        }
+        region.pass(6 * SECOND);
+        assert!(region.nodes.iter().all(|node| node.limits.as_ref().is_some_and(|limits| limits.limiter().active())));
+        region.first_full_slot = region.now(0).wall.as_unix_millis() / SECOND + 1;
+        region
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    fn now(&self, ahead: u64) -> Now {
+        let mono = Timestamp::ZERO + Duration::from_millis(self.now_ms + ahead);
+        Now { mono, wall: WallTime::from_unix_millis(EPOCH_MS + self.now_ms + ahead) }
+    }
+
+    /// Owner, standby and the third node of the first limit's key, as the cluster has them.
+    pub fn roles(&self) -> [usize; 3] {
+        let ranking = Ranking::new(&self.roster);
+        let limiter = self.nodes.iter().find_map(|node| Some(node.limits.as_ref()?.limiter())).expect("one runs");
+        let shard = Shard::of(limiter.key(LimitId(1), &[b"k"]));
+        let at = |name: &NodeName| self.nodes.iter().position(|node| node.name == *name).expect("a node");
+        let [owner, standby] =
+            [ranking.owner(shard), ranking.standby(shard)].map(|name| at(name.expect("three nodes")));
+        [owner, standby, 3 - owner - standby]
+    }
+
+    /// Starts a process from what its disk holds.
+    pub fn start(&mut self, at: usize) {
+        let now = self.now(0);
+        let names: Vec<NodeName> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let node = &mut self.nodes[at];
+        node.lives += 1;
+        let (log, found) = MarkLog::recover([&node.disk[0], &node.disk[1]]);
+        node.log = log;
+        let recovery = match found {
+            Found::Nothing if node.lives == 1 => Recovery::FirstStart,
+            Found::Marks(marks) => Recovery::Marks(marks),
+            Found::Nothing | Found::Damaged { .. } => Recovery::Lost,
+        };
+        // From its own disk, as it knew it last; what is newer it hears later.
+        if node.roster.epoch == 0 || !self.cut_off.contains(&at) {
+            node.roster = self.roster.clone();
+        }
+        let config = LimitsConfig {
+            node: node.name.clone(),
+            region: region_id(),
+            neighbours: names,
+            rosters: BTreeMap::from([(region_id(), node.roster.clone())]),
+            life: node.lives * 100 + at as u64,
+            regions: vec![region_id()],
+            hash_key: HashKey::new([3; 16]),
+            capacity: 64,
+            worst_rtt: Duration::from_millis(100),
+            budget: ByteSize(1 << 20),
+        };
+        let mut limits = Limits::new(config, recovery, now);
+        limits.handle_definitions(&self.definitions, now);
+        node.limits = Some(limits);
+        self.drain(at);
+    }
+
+    /// Ends a process at once; writes under way are lost.
+    pub fn kill(&mut self, at: usize) {
+        self.nodes[at].limits = None;
+        self.nodes[at].writes.clear();
+        self.in_flight.retain(|(_, _, to, _)| *to != at);
+    }
+
+    /// Nobody hears a node, and it hears nobody.
+    pub fn cut_off(&mut self, at: usize) {
+        self.cut_off.push(at);
+    }
+
+    pub fn heal(&mut self) {
+        self.cut_off.clear();
+    }
+
+    pub fn lose_percent(&mut self, percent: u64) {
+        self.loss_percent = percent;
+    }
+
+    /// Lists these nodes after a while.
+    pub fn list_after(&mut self, millis: u64, nodes: &[usize]) {
+        self.planned.push_back((self.now_ms + millis, nodes.to_vec()));
+    }
+
+    fn list(&mut self, nodes: &[usize]) {
+        let names = nodes.iter().map(|at| self.nodes[*at].name.clone()).collect();
+        self.roster = Roster { epoch: self.roster.epoch + 1, nodes: names };
+        for at in 0..self.nodes.len() {
+            self.tell_roster(at);
+        }
+    }
+
+    fn tell_roster(&mut self, at: usize) {
+        if self.cut_off.contains(&at) || self.nodes[at].roster == self.roster {
+            return;
+        }
+        let now = self.now(0);
+        let rosters = BTreeMap::from([(region_id(), self.roster.clone())]);
+        let node = &mut self.nodes[at];
+        if let Some(limits) = &mut node.limits {
+            node.roster = self.roster.clone();
+            limits.handle_rosters(&rosters, now);
+        }
+        self.drain(at);
+    }
+
+    /// One request against each limit at a node; the oracle counts the verdict.
+    pub fn request(&mut self, at: usize) {
+        let now = self.now(0);
+        let Some(limits) = &mut self.nodes[at].limits else { return };
+        let limiter = limits.limiter();
+        for definition in &self.definitions {
+            let claim = Claim { limit: definition.id, key: limiter.key(definition.id, &[b"k"]), cost: 1 };
+            if let Admission::Allow(charges) = limiter.admit(&[claim], now) {
+                *self.admitted.entry((definition.id, charges[0].slot)).or_default() += 1;
+                if definition.id == LimitId(1) {
+                    self.verdicts.push(self.now_ms);
+                }
+            }
+        }
+        if limiter.take_attention() {
+            limits.handle_timeout(now);
+            self.drain(at);
+        }
+    }
+
+    /// Lets time pass, millisecond by millisecond.
+    pub fn pass(&mut self, millis: u64) {
+        for _ in 0..millis {
+            self.now_ms += 1;
+            let due = self.planned.iter().position(|(at, _)| *at <= self.now_ms);
+            if let Some((_, nodes)) = due.and_then(|due| self.planned.remove(due)) {
+                self.list(&nodes);
+            }
+            let now_ms = self.now_ms;
+            let arriving: Vec<_> = self.in_flight.extract_if(.., |(at, ..)| *at <= now_ms).collect();
+            for (_, from, to, message) in arriving {
+                self.deliver(from, to, message);
+            }
+            for at in 0..self.nodes.len() {
+                self.tell_roster(at);
+                self.sync(at);
+                let now = self.now(0);
+                if let Some(limits) = &mut self.nodes[at].limits
+                    && limits.poll_timeout().is_some_and(|due| due <= now.mono)
+                {
+                    limits.handle_timeout(now);
+                    self.drain(at);
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, message: Message) {
+        let (now, sender) = (self.now(0), self.nodes[from].name.clone());
+        if let Some(limits) = &mut self.nodes[to].limits {
+            limits.handle_message(&region_id(), &sender, message, now).expect("an honest message is taken");
+        }
+        self.drain(to);
+    }
+
+    fn sync(&mut self, at: usize) {
+        let (now, now_ms) = (self.now(0), self.now_ms);
+        let node = &mut self.nodes[at];
+        let mut durable = None;
+        while let Some((_, sequence, pages)) = node.writes.pop_front_if(|(done, ..)| *done <= now_ms) {
+            for page in pages {
+                node.disk[page.segment][page.offset as usize..][..page.bytes.len()].copy_from_slice(&page.bytes);
+            }
+            durable = Some(sequence);
+        }
+        if let (Some(sequence), Some(limits)) = (durable, &mut node.limits) {
+            limits.handle_durable(sequence, now);
+            self.drain(at);
+        }
+    }
+
+    fn drain(&mut self, at: usize) {
+        let Some(mut limits) = self.nodes[at].limits.take() else { return };
+        while let Some((to, message)) = limits.poll_transmit() {
+            let bytes = codec::encode(&message).expect("encodes");
+            assert!(message.is_long() || bytes.len() < 1150, "{} bytes", bytes.len());
+            let name = to.node.expect("a node of this region");
+            let to = self.nodes.iter().position(|node| node.name == name).expect("a node of the region");
+            let lost = self.rng.next_u64() % 100 < self.loss_percent;
+            if !lost && !self.cut_off.contains(&at) && !self.cut_off.contains(&to) {
+                let delay = 1 + self.rng.next_u64() % 2;
+                self.in_flight.push((self.now_ms + delay, at, to, message));
+            }
+        }
+        let node = &mut self.nodes[at];
+        while let Some(write) = limits.poll_marks() {
+            node.writes.push_back((self.now_ms + DISK_MS, write.sequence, node.log.append(&write)));
+        }
+        while limits.poll_event().is_some() {}
+        node.limits = Some(limits);
+    }
+
+    /// No slot of any limit admitted more than the quota.
+    pub fn check_bound(&self) {
+        for ((limit, slot), admitted) in &self.admitted {
+            let definition = self.definitions.iter().find(|definition| definition.id == *limit).expect("defined");
+            let quota = definition.algorithm.quota();
+            assert!(*admitted <= quota, "{admitted} of {quota} admitted in slot {slot} of {}", definition.name);
+        }
+    }
+
+    /// Slots of the first limit that lie wholly under load, with what they admitted; its window is a second.
+    pub fn full_slots(&self) -> Vec<(u64, u64)> {
+        let last = self.now(0).wall.as_unix_millis() / SECOND;
+        let full = self.first_full_slot..last;
+        full.map(|slot| (slot, self.admitted.get(&(LimitId(1), slot)).copied().unwrap_or(0))).collect()
+    }
+
+    pub fn admitted_in_all(&self) -> u64 {
+        self.admitted.iter().filter(|((limit, _), _)| *limit == LimitId(1)).map(|(_, admitted)| admitted).sum()
+    }
+
+    /// The longest time without any admission by the first limit.
+    pub fn longest_stall(&self, since: u64) -> u64 {
+        let times: Vec<u64> = self.verdicts.iter().copied().filter(|at| *at >= since).collect();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(u64::MAX)
+    }
+}
