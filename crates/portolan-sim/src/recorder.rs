@@ -25,6 +25,8 @@ pub struct Recorder {
     step: Duration,
     taken: Vec<RequestCounts>,
     taken_limits: Vec<Vec<RegionUse>>,
+    /// Of each limit, the key whose slots and rights are told: the one asked most when the first was asked for.
+    keys: Vec<Option<u32>>,
 }
 
 impl Recorder {
@@ -36,7 +38,7 @@ impl Recorder {
             Series { step_ms: seconds * 1000, regions: regions.iter().map(region).collect(), ..Series::default() };
         let counts = vec![RequestCounts::default(); regions.len()];
         let step = Duration::from_secs(seconds);
-        Self { requests: counts.clone(), series, step, taken: counts, taken_limits: Vec::new() }
+        Self { requests: counts.clone(), series, step, taken: counts, taken_limits: Vec::new(), keys: Vec::new() }
     }
 
     /// Something begins that has a place on the time line; returns its number.
@@ -98,7 +100,9 @@ impl Recorder {
                     ..LimitSeries::default()
                 });
                 self.taken_limits.push(vec![RegionUse::default(); limit.regions.len()]);
+                self.keys.push(None);
             }
+            self.keys[at] = self.keys[at].or_else(|| tally.busiest(at));
             let series = &mut self.series.limits[at];
             series.quota = limit.limit.quota();
             series.window_ms = u64::try_from(limit.limit.window().as_millis()).unwrap_or(u64::MAX);
@@ -118,7 +122,8 @@ impl Recorder {
         let mut series = self.series;
         let regions = series.regions.len();
         for (at, limit) in series.limits.iter_mut().enumerate() {
-            let Some((subject, slots)) = tally.busiest(at) else { continue };
+            let Some(key) = self.keys.get(at).copied().flatten() else { continue };
+            let (subject, slots) = tally.slots_of(key);
             limit.key = subject.to_owned();
             let point = |slot: &crate::slots::Slot| {
                 let mut admitted = slot.by_region.clone();
@@ -156,6 +161,7 @@ impl World<'_> {
             self.recorder.take_limits(&self.tally);
             for place in 0..self.regions.len() {
                 self.record_region(place);
+                self.record_rights(place);
             }
             let leader = self.leader().map(|host| self.hosts[host].name.to_string()).unwrap_or_default();
             let revisions = self.hosts.iter().filter_map(|host| host.process.as_ref());
@@ -189,6 +195,30 @@ impl World<'_> {
         series.mode.push(mode);
         series.dns.push(dns);
         series.view_age_ms.push(ages);
+    }
+
+    /// What a region may spend in the running slot of each limit's key, and what of it is lent and borrowed: as the node
+    /// that holds the region's account has it, which is the one that knows of loans.
+    fn record_rights(&mut self, place: usize) {
+        let points = self.recorder.series.points;
+        for at in 0..self.recorder.keys.len().min(MAX_LIMITS) {
+            let key = self.recorder.keys[at].map(|counter| self.tally.key_of(counter));
+            let usages = self.region_hosts[place].iter().filter_map(|&host| {
+                let (limit, key) = key?;
+                let now = self.hosts[host].clock.read();
+                let usage = self.hosts[host].process.as_ref()?.node.key_usage(limit, key, now)?;
+                usage.regions.into_iter().find(|usage| usage.region == self.regions[place])
+            });
+            let own = usages.max_by_key(|usage| usage.lent + usage.borrowed);
+            let (rights, lent, borrowed) = own.map_or((0, 0, 0), |own| (own.rights, own.lent, own.borrowed));
+            let series = &mut self.recorder.series.limits[at].regions[place];
+            for (column, value) in
+                [(&mut series.rights, rights), (&mut series.lent, lent), (&mut series.borrowed, borrowed)]
+            {
+                column.resize(points, 0);
+                column.push(value);
+            }
+        }
     }
 
     /// A region as most nodes of other regions have it.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, Scenario};
-use portolan_limits::{Charge, Denial};
+use portolan_limits::{Charge, Denial, Key};
 use portolan_model::{Name, Timestamp};
 use tokio::time::Duration;
 
@@ -51,6 +51,8 @@ pub struct LimitTally {
 /// One key of one limit.
 struct Counter {
     limit: usize,
+    /// What the gateway counts it by.
+    of: (LimitId, Key),
     subject: String,
     slots: Slots,
     demand: u64,
@@ -115,7 +117,7 @@ impl Tally {
     }
 
     /// Where a limit counts what `subject` asks for.
-    pub fn counter(&mut self, limit: &Arc<Limit>, id: LimitId, subject: String) -> u32 {
+    pub fn counter(&mut self, limit: &Arc<Limit>, (id, key): (LimitId, Key), subject: String) -> u32 {
         let at = self.limit(limit);
         if let Some(&counter) = self.index.get(&(id, subject.clone())) {
             return counter;
@@ -125,6 +127,7 @@ impl Tally {
         let watched = of_limit.counters <= WATCHED;
         let counter = Counter {
             limit: at,
+            of: (id, key),
             subject: subject.clone(),
             slots: Slots::default(),
             demand: 0,
@@ -274,11 +277,22 @@ impl Tally {
         self.names.get(name).map(|&at| &self.limits[at])
     }
 
-    /// The key of a limit that was asked most of those whose regions are remembered, with its slots.
-    pub fn busiest(&self, limit: usize) -> Option<(&str, impl Iterator<Item = &Slot>)> {
-        let of_limit = self.counters.iter().filter(|counter| counter.limit == limit && counter.watched);
-        let busiest = of_limit.max_by_key(|counter| counter.demand)?;
-        Some((&busiest.subject, busiest.slots.kept()))
+    /// The key of a limit that was asked most, of those whose slots are kept.
+    pub fn busiest(&self, limit: usize) -> Option<u32> {
+        let of_limit =
+            self.counters.iter().enumerate().filter(|(_, counter)| counter.limit == limit && counter.watched);
+        of_limit.max_by_key(|(_, counter)| counter.demand).and_then(|(at, _)| u32::try_from(at).ok())
+    }
+
+    /// What the gateway counts a key by.
+    pub fn key_of(&self, counter: u32) -> (LimitId, Key) {
+        self.counters[counter as usize].of
+    }
+
+    /// A key in words, and its slots.
+    pub fn slots_of(&self, counter: u32) -> (&str, impl Iterator<Item = &Slot>) {
+        let counter = &self.counters[counter as usize];
+        (&counter.subject, counter.slots.kept())
     }
 
     /// Closes every slot: nothing more will be charged.

@@ -192,7 +192,7 @@ impl World<'_> {
             let limits: Vec<&Arc<Limit>> =
                 route.limits.iter().filter_map(|name| view.intent.snapshot.limits.get(name)).collect();
             let counter = |(claim, limit): (&Claim, &&Arc<Limit>)| {
-                tally.counter(limit, claim.limit, words(limit, &route, subject))
+                tally.counter(limit, (claim.limit, claim.key), words(limit, &route, subject))
             };
             let counters = claims.iter().flatten().zip(&limits).map(counter).collect();
             let closed = limits.iter().any(|limit| limit.on_partition == OnPartition::Closed);

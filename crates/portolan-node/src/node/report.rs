@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use portolan_geodns::RegionState;
+use portolan_limits::{Key, KeyUsage, LimitId};
 use portolan_model::{NodeName, Now, RegionId, Timestamp};
 use portolan_routing::{EndpointRef, Health};
 
@@ -50,6 +51,11 @@ impl Node {
             slot_digests: self.limits.slot_digests(now),
             counts: self.counts(),
         }
+    }
+
+    /// What is known here of one key of a limit, in its running slot. `None` for a limit that is not in force.
+    pub fn key_usage(&self, limit: LimitId, key: Key, now: Now) -> Option<KeyUsage> {
+        self.limits.explain(limit, key, now)
     }
 
     /// Time since any node of `region` was heard; since the start of this node for one never heard.
