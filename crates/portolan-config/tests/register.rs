@@ -230,7 +230,9 @@ fn shares_follow_demand_where_a_limit_asks_for_it() {
     assert_eq!(split(&intent), (vec![], Some((vec![7066, 1466, 1466], None))));
     all_acknowledge(&mut intent, 105);
     assert_eq!(split(&intent).1, Some((vec![7066, 1466, 1466], Some(108))));
-    // Not twice in ten minutes; and when the next one comes, the one before is completed first.
+    accept(&mut intent, &Command::Settle { at: at(119) });
+    assert_eq!(split(&intent), (vec![7066, 1466, 1466], None));
+    // Not twice in ten minutes.
     assert_eq!(intent.weighings(&demand([10, 80, 10]), at(703)), []);
     let commands = intent.weighings(&demand([10, 80, 10]), at(704));
     accept(&mut intent, &commands[0]);

@@ -56,24 +56,20 @@ impl Split {
     pub fn is_due(&self, window: Duration, at: WallTime) -> bool {
         match &self.plan.change {
             None => self.wanted != self.plan.weights,
-            Some(change) => {
-                self.wanted != change.weights && change.from.is_some_and(|from| at >= from + settled(window))
-            }
+            Some(change) => change.from.is_some_and(|from| at >= from + settled(window)),
         }
     }
 
     /// Takes the next steps that are possible at `at`: drops what is superseded, sets the moment of a change that
-    /// everybody has seen, forgets the split before when another change waits and its slots are over, begins the change
-    /// that is wanted. `number` is given to a change that begins; returns whether one did.
+    /// everybody has seen, forgets the split before when its slots are over, begins the change that is wanted. `number` is given to a change that begins; returns whether one did.
     pub fn advance(&mut self, window: Duration, at: WallTime, number: u64, seen_by_all: u64) -> bool {
         if let Some(change) = &mut self.plan.change {
             self.latest = self.latest.max(at);
-            let other = change.weights != self.wanted;
             match change.from {
                 // Nobody has a split that not all have acknowledged, so it can be dropped for another.
-                None if other => self.plan.change = None,
+                None if change.weights != self.wanted => self.plan.change = None,
                 None if self.number <= seen_by_all => change.from = Some(self.latest + lead(window)),
-                Some(from) if other && at >= from + settled(window) => {
+                Some(from) if at >= from + settled(window) => {
                     self.plan.weights = std::mem::take(&mut change.weights);
                     self.plan.change = None;
                 }
@@ -138,8 +134,13 @@ mod tests {
         assert!(!split.advance(WINDOW, at(600), 8, 7));
         assert_eq!(change(&split).from, Some(at(621)));
         assert_eq!(split.pending(), None);
-        split.advance(WINDOW, at(9000), 8, 99);
-        assert_eq!(change(&split).from, Some(at(621)));
+        // The split before is known until its last slot is over and reported.
+        assert!(!split.is_due(WINDOW, at(640)));
+        split.advance(WINDOW, at(640), 8, 99);
+        assert_eq!(split.plan().weights, [6, 4]);
+        assert!(split.is_due(WINDOW, at(641)));
+        split.advance(WINDOW, at(641), 8, 99);
+        assert_eq!(split.plan(), &SharePlan { weights: vec![4, 6], change: None });
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub fn run(global: &cli::Global, arguments: &cli::Plan) -> Result<()> {
         limits.retain(|limit| arguments.limit.contains(&limit.name));
     }
     let answer = json!({
+        "schema": "portolan-plan",
         "version": 1,
         "file": arguments.file,
         "notes": notes,
