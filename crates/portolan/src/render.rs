@@ -28,55 +28,7 @@ pub fn history(answer: &HistoryAnswer) -> String {
 pub fn status(answers: &[StatusAnswer], silent: &[String]) -> String {
     let Some(witness) = answers.first() else { return String::new() };
     let mut text = String::new();
-    let mut regions = Table::new(["region", "state", "nodes", "roster", "drain"]);
-    for (region, answer) in &witness.regions {
-        let drain = answer
-            .drain
-            .as_ref()
-            .map_or_else(String::new, |drain| format!("{} (by {}, {})", drain.reason, drain.author, drain.at));
-        let of_region = || witness.nodes.values().filter(|node| node.region == *region);
-        let sharing = of_region().filter(|node| node.shards.is_some()).count();
-        let nodes = format!("{sharing} of {}", of_region().count());
-        regions.row([region.to_string(), answer.state.clone(), nodes, answer.roster_epoch.to_string(), drain]);
-    }
-    let mut nodes = Table::new(["node", "region", "role", "shards", "revision", "ready", "disk", "regions last heard"]);
-    for answer in answers {
-        let peers = answer.nodes.iter().filter(|(name, _)| **name != answer.node);
-        let own = answer.nodes.get(&answer.node);
-        // Of each region the node that was heard last.
-        let mut heard = BTreeMap::<&RegionId, Option<u64>>::new();
-        for (_, peer) in peers {
-            let age = heard.entry(&peer.region).or_default();
-            *age = [*age, peer.heard_ms].into_iter().flatten().min();
-        }
-        let ages = heard.into_iter().map(|(region, age)| match age {
-            Some(age) => format!("{region} {age} ms"),
-            None => format!("{region} never"),
-        });
-        nodes.row([
-            answer.node.to_string(),
-            answer.region.to_string(),
-            answer.raft.role.clone(),
-            shards(own),
-            answer.revision.to_string(),
-            yes_no(answer.ready),
-            if answer.disk_full { "full" } else { "ok" }.to_owned(),
-            ages.collect::<Vec<_>>().join(", "),
-        ]);
-    }
-    for (name, node) in witness.nodes.iter().filter(|(name, _)| answers.iter().all(|answer| answer.node != **name)) {
-        let unknown = || "-".to_owned();
-        nodes.row([
-            name.to_string(),
-            node.region.to_string(),
-            node.role.clone().unwrap_or_else(unknown),
-            shards(Some(node)),
-            node.revision.map_or_else(unknown, |revision| revision.to_string()),
-            node.ready.filter(|_| node.role.as_deref() != Some("silent")).map_or_else(unknown, yes_no),
-            unknown(),
-            unknown(),
-        ]);
-    }
+    let (regions, nodes) = (region_table(witness), node_table(witness, answers));
     let _ = write!(text, "{regions}\n{nodes}");
     for line in silent {
         let _ = writeln!(text, "no answer from {line}");
@@ -161,6 +113,65 @@ pub fn explain(answer: &ExplainAnswer) -> String {
         }
     }
     text
+}
+
+/// Each region with how many of its nodes share its limits.
+fn region_table(witness: &StatusAnswer) -> Table {
+    let mut regions = Table::new(["region", "state", "nodes", "roster", "drain"]);
+    for (region, answer) in &witness.regions {
+        let drain = answer
+            .drain
+            .as_ref()
+            .map_or_else(String::new, |drain| format!("{} (by {}, {})", drain.reason, drain.author, drain.at));
+        let of_region = || witness.nodes.values().filter(|node| node.region == *region);
+        let sharing = of_region().filter(|node| node.shards.is_some()).count();
+        let nodes = format!("{sharing} of {}", of_region().count());
+        regions.row([region.to_string(), answer.state.clone(), nodes, answer.roster_epoch.to_string(), drain]);
+    }
+    regions
+}
+
+/// Each node by its own word, those that did not answer by that of `witness`.
+fn node_table(witness: &StatusAnswer, answers: &[StatusAnswer]) -> Table {
+    let mut nodes = Table::new(["node", "region", "role", "shards", "revision", "ready", "disk", "regions last heard"]);
+    for answer in answers {
+        let peers = answer.nodes.iter().filter(|(name, _)| **name != answer.node);
+        let own = answer.nodes.get(&answer.node);
+        // Of each region the node that was heard last.
+        let mut heard = BTreeMap::<&RegionId, Option<u64>>::new();
+        for (_, peer) in peers {
+            let age = heard.entry(&peer.region).or_default();
+            *age = [*age, peer.heard_ms].into_iter().flatten().min();
+        }
+        let ages = heard.into_iter().map(|(region, age)| match age {
+            Some(age) => format!("{region} {age} ms"),
+            None => format!("{region} never"),
+        });
+        nodes.row([
+            answer.node.to_string(),
+            answer.region.to_string(),
+            answer.raft.role.clone(),
+            shards(own),
+            answer.revision.to_string(),
+            yes_no(answer.ready),
+            if answer.disk_full { "full" } else { "ok" }.to_owned(),
+            ages.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    for (name, node) in witness.nodes.iter().filter(|(name, _)| answers.iter().all(|answer| answer.node != **name)) {
+        let unknown = || "-".to_owned();
+        nodes.row([
+            name.to_string(),
+            node.region.to_string(),
+            node.role.clone().unwrap_or_else(unknown),
+            shards(Some(node)),
+            node.revision.map_or_else(unknown, |revision| revision.to_string()),
+            node.ready.filter(|_| node.role.as_deref() != Some("silent")).map_or_else(unknown, yes_no),
+            unknown(),
+            unknown(),
+        ]);
+    }
+    nodes
 }
 
 /// Of 256.
