@@ -28,6 +28,11 @@ fn exit_codes_and_messages_tell_what_to_do() {
     check(&["--dir", &dir, "wan", "show"], 1, &["up --wan"]);
     check(&["frobnicate"], 2, &["Usage"]);
     check(&["simulate", &scenario], 3, &["lenght"]);
+    check(&["simulate"], 3, &["nothing to rehearse", "--config"]);
+    check(&["simulate", "built-in/none", "--config", "gateway.yaml"], 3, &["built-in/cut-off"]);
+    check(&["simulate", "--config", "gateway.yaml", "--seeds", "0"], 2, &["--seeds"]);
+    check(&["simulate", "diff", "--config", "gateway.yaml"], 3, &["two documents"]);
+    check(&["schema", "--output", "junit"], 2, &["only `simulate`"]);
     check(&["up", "--regions", "/nonexistent"], 1, &["--regions"]);
     check(&["up", "--network", "10.0.0.0/16"], 2, &["127.X.0.0/16"]);
     check(&["probe", "https://localhost/"], 2, &["--http3"]);

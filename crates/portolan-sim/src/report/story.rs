@@ -272,7 +272,8 @@ fn times(stretches: &[(u64, u64)]) -> String {
     let more = stretches.len().saturating_sub(MAX_STRETCHES);
     let last = stretches.last().map_or(0, |(_, to)| *to);
     if more > 0 {
-        format!("from {} and {more} times more until {}", shown.join(", "), seconds(last))
+        let again = if more == 1 { "once more".to_owned() } else { format!("{more} times more") };
+        format!("from {} and {again} until {}", shown.join(", "), seconds(last))
     } else {
         format!("from {}", list(&shown))
     }
