@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use portolan_config::{Applied, Bundle, Command, Intent, RegionMap, SourceFile};
 use portolan_limits::{Mode, Peek, Recovery};
-use portolan_model::{HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
+use portolan_model::{HashKey, MemberId, NodeName, Now, RegionId, Timestamp, WallTime};
 use portolan_node::{Node, NodeConfig, Subject, View};
 use portolan_proxy::{CertificateSource, CertificateStore, Event, LogSink, Proxy, ProxyConfig, start};
 use portolan_routing::{Found, Health, RequestHead};
@@ -52,6 +52,10 @@ impl Gateway {
     pub fn start_with(document: &str, attachments: BTreeMap<String, String>, access_log: LogSink) -> Self {
         let regions = Arc::new(region_map());
         let mut intent = Intent::new(Arc::clone(&regions));
+        // A node that is no member shares no limits.
+        let (name, region) = (NodeName::new("here-1").expect("a name"), RegionId::new("here").expect("a name"));
+        let joined = Command::Join { node: name, region, member: MemberId(1), at: WallTime::default() };
+        assert!(matches!(intent.apply(&joined), Applied::Joined { .. }));
         let bundle = Bundle { document: file("gateway.yaml", document), attachments };
         let applied =
             intent.apply(&Command::Apply { bundle, author: "t".into(), at: WallTime::default(), expected: None });
@@ -65,6 +69,7 @@ impl Gateway {
             seed: 1,
         };
         let mut node = Node::new(config, Arc::new(intent.clone()), now());
+        node.set_member(MemberId(1), now());
         node.start_limits(Recovery::FirstStart, now());
         settle(&mut node);
         let view = Arc::new(ArcSwap::new(node.view()));
