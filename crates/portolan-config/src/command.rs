@@ -103,6 +103,8 @@ pub enum Command {
     FenceLimits {
         /// The region.
         region: RegionId,
+        /// Why.
+        reason: String,
         /// The operator.
         author: String,
         /// When it was proposed.

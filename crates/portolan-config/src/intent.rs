@@ -121,7 +121,7 @@ impl Intent {
             Command::Acknowledge { node, change, at: _ } => self.acknowledge(node, *change),
             Command::Weigh { limit, demand, at } => self.weigh(limit, demand, *at),
             Command::Settle { at: _ } => Ok(Applied::Settled),
-            Command::FenceLimits { region, author, at } => self.fence_limits(region, author, *at),
+            Command::FenceLimits { region, reason, author, at } => self.fence_limits(region, reason, author, *at),
             Command::UnfenceLimits { region, author, at } => self.unfence_limits(region, author, *at),
         };
         if outcome.is_ok() {
@@ -214,11 +214,18 @@ impl Intent {
         Ok(Applied::Restored)
     }
 
-    fn fence_limits(&mut self, region: &RegionId, author: &str, at: WallTime) -> Result<Applied, Refusal> {
+    fn fence_limits(
+        &mut self,
+        region: &RegionId,
+        reason: &str,
+        author: &str,
+        at: WallTime,
+    ) -> Result<Applied, Refusal> {
+        bounded("the reason", reason.len(), MAX_TEXT)?;
         bounded("the author's name", author.len(), MAX_TEXT)?;
         self.known(region)?;
-        self.fence(region, author, at)?;
-        self.record(format!("fence limits of {region}"), author, at);
+        self.fence(region, reason, author, at)?;
+        self.record(format!("fence limits of {region}: {reason}"), author, at);
         Ok(Applied::Fenced)
     }
 

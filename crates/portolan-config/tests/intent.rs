@@ -272,7 +272,12 @@ fn command() -> impl Strategy<Value = Command> {
             change,
             at: AT,
         }),
-        names.clone().prop_map(|name| Command::FenceLimits { region: region(name), author: "ann".to_owned(), at: AT }),
+        names.clone().prop_map(|name| Command::FenceLimits {
+            region: region(name),
+            reason: "flooded".to_owned(),
+            author: "ann".to_owned(),
+            at: AT,
+        }),
         names.clone().prop_map(|name| Command::UnfenceLimits {
             region: region(name),
             author: "ann".to_owned(),

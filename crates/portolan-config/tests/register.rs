@@ -178,7 +178,8 @@ fn a_count_changes_at_once_while_its_split_waits() {
 fn a_fenced_region_gives_its_share_to_the_others_and_gets_it_back() {
     let mut intent = fleet();
     apply(&mut intent, "key: global, rate: 10/s", 100);
-    let order = |at| Command::FenceLimits { region: region("eu-west"), author: "ann".into(), at };
+    let order =
+        |at| Command::FenceLimits { region: region("eu-west"), reason: "flooded".into(), author: "ann".into(), at };
     accept(&mut intent, &order(at(200)));
     assert_eq!(split(&intent), (vec![], Some((vec![1, 0, 1], None))));
     assert_eq!(intent.limits.fences()[&region("eu-west")].author, "ann");
@@ -196,13 +197,18 @@ fn a_fenced_region_gives_its_share_to_the_others_and_gets_it_back() {
     all_acknowledge(&mut intent, 401);
     assert_eq!(split(&intent).1, Some((vec![1, 3, 6], Some(404))));
     let history: Vec<&str> = intent.history().iter().map(|entry| entry.what.as_str()).collect();
-    assert_eq!(history, ["apply", "fence limits of eu-west", "apply", "unfence limits of eu-west"]);
+    assert_eq!(history, ["apply", "fence limits of eu-west: flooded", "apply", "unfence limits of eu-west"]);
 }
 
 #[test]
 fn a_fence_that_leaves_nobody_is_refused() {
     let mut intent = fleet();
-    let fence = |id: &str| Command::FenceLimits { region: region(id), author: "ann".into(), at: at(1) };
+    let fence = |id: &str| Command::FenceLimits {
+        region: region(id),
+        reason: "flooded".into(),
+        author: "ann".into(),
+        at: at(1),
+    };
     accept(&mut intent, &fence("eu-west"));
     accept(&mut intent, &fence("us-east"));
     let refused = intent.apply(&fence("ap-southeast")).to_string_of_refusal();

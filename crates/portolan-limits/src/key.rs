@@ -3,6 +3,8 @@
 //! 64 bits: at a million keys two share a counter with odds of 3e-8, and then both are only limited sooner. The hash is
 //! keyed with the cluster's secret, so nobody outside can aim for that.
 
+use std::fmt;
+
 use portolan_config::LimitId;
 use portolan_model::HashKey;
 use serde::{Deserialize, Serialize};
@@ -35,5 +37,12 @@ impl Key {
 
     pub(crate) const fn bits(self) -> u64 {
         self.0
+    }
+}
+
+/// As operators read it and lenders are told it: 16 hexadecimal digits.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }

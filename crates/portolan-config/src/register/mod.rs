@@ -41,6 +41,8 @@ struct Registered {
 /// A region whose shares others have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
+    /// Why.
+    pub reason: String,
     /// Who ordered it.
     pub author: String,
     /// When it was ordered.

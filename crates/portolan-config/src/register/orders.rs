@@ -145,7 +145,7 @@ impl Intent {
         Ok(Applied::Weighed)
     }
 
-    pub(crate) fn fence(&mut self, region: &RegionId, author: &str, at: WallTime) -> Result<(), Refusal> {
+    pub(crate) fn fence(&mut self, region: &RegionId, reason: &str, author: &str, at: WallTime) -> Result<(), Refusal> {
         if let Some(Fence { author, .. }) = self.limits.fences.get(region) {
             return Err(Refusal::AlreadyFenced { region: region.clone(), author: author.clone() });
         }
@@ -153,7 +153,7 @@ impl Intent {
         if !self.regions().ids().iter().any(holds) {
             return Err(Refusal::LastHolder { region: region.clone() });
         }
-        self.limits.fences.insert(region.clone(), Fence { author: author.to_owned(), at });
+        self.limits.fences.insert(region.clone(), Fence { reason: reason.to_owned(), author: author.to_owned(), at });
         let regions = Arc::clone(self.regions());
         self.limits.want_anew(&self.snapshot, &regions);
         Ok(())

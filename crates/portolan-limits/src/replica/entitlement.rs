@@ -68,9 +68,10 @@ impl Limits {
             if now != before && !opened {
                 counter.publish_rights(slot, now);
             }
-            (counter.used(slot), now)
+            (counter.used(slot), now, now != before)
         });
-        if let Some((used, allowance)) = published {
+        if let Some((used, allowance, moved)) = published {
+            self.siblings.relief |= moved;
             self.consider_mark(rights, key, slot, used, allowance);
         }
         self.publish_others(rights, slot, key);

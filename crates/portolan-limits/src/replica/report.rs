@@ -1,6 +1,10 @@
 //! What people and tests see of the limits: use, rights, digests, peers, counts. Changes nothing.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering::SeqCst,
+    time::Duration,
+};
 
 use portolan_config::LimitId;
 use portolan_model::{Name, Now, RegionId};
@@ -8,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Limits, Stats};
 use crate::{
+    counter::Counter,
     key::Key,
     peers::{Mode, PeerStatus},
     rights::Rights,
@@ -59,8 +64,14 @@ pub struct LimitUsage {
     pub overshoot: u64,
     /// The same of the last slot and key that had any.
     pub last_overshoot: u64,
-    /// The keys with the most use in the slot, at most [`TOP_KEYS`]. Empty in the overview of all limits.
-    pub top: Vec<KeyUsage>,
+    /// Units admitted and refused here of keys under pressure, since the start.
+    pub admitted: u64,
+    /// See `admitted`.
+    pub refused: u64,
+    /// Of these, refused while all regions together had room, as far as known here: an estimate of false refusals.
+    pub refused_below: u64,
+    /// The keys with the most use in the slot, at most [`TOP_KEYS`], the busiest first.
+    pub busiest: Vec<KeyUsage>,
 }
 
 /// One key of a limit in one slot.
@@ -100,7 +111,7 @@ pub struct RegionUsage {
 }
 
 /// Another region's view, for metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerView {
     /// The region.
     pub region: RegionId,
@@ -112,6 +123,26 @@ pub struct PeerView {
 
 /// Keys that a report of one limit lists.
 pub const TOP_KEYS: usize = 10;
+
+/// What one limit used here in a slot.
+#[derive(Debug, Default)]
+struct OwnUse {
+    keys: u64,
+    used: u64,
+    /// The keys with the most use, with it.
+    busiest: BTreeSet<(u64, Key)>,
+}
+
+impl OwnUse {
+    fn note(&mut self, key: Key, amount: u64) {
+        self.keys += 1;
+        self.used = self.used.saturating_add(amount);
+        self.busiest.insert((amount, key));
+        if self.busiest.len() > TOP_KEYS {
+            self.busiest.pop_first();
+        }
+    }
+}
 
 impl Limits {
     /// The other regions as seen from here.
@@ -154,32 +185,22 @@ impl Limits {
         live.map(|(limit, slot)| SlotDigest { limit, slot, digest: self.ledger.digest(limit, slot) }).collect()
     }
 
-    /// Every limit with its use in the current slot. Walks over the whole table.
+    /// Every limit with its use in the current slot, and its busiest keys. Walks once over the whole table.
     pub fn overview(&self, now: Now) -> Vec<LimitUsage> {
-        let used = self.used_by_key(now);
-        self.limiter.all_rights().iter().map(|rights| self.usage_of(rights, &used, now)).collect()
-    }
-
-    /// One limit with its use in the current slot, and its busiest keys. Walks over the whole table.
-    pub fn usage(&self, limit: LimitId, now: Now) -> Option<LimitUsage> {
-        let rights = self.limiter.rights(limit)?;
-        let used = self.used_by_key(now);
-        let slot = rights.terms.slot(self.shared.wall(now));
-        let mut keys: BTreeMap<Key, u64> = used.get(&limit).cloned().unwrap_or_default();
-        for (key, account) in self.ledger.of_limit(limit) {
-            *keys.entry(key).or_default() += account.consumed(slot, self.regions.len());
-        }
-        let mut busiest: Vec<(u64, Key)> =
-            keys.into_iter().filter(|(_, used)| *used > 0).map(|(key, used)| (used, key)).collect();
-        busiest.sort_unstable_by(|one, other| other.cmp(one));
-        let top = busiest.iter().take(TOP_KEYS).map(|&(_, key)| self.key_usage(rights, key, slot)).collect();
-        Some(LimitUsage { top, ..self.usage_of(rights, &used, now) })
+        let mut own = self.own_use(now);
+        let of = |rights: &Rights| self.usage_of(rights, own.remove(&rights.id).unwrap_or_default(), now);
+        self.limiter.all_rights().iter().map(of).collect()
     }
 
     /// One key of a limit in the current slot; nothing for a limit that is not defined.
     pub fn explain(&self, limit: LimitId, key: Key, now: Now) -> Option<KeyUsage> {
         let rights = self.limiter.rights(limit)?;
         Some(self.key_usage(rights, key, rights.terms.slot(self.shared.wall(now))))
+    }
+
+    /// Units asked for here of a limit's keys under pressure since the start, admitted or not.
+    pub fn asked(&self, limit: LimitId) -> u64 {
+        self.books.get(&limit).map_or(0, |book| book.tally.admitted.saturating_add(book.tally.refused))
     }
 
     /// Counts since the start.
@@ -200,42 +221,51 @@ impl Limits {
         }
     }
 
-    /// What is used here in each limit's current slot, by key.
-    fn used_by_key(&self, now: Now) -> BTreeMap<LimitId, BTreeMap<Key, u64>> {
+    /// What is used here in each limit's current slot.
+    fn own_use(&self, now: Now) -> BTreeMap<LimitId, OwnUse> {
         let wall = self.shared.wall(now);
-        let mut used = BTreeMap::<LimitId, BTreeMap<Key, u64>>::new();
-        let mut note = |rights: &Rights, key, amount| {
+        let mut used = BTreeMap::<LimitId, OwnUse>::new();
+        let mut note = |rights: &Rights, key, counter: &Counter| {
+            let amount = counter.used(rights.terms.slot(wall));
             if amount > 0 {
-                used.entry(rights.id).or_default().insert(key, amount);
+                used.entry(rights.id).or_default().note(key, amount);
             }
         };
         self.shared.table.for_each(|key, counter| {
             if let Some(rights) = self.limiter.rights(counter.limit()) {
-                note(rights, key, counter.used(rights.terms.slot(wall)));
+                note(rights, key, counter);
             }
         });
         for rights in self.limiter.all_rights() {
-            note(rights, Key::OVERFLOW, rights.live.overflow.used(rights.terms.slot(wall)));
+            note(rights, Key::OVERFLOW, &rights.live.overflow);
         }
         used
     }
 
-    fn usage_of(&self, rights: &Rights, used: &BTreeMap<LimitId, BTreeMap<Key, u64>>, now: Now) -> LimitUsage {
+    fn usage_of(&self, rights: &Rights, mut own: OwnUse, now: Now) -> LimitUsage {
         let slot = rights.terms.slot(self.shared.wall(now));
         let regions = self.regions.len();
         let mut spent = vec![0; regions];
-        let nothing = BTreeMap::new();
-        let own = used.get(&rights.id).unwrap_or(&nothing);
-        spent[self.me] = own.values().sum();
-        let mut keys = own.len() as u64;
+        spent[self.me] = own.used;
         for (key, account) in self.ledger.of_limit(rights.id) {
             let balances = account.balances(slot, regions);
             spent[self.me] -= balances[self.me].lent.min(spent[self.me]);
             let others = balances.iter().enumerate().filter(|&(at, _)| at != self.me);
-            others.for_each(|(at, balance)| spent[at] += balance.consumed);
-            let elsewhere = balances.iter().any(|balance| balance.consumed > 0);
-            keys += u64::from(elsewhere && !own.contains_key(&key));
+            let elsewhere: u64 = others.map(|(at, balance)| add(&mut spent[at], balance.consumed)).sum();
+            if elsewhere > 0 {
+                let here = self.with_counter(rights, key, |counter| counter.used(slot)).unwrap_or(0);
+                own.keys += u64::from(here == 0);
+                own.busiest.insert((here.saturating_add(elsewhere), key));
+                // Twice, since a key may stand there with its own use alone, too.
+                if own.busiest.len() > 2 * TOP_KEYS {
+                    own.busiest.pop_first();
+                }
+            }
         }
+        let mut busiest: Vec<Key> = own.busiest.into_iter().rev().map(|(_, key)| key).collect();
+        let mut seen = BTreeSet::new();
+        busiest.retain(|key| seen.insert(*key));
+        busiest.truncate(TOP_KEYS);
         let tally = self.books.get(&rights.id).map(|book| book.tally).unwrap_or_default();
         LimitUsage {
             limit: rights.id,
@@ -247,14 +277,17 @@ impl Limits {
             window: rights.terms.window,
             on_partition: rights.on_partition.as_str().to_owned(),
             mode: self.mode_of(rights),
-            keys,
+            keys: own.keys,
             spent: self.regions.iter().cloned().zip(spent).collect(),
             lent: tally.lent,
             borrowed: tally.borrowed,
             overdraft: tally.overdraft,
             overshoot: tally.overshoot,
             last_overshoot: tally.last_overshoot,
-            top: Vec::new(),
+            admitted: tally.admitted,
+            refused: tally.refused,
+            refused_below: tally.refused_below,
+            busiest: busiest.into_iter().map(|key| self.key_usage(rights, key, slot)).collect(),
         }
     }
 
@@ -284,4 +317,10 @@ impl Limits {
         };
         KeyUsage { key, slot, allowed, used, regions: self.regions.iter().enumerate().map(region).collect() }
     }
+}
+
+/// Adds to a sum and hands the summand on.
+fn add(sum: &mut u64, amount: u64) -> u64 {
+    *sum = sum.saturating_add(amount);
+    amount
 }

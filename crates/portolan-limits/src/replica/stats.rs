@@ -1,7 +1,9 @@
 //! Counts that the state machine keeps, for metrics.
 
+use serde::{Deserialize, Serialize};
+
 /// Counts since the start, and some readings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Messages taken in.
     pub messages: u64,
