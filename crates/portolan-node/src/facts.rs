@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use portolan_gossip::{FactKey, Facts};
-use portolan_model::{HashKey, NodeName, RegionId, Revision, Timestamp, codec};
+use portolan_model::{HashKey, Name, NodeName, RegionId, Revision, Timestamp, codec};
 use serde::{Deserialize, Serialize};
 
 /// How old facts may be to count: three publications.
@@ -35,6 +35,8 @@ pub struct NodeFacts {
     pub sights: Vec<Sight>,
     /// Nodes of its own region that have fallen silent.
     pub silent: Vec<NodeName>,
+    /// What it is asked for of limits that are split by demand, in units per thousand seconds.
+    pub demand: Vec<(Name, u64)>,
 }
 
 impl NodeFacts {

@@ -3,8 +3,10 @@
 //! Decides which part an input goes to and when a new [`View`] is due. The parts decide everything else.
 
 mod duties;
+mod lending;
 mod ownership;
 mod report;
+mod splits;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -29,7 +31,7 @@ use crate::{
     election::ElectionGuard,
     facts::{self, Known},
     neighbours::Neighbours,
-    node::ownership::Ownership,
+    node::{ownership::Ownership, splits::Splits},
     presence::{Liveness, Presence},
     probes::ProbeSchedule,
     rosters::RosterWatch,
@@ -134,6 +136,7 @@ pub struct Node {
     next_publication: Timestamp,
     outbox: VecDeque<Transmit>,
     proposals: VecDeque<Command>,
+    splits: Splits,
     events: VecDeque<Event>,
     counts: Counts,
 }
@@ -187,6 +190,7 @@ impl Node {
             next_publication: now.mono,
             outbox: VecDeque::new(),
             proposals: VecDeque::new(),
+            splits: Splits::default(),
             events: VecDeque::new(),
             counts: Counts::default(),
             config,

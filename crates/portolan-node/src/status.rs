@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use portolan_limits::{LimitUsage, PeerStatus, SlotDigest};
+use portolan_limits::{LimitUsage, PeerStatus, PeerView, SlotDigest};
 use portolan_model::{MemberId, Name, NodeName, RegionId, Revision};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,10 @@ pub struct NodeStatus {
     pub limit_peers: Vec<PeerStatus>,
     /// Every limit with its use.
     pub limits: Vec<LimitUsage>,
+    /// How old the view of each other region is, and how many loans to it are on their way.
+    pub limit_views: Vec<PeerView>,
+    /// Counts of the limits since the start.
+    pub limit_counts: portolan_limits::Stats,
     /// Digests of live slots: equal on nodes that have heard the same.
     pub slot_digests: Vec<SlotDigest>,
     /// Counts since the start.

@@ -30,6 +30,7 @@ impl Node {
             self.publish_if_changed(now);
         }
         self.watch_rosters(now);
+        self.tend_splits(now);
     }
 
     /// As the leader: proposes rosters that follow what the regions' nodes say of each other.
@@ -44,9 +45,7 @@ impl Node {
         words.insert(&self.config.name, &own);
         let proposed = self.rosters.propose(&self.intent, &words, now.mono);
         for Proposed { region, expected, present } in proposed {
-            if self.proposals.len() < MAX_QUEUE {
-                self.proposals.push_back(Command::Roster { region, expected, present, at: now.wall });
-            }
+            self.propose(Command::Roster { region, expected, present, at: now.wall });
         }
     }
 
@@ -248,6 +247,7 @@ impl Node {
             region_list: self.region_list,
             sights: self.config.regions.ids().iter().map(sight).collect(),
             silent: self.silent_neighbours(now.mono),
+            demand: self.splits.demand(),
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use portolan_config::LimitId;
 use portolan_geodns::RegionState;
-use portolan_limits::{Key, KeyUsage, LimitId};
+use portolan_limits::{Key, KeyUsage};
 use portolan_model::{NodeName, Now, RegionId, Timestamp};
 use portolan_routing::{EndpointRef, Health};
 
@@ -48,6 +49,8 @@ impl Node {
                 .collect(),
             limit_peers: self.limits.peers(now),
             limits: self.limits.overview(now),
+            limit_views: self.limits.views(now),
+            limit_counts: self.limits.stats(),
             slot_digests: self.limits.slot_digests(now),
             counts: self.counts(),
         }
@@ -56,6 +59,11 @@ impl Node {
     /// What is known here of one key of a limit, in its running slot. `None` for a limit that is not in force.
     pub fn key_usage(&self, limit: LimitId, key: Key, now: Now) -> Option<KeyUsage> {
         self.limits.explain(limit, key, now)
+    }
+
+    /// What is known of each of some counters; `None` for one of a limit that is not defined.
+    pub fn counters(&self, counters: &[(LimitId, Key)], now: Now) -> Vec<Option<KeyUsage>> {
+        counters.iter().map(|&(limit, key)| self.limits.explain(limit, key, now)).collect()
     }
 
     /// Time since any node of `region` was heard; since the start of this node for one never heard.
