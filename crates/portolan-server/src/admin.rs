@@ -6,6 +6,7 @@
 mod change;
 mod connection;
 mod explain;
+mod limits;
 mod problem;
 mod read;
 mod status;
@@ -27,7 +28,10 @@ use tokio::net::TcpListener;
 
 pub use self::connection::{acceptor, serve};
 use self::problem::Failure;
-use crate::{clock::Clock, error::Error, identity::NodeIdentity, mesh::Mesh, metrics::Metrics, node_loop::NodeQueries};
+use crate::{
+    clock::Clock, error::Error, identity::NodeIdentity, lenders::LenderStats, mesh::Mesh, metrics::Metrics,
+    node_loop::NodeQueries,
+};
 
 /// Largest request body, in bytes: a bundle as large as the log takes, with JSON's escapes.
 const MAX_BODY: usize = 6 << 20;
@@ -48,6 +52,10 @@ pub struct AdminState {
     pub node: NodeQueries,
     /// Connections to peers.
     pub mesh: Mesh,
+    /// Counts of lenders.
+    pub lenders: LenderStats,
+    /// Counts of the data path, and the names of keys it has seen.
+    pub proxy: portolan_proxy::Metrics,
     /// What `/metrics` shows.
     pub metrics: Metrics,
 }
@@ -89,6 +97,10 @@ fn router(state: Arc<AdminState>) -> Router {
         .route("/v1/status", get(read::status))
         .route("/v1/digests", get(read::digests))
         .route("/v1/explain", post(read::explain))
+        .route("/v1/limits", get(limits::limits))
+        .route("/v1/limits/explain", post(limits::explain))
+        .route("/v1/limits/fence", post(change::fence))
+        .route("/v1/limits/unfence", post(change::unfence))
         .layer(middleware::from_extractor::<Operator>());
     Router::new()
         .route("/healthz", get(read::healthz))

@@ -2,11 +2,18 @@
 //!
 //! Durations are whole milliseconds in fields that end in `_ms`. Errors are RFC 9457 problem documents ([`Problem`]).
 
+mod limits;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use portolan_config::{Bundle, Fault, HistoryEntry};
 use portolan_model::{Name, NodeName, RegionId, Revision};
 use serde::{Deserialize, Serialize};
+
+pub use self::limits::{
+    BudgetAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceAnswer, FenceRequest, KeyAnswer,
+    KeyRegionAnswer, LenderAnswer, LimitsAnswer, PeerAnswer, UnfenceRequest,
+};
 
 /// `POST /v1/apply`: put a document in force.
 #[derive(Clone, Debug, Serialize, Deserialize)]

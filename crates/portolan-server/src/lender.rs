@@ -18,7 +18,8 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use portolan_model::{Name, Timestamp, WallTime};
+use portolan_limits::{LoanReply, LoanRequest};
+use portolan_model::{Name, RegionId, Timestamp, WallTime};
 use redis::{AsyncConnectionConfig, Client, RedisResult, Script, aio::MultiplexedConnection};
 use tokio::{
     sync::mpsc,
@@ -50,39 +51,20 @@ const SLOT_GRACE: Duration = Duration::from_secs(10);
 
 const LEND: &str = include_str!("lender/lend.lua");
 
-/// A part of one slot of one key, wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoanRequest {
-    /// The slot, as the cluster names it: limit, slot number and key.
-    pub slot: String,
-    /// Who asks.
-    pub region: String,
-    /// Grows with each request of a region for a slot.
-    pub sequence: u64,
-    /// What the region was lent in the slot so far.
-    pub held: u64,
-    /// How much more it wants.
-    pub wanted: u64,
-    /// What all regions together may be lent.
-    pub quota: u64,
-    /// The end of the slot.
-    pub ends: WallTime,
-}
-
-/// How a request ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoanOutcome {
-    /// The request.
-    pub request: LoanRequest,
-    /// What the region was lent in the slot in all; `None` when no answer came in time.
-    pub lent: Option<u64>,
+/// On whose behalf chunks are asked for.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// The cluster, so that several may share a server.
+    pub cluster: Name,
+    /// The region.
+    pub region: RegionId,
 }
 
 /// What the node's loop hears of a lender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LenderNews {
     /// A request has ended.
-    Loan(LoanOutcome),
+    Loan(LoanReply),
     /// The lender is, or is no longer, to be counted on. At first it is.
     Reachable(bool),
 }
@@ -102,6 +84,13 @@ pub struct LenderCounters {
     pub unreachable: AtomicBool,
 }
 
+impl LenderCounters {
+    /// Whether the lender can be counted on.
+    pub fn is_reachable(&self) -> bool {
+        !self.unreachable.load(Relaxed)
+    }
+}
+
 /// A handle to the task that talks to one lender; the task ends with it.
 #[derive(Debug)]
 pub struct Lender {
@@ -115,6 +104,7 @@ impl Lender {
     /// runtime.
     pub fn start(
         config: &Arc<portolan_config::Lender>,
+        asker: &Asker,
         clock: Clock,
         news: mpsc::Sender<(Name, LenderNews)>,
     ) -> RedisResult<Self> {
@@ -123,6 +113,7 @@ impl Lender {
         let counters = Arc::<LenderCounters>::default();
         let link = Link {
             name: config.name.clone(),
+            asker: asker.clone(),
             clock,
             waiting,
             news,
@@ -156,6 +147,7 @@ impl Lender {
 /// The task's side.
 struct Link {
     name: Name,
+    asker: Asker,
     clock: Clock,
     waiting: mpsc::Receiver<LoanRequest>,
     news: mpsc::Sender<(Name, LenderNews)>,
@@ -232,7 +224,7 @@ impl Link {
                 asked = self.waiting.recv(), if running.len() < MAX_IN_FLIGHT => match asked {
                     None => break Stopped::Unwanted,
                     Some(request) if self.health.is_reachable() => {
-                        running.push(ask(&script, connection.clone(), request, self.clock.now().wall));
+                        running.push(ask(&script, connection.clone(), self.asker.clone(), request, self.clock.now().wall));
                     }
                     Some(request) => self.refuse(request).await,
                 },
@@ -264,13 +256,13 @@ impl Link {
                 self.counters.answered.fetch_add(1, Relaxed);
                 self.counters.lent.fetch_add(lent.saturating_sub(request.held), Relaxed);
                 self.count_answer(took).await;
-                self.tell(LenderNews::Loan(LoanOutcome { request, lent: Some(lent) })).await;
+                self.tell(LenderNews::Loan(reply(&request, Some(lent)))).await;
                 ControlFlow::Continue(())
             }
             Answer::Late | Answer::Broken => {
                 self.counters.failed.fetch_add(1, Relaxed);
                 self.count_failure().await;
-                self.tell(LenderNews::Loan(LoanOutcome { request, lent: None })).await;
+                self.tell(LenderNews::Loan(reply(&request, None))).await;
                 let useless = matches!(answer, Answer::Broken) || !self.health.is_reachable();
                 if useless { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
@@ -279,7 +271,7 @@ impl Link {
 
     async fn refuse(&mut self, request: LoanRequest) {
         self.counters.refused.fetch_add(1, Relaxed);
-        self.tell(LenderNews::Loan(LoanOutcome { request, lent: None })).await;
+        self.tell(LenderNews::Loan(reply(&request, None))).await;
     }
 
     async fn count_answer(&mut self, took: Duration) {
@@ -329,16 +321,18 @@ enum Answer {
 async fn ask(
     script: &Script,
     mut connection: MultiplexedConnection,
+    asker: Asker,
     request: LoanRequest,
     now: WallTime,
 ) -> (LoanRequest, Answer) {
-    let lifetime = request.ends.since(now) + SLOT_GRACE;
+    let slot = format!("portolan:{}:{}:{}:{}", asker.cluster, request.limit.0, request.slot, request.key);
+    let lifetime = request.slot_ends.since(now) + SLOT_GRACE;
     let mut call = script.prepare_invoke();
-    call.key(&request.slot)
-        .arg(&request.region)
+    call.key(slot)
+        .arg(asker.region.as_str())
         .arg(request.sequence)
         .arg(request.held)
-        .arg(request.wanted)
+        .arg(request.units)
         .arg(request.quota)
         .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
     let began = Instant::now();
@@ -349,6 +343,12 @@ async fn ask(
         Ok(Err(_)) | Err(_) => Answer::Late,
     };
     (request, answer)
+}
+
+/// What came of a request, in the words of the limits.
+fn reply(request: &LoanRequest, granted: Option<u64>) -> LoanReply {
+    let LoanRequest { limit, key, slot, sequence, .. } = *request;
+    LoanReply { limit, key, slot, sequence, granted }
 }
 
 async fn ping(mut connection: MultiplexedConnection) -> RedisResult<()> {

@@ -8,13 +8,14 @@ use std::{
 };
 
 use portolan_config::Snapshot;
+use portolan_limits::LoanRequest;
 use portolan_model::Name;
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::{
     clock::Clock,
-    lender::{Lender, LenderCounters, LenderNews, LoanRequest},
+    lender::{Asker, Lender, LenderCounters, LenderNews},
 };
 
 /// News that wait for the node's loop; a lender with more waits for the loop.
@@ -34,6 +35,7 @@ impl LenderStats {
 /// What the node's loop holds.
 pub struct Lenders {
     running: BTreeMap<Name, Lender>,
+    asker: Asker,
     clock: Clock,
     news: mpsc::Sender<(Name, LenderNews)>,
     stats: LenderStats,
@@ -41,9 +43,9 @@ pub struct Lenders {
 
 impl Lenders {
     /// None yet; their news arrive at the other end.
-    pub fn new(clock: Clock) -> (Self, mpsc::Receiver<(Name, LenderNews)>) {
+    pub fn new(asker: Asker, clock: Clock) -> (Self, mpsc::Receiver<(Name, LenderNews)>) {
         let (news, heard) = mpsc::channel(NEWS);
-        (Self { running: BTreeMap::new(), clock, news, stats: LenderStats::default() }, heard)
+        (Self { running: BTreeMap::new(), asker, clock, news, stats: LenderStats::default() }, heard)
     }
 
     /// Counts, for whoever scrapes.
@@ -59,7 +61,7 @@ impl Lenders {
             if self.running.contains_key(name) {
                 continue;
             }
-            match Lender::start(config, self.clock, self.news.clone()) {
+            match Lender::start(config, &self.asker, self.clock, self.news.clone()) {
                 Ok(lender) => {
                     self.running.insert(name.clone(), lender);
                 }

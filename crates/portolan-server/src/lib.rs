@@ -7,6 +7,7 @@ mod run;
 
 mod node_loop;
 
+mod limit_events;
 pub mod mesh;
 mod raft_link;
 mod raft_thread;

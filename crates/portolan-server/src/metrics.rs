@@ -1,6 +1,8 @@
 //! Every metric outside the data path: name, unit, labels and help in one place. Labels are names from the
 //! configuration or fixed words, never what a peer or a client chose.
 
+mod limits;
+
 use std::{
     fmt,
     sync::{
@@ -10,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use portolan_limits::Mode;
 use portolan_node::{NodeStatus, RegionHealth};
 use portolan_raft::{Role, Status};
 use prometheus_client::{
@@ -23,7 +24,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{dns::DnsCounters, mesh::MeshStats};
+use crate::{dns::DnsCounters, lenders::LenderStats, mesh::MeshStats};
 
 /// Renders `/metrics`.
 pub struct Metrics {
@@ -31,6 +32,7 @@ pub struct Metrics {
     dns: Arc<DnsCounters>,
     probes_skipped: Arc<AtomicU64>,
     spans_lost: Arc<AtomicU64>,
+    lenders: LenderStats,
 }
 
 impl Metrics {
@@ -40,10 +42,11 @@ impl Metrics {
         dns: Arc<DnsCounters>,
         probes_skipped: Arc<AtomicU64>,
         spans_lost: Arc<AtomicU64>,
+        lenders: LenderStats,
     ) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(proxy));
-        Self { proxy: registry, dns, probes_skipped, spans_lost }
+        Self { proxy: registry, dns, probes_skipped, spans_lost, lenders }
     }
 
     /// The page, in OpenMetrics text format.
@@ -52,7 +55,7 @@ impl Metrics {
         read_node(&mut readings, node);
         read_raft(&mut readings, raft);
         read_mesh(&mut readings, mesh);
-        read_limits(&mut readings, node);
+        limits::read(&mut readings, node, &self.lenders.all());
         let answers = self.dns.snapshot().map(|(code, count)| (vec![("code", code.to_owned())], count));
         readings.counters("portolan_dns_answers", "DNS answers by response code", answers);
         let skipped = self.probes_skipped.load(Relaxed);
@@ -129,18 +132,6 @@ fn read_mesh(readings: &mut Readings, mesh: &MeshStats) {
         Some((vec![("peer", peer.to_string())], stats.rtt.as_ref().map(Duration::as_secs_f64)?))
     });
     readings.gauges("portolan_mesh_rtt_seconds", "Round trip to the peer", rtt);
-}
-
-fn read_limits(readings: &mut Readings, node: &NodeStatus) {
-    readings.gauge("portolan_limits_active", "Whether limits may admit", flag(node.limits_active));
-    let degraded =
-        node.limits.iter().map(|limit| (vec![("limit", limit.name.to_string())], flag(limit.mode != Mode::Healthy)));
-    readings.gauges("portolan_limit_degraded", "Whether a region of the limit is not heard", degraded);
-    let keys = node.limits.iter().map(|limit| (vec![("limit", limit.name.to_string())], limit.keys as f64));
-    readings.gauges("portolan_limit_keys", "Keys with a count", keys);
-    let ages =
-        node.limit_peers.iter().map(|peer| (vec![("region", peer.region.to_string())], peer.heard.as_secs_f64()));
-    readings.gauges("portolan_limits_view_age_seconds", "Time since a region's counters were heard", ages);
 }
 
 fn flag(set: bool) -> f64 {

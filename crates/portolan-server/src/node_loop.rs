@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use portolan_config::Intent;
-use portolan_limits::{MarkSequence, Recovery};
-use portolan_model::codec;
+use portolan_config::{Intent, LimitId};
+use portolan_limits::{Key, KeyUsage, LoanReply, LoanRequest, MarkSequence, Recovery};
+use portolan_model::{Name, codec};
 use portolan_node::{Class, Event, Message, Node, NodeStatus, RaftStatus, View};
 use portolan_proxy::Proxy;
 use portolan_raft::Raft;
@@ -19,6 +19,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     clock::Clock,
+    lender::LenderNews,
+    lenders::Lenders,
+    limit_events,
     marks_file::MarksWriter,
     mesh::{Inbound, Mesh, Urgency},
     probes::Prober,
@@ -65,25 +68,46 @@ pub struct NodeLoop {
     /// Requests that wait for a mark are told when it is on disk.
     pub proxy: Arc<Proxy>,
     /// Questions of the admin API.
-    pub questions: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
+    pub questions: mpsc::Receiver<Question>,
+    /// Whom to ask for chunks of limits.
+    pub lenders: Lenders,
+    /// What lenders answered.
+    pub lender_news: mpsc::Receiver<(Name, LenderNews)>,
 }
 
-/// Asks the loop for the node's status.
+/// What the loop is asked for; it answers between two turns.
+pub enum Question {
+    /// The node's status.
+    Status(oneshot::Sender<NodeStatus>),
+    /// Some counters.
+    Counters(Vec<(LimitId, Key)>, oneshot::Sender<Vec<Option<KeyUsage>>>),
+}
+
+/// Asks the loop about the node.
 #[derive(Clone)]
-pub struct NodeQueries(mpsc::Sender<oneshot::Sender<NodeStatus>>);
+pub struct NodeQueries(mpsc::Sender<Question>);
 
 impl NodeQueries {
     /// A handle for askers and the end that the loop takes.
-    pub fn new() -> (Self, mpsc::Receiver<oneshot::Sender<NodeStatus>>) {
+    pub fn new() -> (Self, mpsc::Receiver<Question>) {
         let (sender, receiver) = mpsc::channel(QUESTIONS);
         (Self(sender), receiver)
     }
 
     /// The node's status; `None` when the loop has ended.
     pub async fn status(&self) -> Option<NodeStatus> {
-        let (answer, status) = oneshot::channel();
-        self.0.send(answer).await.ok()?;
-        status.await.ok()
+        self.ask(Question::Status).await
+    }
+
+    /// What the node knows of each of some counters.
+    pub async fn counters(&self, counters: Vec<(LimitId, Key)>) -> Option<Vec<Option<KeyUsage>>> {
+        self.ask(|answer| Question::Counters(counters, answer)).await
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(question(answer)).await.ok()?;
+        answered.await.ok()
     }
 }
 
@@ -93,6 +117,7 @@ impl NodeLoop {
         let mut raft_ticks = ticks(RAFT_STATUS);
         let mut recovered = false;
         self.node.set_member(self.raft.member(), self.clock.now());
+        self.lenders.follow(&self.intent.borrow().snapshot);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let timer = sleep_until(self.wake());
@@ -105,6 +130,7 @@ impl NodeLoop {
                 }
                 Ok(()) = self.intent.changed() => {
                     let intent = self.intent.borrow_and_update().clone();
+                    self.lenders.follow(&intent.snapshot);
                     self.node.handle_intent(intent, self.clock.now());
                 }
                 recovery = &mut self.recovery, if !recovered => {
@@ -114,10 +140,8 @@ impl NodeLoop {
                 Some((endpoint, outcome)) = self.outcomes.recv() => {
                     self.node.handle_probe(endpoint, outcome, self.clock.now());
                 }
-                Some(answer) = self.questions.recv() => {
-                    // Fails when the asker has gone.
-                    let _ = answer.send(self.node.status(self.clock.now()));
-                }
+                Some(question) = self.questions.recv() => self.answer(question),
+                Some((lender, news)) = self.lender_news.recv() => self.hear_lender(&lender, news),
                 _ = raft_ticks.tick() => self.node.handle_raft_status(raft_status(&self.raft), self.clock.now()),
                 () = self.proxy.limits_wanted() => self.node.handle_timeout(self.clock.now()),
                 () = timer => self.node.handle_timeout(self.clock.now()),
@@ -149,6 +173,23 @@ impl NodeLoop {
         }
     }
 
+    fn answer(&self, question: Question) {
+        let now = self.clock.now();
+        // Each fails when the asker has gone.
+        match question {
+            Question::Status(answer) => drop(answer.send(self.node.status(now))),
+            Question::Counters(counters, answer) => drop(answer.send(self.node.counters(&counters, now))),
+        }
+    }
+
+    fn hear_lender(&mut self, lender: &Name, news: LenderNews) {
+        let now = self.clock.now();
+        match news {
+            LenderNews::Loan(reply) => self.node.handle_loan(reply, now),
+            LenderNews::Reachable(reachable) => self.node.handle_lender(lender, reachable, now),
+        }
+    }
+
     /// Carries out everything that the node wants done.
     fn carry_out(&mut self) {
         while let Some(event) = self.node.poll_event() {
@@ -173,6 +214,13 @@ impl NodeLoop {
                 }
             });
         }
+        while let Some((lender, request)) = self.node.poll_loan() {
+            let LoanRequest { limit, key, slot, sequence, .. } = request;
+            if !self.lenders.ask(&lender, request) {
+                let reply = LoanReply { limit, key, slot, sequence, granted: None };
+                self.node.handle_loan(reply, self.clock.now());
+            }
+        }
         while let Some(probe) = self.node.poll_probe() {
             self.prober.start(probe);
         }
@@ -195,9 +243,8 @@ impl NodeLoop {
                 error!(%by, "another process has joined under this node's name; this one admits nothing more: stop it");
             }
             Event::RegionDown { .. } | Event::PeerStale { .. } | Event::Ready(false) => warn!(?event, "node"),
-            Event::RegionUp { .. } | Event::PeerFresh { .. } | Event::Ready(true) | Event::Limits(_) => {
-                info!(?event, "node");
-            }
+            Event::RegionUp { .. } | Event::PeerFresh { .. } | Event::Ready(true) => info!(?event, "node"),
+            Event::Limits(event) => limit_events::log(event, &self.view.load()),
         }
     }
 }

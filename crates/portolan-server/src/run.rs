@@ -31,6 +31,8 @@ use crate::{
     dns::{DnsCounters, DnsSockets},
     error::Error,
     files::{NodeFiles, follow_files},
+    lender::Asker,
+    lenders::Lenders,
     marks_file::MarksFiles,
     mesh::{Mesh, MeshConfig, PeerAddress},
     metrics::Metrics,
@@ -105,6 +107,8 @@ impl Running {
         let (prober, outcomes) = Prober::new();
         let (marks, durable) = marks.start()?;
         let dns_counters = Arc::new(DnsCounters::default());
+        let asker = Asker { cluster: node.cluster.clone(), region: node.region.clone() };
+        let (lenders, lender_news) = Lenders::new(asker, clock);
         let admin = AdminState {
             me: files.me.clone(),
             clock,
@@ -112,8 +116,16 @@ impl Running {
             view: Arc::clone(&view),
             raft: raft.clone(),
             node: queries,
+            lenders: lenders.stats(),
+            proxy: proxy.metrics().clone(),
             mesh: mesh.clone(),
-            metrics: Metrics::new(proxy.metrics().clone(), Arc::clone(&dns_counters), prober.skipped(), spans_lost),
+            metrics: Metrics::new(
+                proxy.metrics().clone(),
+                Arc::clone(&dns_counters),
+                prober.skipped(),
+                spans_lost,
+                lenders.stats(),
+            ),
         };
         tasks.spawn(announce(Arc::clone(&view), ready_line(node, &proxy, &mesh, &sockets)));
         sockets.serve(node, files, admin, dns_counters, &mut tasks)?;
@@ -133,6 +145,8 @@ impl Running {
             view,
             proxy: proxy_in,
             questions,
+            lenders,
+            lender_news,
         };
         Ok(Self { proxy, driver: tokio::spawn(node_loop.run()), raft: thread, mesh, tasks, telemetry })
     }

@@ -3,10 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use portolan_model::{Name, WallTime};
+use portolan_config::LimitId;
+use portolan_limits::{Key, LoanReply, LoanRequest};
+use portolan_model::{HashKey, Name, RegionId, WallTime};
 use portolan_server::{
     Clock,
-    lender::{Lender, LenderNews, LoanOutcome, LoanRequest},
+    lender::{Asker, Lender, LenderNews},
 };
 use portolan_tests::{Redis, Relay};
 use tokio::{sync::mpsc, time::timeout};
@@ -16,7 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One region with its lender.
 struct Region {
-    name: &'static str,
     lender: Lender,
     news: mpsc::Receiver<(Name, LenderNews)>,
 }
@@ -25,19 +26,21 @@ impl Region {
     fn new(name: &'static str, url: &str) -> Self {
         let (sender, news) = mpsc::channel(1024);
         let config = portolan_config::Lender { name: Name::new("main").expect("a name"), redis: url.into() };
-        let lender = Lender::start(&config.into(), Clock::start(), sender);
-        Self { name, lender: lender.expect("the URL is sound"), news }
+        let asker = Asker { cluster: Name::new("test").expect("a name"), region: RegionId::new(name).expect("a name") };
+        let lender = Lender::start(&config.into(), &asker, Clock::start(), sender);
+        Self { lender: lender.expect("the URL is sound"), news }
     }
 
     fn request(&self, sequence: u64, held: u64, wanted: u64) -> LoanRequest {
         LoanRequest {
-            slot: "portolan:1:77:00000000000000ab".into(),
-            region: self.name.into(),
+            limit: LimitId(1),
+            key: Key::new(&HashKey::new([7; 16]), LimitId(1), &[]),
+            slot: 77,
             sequence,
             held,
-            wanted,
+            units: wanted,
             quota: 100,
-            ends: WallTime::from_unix_millis(u64::MAX / 2),
+            slot_ends: WallTime::from_unix_millis(u64::MAX / 2),
         }
     }
 
@@ -58,7 +61,9 @@ impl Region {
         assert!(self.lender.ask(request.clone()));
         loop {
             match self.next().await {
-                LenderNews::Loan(LoanOutcome { request: answered, lent }) if answered == request => return lent,
+                LenderNews::Loan(LoanReply { sequence, granted, .. }) if sequence == request.sequence => {
+                    return granted;
+                }
                 LenderNews::Loan(_) | LenderNews::Reachable(_) => {}
             }
         }

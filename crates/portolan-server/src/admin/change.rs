@@ -17,12 +17,14 @@ use super::{
     AdminState, Operator,
     problem::{Failure, json, read_json},
 };
-use crate::api::{ApplyRequest, ChangeAnswer, DrainRequest, RestoreRequest, RollbackRequest};
+use crate::api::{
+    ApplyRequest, ChangeAnswer, DrainRequest, FenceRequest, RestoreRequest, RollbackRequest, UnfenceRequest,
+};
 
 /// A region whose nodes were not heard for this long is not counted as one that could take a drained region's clients.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Longest reason of a drain, in bytes.
+/// Longest reason of a drain or a fence, in bytes.
 const MAX_REASON: usize = 256;
 
 type Body = Result<Bytes, BytesRejection>;
@@ -63,10 +65,7 @@ pub(super) async fn drain(
     body: Body,
 ) -> Result<Response, Failure> {
     let DrainRequest { region, reason } = read_json(body)?;
-    let reason = reason.trim().to_owned();
-    if reason.is_empty() || reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
-        return Err(Failure::bad_request(format!("`reason` is one line of 1 to {MAX_REASON} bytes")));
-    }
+    let reason = one_line(&reason)?;
     let serving = serving_regions(&state.node_status().await?);
     let at = state.clock.now().wall;
     propose(&state, Command::Drain { region, reason, author, at, serving }).await
@@ -81,6 +80,38 @@ pub(super) async fn restore(
     let RestoreRequest { region } = read_json(body)?;
     let at = state.clock.now().wall;
     propose(&state, Command::Restore { region, author, at }).await
+}
+
+/// `POST /v1/limits/fence`.
+pub(super) async fn fence(
+    State(state): State<Arc<AdminState>>,
+    Operator(author): Operator,
+    body: Body,
+) -> Result<Response, Failure> {
+    let FenceRequest { region, reason } = read_json(body)?;
+    let reason = one_line(&reason)?;
+    let at = state.clock.now().wall;
+    propose(&state, Command::FenceLimits { region, reason, author, at }).await
+}
+
+/// `POST /v1/limits/unfence`.
+pub(super) async fn unfence(
+    State(state): State<Arc<AdminState>>,
+    Operator(author): Operator,
+    body: Body,
+) -> Result<Response, Failure> {
+    let UnfenceRequest { region } = read_json(body)?;
+    let at = state.clock.now().wall;
+    propose(&state, Command::UnfenceLimits { region, author, at }).await
+}
+
+/// A reason as the history keeps it.
+fn one_line(reason: &str) -> Result<String, Failure> {
+    let reason = reason.trim();
+    if reason.is_empty() || reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+        return Err(Failure::bad_request(format!("`reason` is one line of 1 to {MAX_REASON} bytes")));
+    }
+    Ok(reason.to_owned())
 }
 
 async fn propose(state: &AdminState, command: Command) -> Result<Response, Failure> {

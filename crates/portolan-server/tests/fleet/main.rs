@@ -12,7 +12,7 @@ services:
   orders:
     endpoints: { a: ['http://127.0.0.1:9'], b: ['http://127.0.0.1:9'] }
 limits:
-  total: { key: service, rate: 30/min }
+  total: { key: service, rate: 30/s }
 routes:
   orders:
     match: { host: api.example.test, path: /orders/** }
@@ -65,6 +65,7 @@ async fn three_nodes_found_a_cluster_and_carry_changes() {
     explained(&fleet).await;
     crowded(&fleet).await;
     drained(&fleet).await;
+    accounted(&fleet).await;
     converged(&fleet).await;
     observed(&fleet).await;
     fleet.stop().await;
@@ -126,6 +127,38 @@ async fn drained(fleet: &Fleet) {
     assert_eq!(fleet.post("a", "/v1/restore", &restore).await.expect("an answer").0, 409);
 }
 
+/// Limits as operators see them, and a region that is fenced.
+async fn accounted(fleet: &Fleet) {
+    let answer = fleet.get("a", "/v1/limits").await.expect("an answer");
+    let budget = &answer["budgets"][0];
+    assert_eq!(
+        (&budget["limit"], &budget["tier"], &budget["key"]),
+        (&json!("total"), &json!("limit"), &json!("service"))
+    );
+    assert_eq!((&budget["quota"], &budget["on_partition"]), (&json!(30), &json!("static")), "{answer}");
+    let ask = json!({ "key": "orders" });
+    let (status, answer) = fleet.post("a", "/v1/limits/explain", &ask).await.expect("an answer");
+    let regions = &answer["counters"][0]["usage"]["regions"];
+    assert_eq!((status, &regions["a"]["share"], &regions["b"]["rights"]), (200, &json!(10), &json!(10)), "{answer}");
+    let nobody = fleet.post("a", "/v1/limits/explain", &json!({ "key": "nobody" })).await.expect("an answer").1;
+    assert_eq!(nobody["counters"], json!([]), "no service has this name");
+    let order = json!({ "region": "c", "reason": "flooded" });
+    let (status, answer) = fleet.post("b", "/v1/limits/fence", &order).await.expect("an answer");
+    assert_eq!((status, &answer["result"]), (200, &json!("fenced")), "{answer}");
+    fleet
+        .until("the others have c's share", || async {
+            let answer = fleet.post("a", "/v1/limits/explain", &ask).await?.1;
+            let fences = fleet.get("a", "/v1/limits").await?["fences"].clone();
+            let regions = &answer["counters"][0]["usage"]["regions"];
+            let moved = regions["a"]["share"] == 15 && regions["b"]["share"] == 15 && regions["c"]["share"] == 0;
+            (moved && fences["c"]["reason"] == "flooded" && fences["c"]["author"] == "ada").then_some(())
+        })
+        .await;
+    let lift = json!({ "region": "c" });
+    assert_eq!(fleet.post("a", "/v1/limits/unfence", &lift).await.expect("an answer").0, 200);
+    assert_eq!(fleet.post("a", "/v1/limits/unfence", &lift).await.expect("an answer").0, 409);
+}
+
 async fn converged(fleet: &Fleet) {
     fleet
         .until("all nodes agree", || async {
@@ -148,6 +181,26 @@ async fn observed(fleet: &Fleet) {
     for metric in ["portolan_proxy_requests_total", "portolan_raft_term", "portolan_mesh_received_total", "# EOF"] {
         assert!(page.contains(metric), "{metric} is missing in {page}");
     }
+    check_reference(&page);
+}
+
+/// Holds `docs/reference/node-metrics.md` to what a node shows. `UPDATE_REFERENCE=1 cargo test` writes it anew.
+fn check_reference(page: &str) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference");
+    let (path, elsewhere) = (folder.join("node-metrics.md"), folder.join("proxy-metrics.md"));
+    let elsewhere = std::fs::read_to_string(elsewhere).expect("the reference is there");
+    let mut text = "# Metrics of a node\n\nThose of the data path stand in [proxy-metrics.md](proxy-metrics.md).\n\n\
+                    | metric | meaning |\n|---|---|\n"
+        .to_owned();
+    let helps = page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+    for (name, help) in helps.filter(|(name, _)| !elsewhere.contains(&format!("| `{name}` |"))) {
+        text.push_str(&format!("| `{name}` | {} |\n", help.trim_end_matches('.')));
+    }
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        std::fs::write(&path, &text).expect("is writable");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, text, "{} is stale: run this test with UPDATE_REFERENCE=1", path.display());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
