@@ -1,5 +1,6 @@
 //! The fleet as its users see it: real processes, real ports, and the binary's own words.
 
+mod accounts;
 mod apply;
 mod commands;
 mod crash;
@@ -7,6 +8,7 @@ mod disk;
 mod drain;
 mod guide;
 mod hostile;
+mod lender;
 mod life;
 mod partition;
 mod restart;

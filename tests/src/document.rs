@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 /// A document in the making.
 #[derive(Clone, Debug, Default)]
 pub struct Document {
+    lenders: Vec<(String, String)>,
     limits: Vec<(String, String)>,
     comment: String,
 }
@@ -13,6 +14,12 @@ impl Document {
     /// Adds a limit, `name` and its YAML value, and a route at `/name/**` that it alone governs.
     pub fn limit(mut self, name: &str, value: &str) -> Self {
         self.limits.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds a lender at a Redis URL.
+    pub fn lender(mut self, name: &str, url: &str) -> Self {
+        self.lenders.push((name.to_owned(), url.to_owned()));
         self
     }
 
@@ -33,6 +40,12 @@ impl Document {
             let _ = writeln!(text, "      {region}: [http://127.10.{k}.1:9101, http://127.10.{k}.1:9102]");
         }
         text.push_str("    health: { path: /healthz, interval: 1s, timeout: 500ms, fall: 2, rise: 2 }\n");
+        if !self.lenders.is_empty() {
+            text.push_str("lenders:\n");
+        }
+        for (name, url) in &self.lenders {
+            let _ = writeln!(text, "  {name}: {{ redis: '{url}' }}");
+        }
         if !self.limits.is_empty() {
             text.push_str("limits:\n");
         }

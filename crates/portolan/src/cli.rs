@@ -102,6 +102,11 @@ pub enum Command {
     },
     /// Show regions, nodes, roles, revision, health and what the nodes know of each other.
     Status,
+    /// Show who used what of the limits, where, and under which rights.
+    Limits {
+        #[command(subcommand)]
+        order: Option<Limits>,
+    },
     /// Say what would happen to a request and why. Sends nothing, charges nothing.
     Explain(Explain),
     /// Rehearse a configuration and its regions in virtual time, under faults.
@@ -202,6 +207,36 @@ pub struct Apply {
     /// Refuse unless this is the revision in force.
     #[arg(long, value_parser = revision, value_name = "REVISION")]
     pub expected: Option<Revision>,
+}
+
+/// `limits`
+#[derive(Debug, Subcommand)]
+pub enum Limits {
+    /// Show what each region used of a key, and what it may use.
+    Explain {
+        /// The key as a request has it: `alice`, `192.0.2.7`, `global`; the parts of a tuple separated by commas, a missing
+        /// value as an empty part.
+        key: String,
+        /// Only in this limit.
+        #[arg(long, value_parser = name, value_name = "NAME")]
+        limit: Option<Name>,
+    },
+    /// Give the shares of a dead region to the others. Only you can know that it is dead: a region that is merely cut off
+    /// goes on spending.
+    Fence {
+        /// The region.
+        #[arg(value_parser = region)]
+        region: RegionId,
+        /// Why; stands in the history and in the overview.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Give a fenced region its shares back.
+    Unfence {
+        /// The region.
+        #[arg(value_parser = region)]
+        region: RegionId,
+    },
 }
 
 /// `explain`

@@ -143,11 +143,13 @@ fn field((name, value): &(HeaderName, HeaderValue)) -> (String, String) {
     (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-async fn post(client: &Client, path: &str, request: &impl Serialize) -> Result<Value> {
+/// Sends an order.
+pub async fn post(client: &Client, path: &str, request: &impl Serialize) -> Result<Value> {
     client.post(path, &serde_json::to_value(request).context("a request is JSON")?).await
 }
 
-fn typed<T: DeserializeOwned>(answer: &Value) -> Result<T> {
+/// Reads an answer.
+pub fn typed<T: DeserializeOwned>(answer: &Value) -> Result<T> {
     T::deserialize(answer).context("the node answers in words this client does not know; use the same release for both")
 }
 

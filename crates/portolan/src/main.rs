@@ -16,6 +16,7 @@ mod dev;
 mod files;
 mod fleet;
 mod issuer;
+mod limits;
 mod local;
 mod output;
 mod plan;
@@ -69,6 +70,7 @@ async fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Drain { region, reason } => fleet::run_drain(global, region, reason).await?,
         Command::Restore { region } => fleet::run_restore(global, region).await?,
         Command::Status => fleet::run_status(global).await?,
+        Command::Limits { order } => limits::run(global, order.as_ref()).await?,
         Command::Explain(arguments) => fleet::run_explain(global, arguments).await?,
         Command::Simulate(arguments) => return Ok(simulate::run(global, arguments)),
         Command::Probe(arguments) => run_probe(global, arguments).await?,

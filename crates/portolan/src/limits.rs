@@ -1,0 +1,311 @@
+//! `portolan limits`: who used what, where, and under which rights. Asks every node and joins what they say: each knows
+//! its own region exactly and the others by what they told, so of two numbers for one region the larger is the truer.
+//!
+//! Decides no policy: the nodes count, and an order to fence goes through them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use portolan_model::{Name, RegionId};
+use portolan_server::api::{
+    BudgetAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceRequest, KeyAnswer, KeyRegionAnswer,
+    LimitsAnswer, UnfenceRequest,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{
+    cli,
+    client::{Client, NO_ANSWER},
+    fleet::{client, post, typed},
+    output::Table,
+};
+
+/// `limits`, `limits explain`, `limits fence`, `limits unfence`
+pub async fn run(global: &cli::Global, order: Option<&cli::Limits>) -> Result<()> {
+    match order {
+        None => run_overview(global).await,
+        Some(cli::Limits::Explain { key, limit }) => run_explain(global, key, limit.as_ref()).await,
+        Some(cli::Limits::Fence { region, reason }) => run_fence(global, region, reason).await,
+        Some(cli::Limits::Unfence { region }) => run_unfence(global, region).await,
+    }
+}
+
+async fn run_overview(global: &cli::Global) -> Result<()> {
+    let client = client(global)?;
+    let (answers, silent) = ask_all::<LimitsAnswer>(&client, "/v1/limits", None).await?;
+    let budgets = join_budgets(&answers);
+    let value = json!({ "budgets": budgets, "nodes": answers, "silent": silent });
+    global.output.print(&value, || overview_text(&answers, &budgets, &silent));
+    Ok(())
+}
+
+async fn run_explain(global: &cli::Global, key: &str, limit: Option<&Name>) -> Result<()> {
+    let client = client(global)?;
+    let request = serde_json::to_value(ExplainKeyRequest { key: key.to_owned(), limit: limit.cloned() })?;
+    let (answers, silent) = ask_all::<ExplainKeyAnswer>(&client, "/v1/limits/explain", Some(&request)).await?;
+    let counters = join_counters(&answers);
+    if counters.is_empty() {
+        let of = limit.map_or_else(|| "of any limit".to_owned(), |limit| format!("of limit `{limit}`"));
+        bail!(
+            "`{key}` cannot be a key {of}; write the parts in the order of the limit's `key`, separated by commas: \
+             `alice`, `192.0.2.7`, `acme,orders`, or `global`"
+        );
+    }
+    let value = json!({ "key": key, "counters": counters, "nodes": answers, "silent": silent });
+    // A consumer is of one plan; which one, only its requests say.
+    let shown: Vec<CounterAnswer> = counters
+        .iter()
+        .filter(|counter| !counter.tier.starts_with("plan ") || used(&counter.usage) > 0)
+        .cloned()
+        .collect();
+    global.output.print(&value, || counters_text(key, &shown, &silent));
+    Ok(())
+}
+
+async fn run_fence(global: &cli::Global, region: &RegionId, reason: &str) -> Result<()> {
+    let request = FenceRequest { region: region.clone(), reason: reason.to_owned() };
+    let answer = post(&client(global)?, "/v1/limits/fence", &request).await?;
+    global.output.print(&answer, || {
+        format!(
+            "{region} is fenced: the other regions take its shares over once all of them know; what it spends from here \
+             on, if it lives, is beyond the limits; `limits unfence {region}` ends it\n"
+        )
+    });
+    Ok(())
+}
+
+async fn run_unfence(global: &cli::Global, region: &RegionId) -> Result<()> {
+    let answer = post(&client(global)?, "/v1/limits/unfence", &UnfenceRequest { region: region.clone() }).await?;
+    global.output.print(&answer, || format!("{region} gets its shares back once all regions know\n"));
+    Ok(())
+}
+
+/// Asks every node; those that do not answer are told of, unless none does.
+async fn ask_all<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(Vec<T>, Vec<String>)> {
+    let (mut answers, mut silent) = (Vec::new(), Vec::new());
+    for node in client.nodes() {
+        let only = client.only(node);
+        let answer = match body {
+            Some(body) => only.post(path, body).await,
+            None => only.get(path).await,
+        };
+        match answer.and_then(|answer| typed(&answer)) {
+            Ok(answer) => answers.push(answer),
+            Err(error) => {
+                let error = format!("{error:#}");
+                silent.push(error.strip_prefix(NO_ANSWER).unwrap_or(&error).trim_start().to_owned());
+            }
+        }
+    }
+    match answers.is_empty() {
+        true => bail!("{NO_ANSWER}\n  {}", silent.join("\n  ")),
+        false => Ok((answers, silent)),
+    }
+}
+
+/// One entry per budget, of the newest slot that any node is in.
+fn join_budgets(answers: &[LimitsAnswer]) -> Vec<BudgetAnswer> {
+    let mut joined: BTreeMap<(Name, u32), BudgetAnswer> = BTreeMap::new();
+    for budget in answers.iter().flat_map(|answer| &answer.budgets) {
+        let place = (budget.limit.clone(), budget.id);
+        match joined.get_mut(&place) {
+            Some(held) if held.slot == budget.slot => join_budget(held, budget),
+            Some(held) if held.slot > budget.slot => {}
+            _ => {
+                joined.insert(place, budget.clone());
+            }
+        }
+    }
+    let mut budgets: Vec<BudgetAnswer> = joined.into_values().collect();
+    for budget in &mut budgets {
+        budget.busiest.sort_by_key(|key| std::cmp::Reverse(used(key)));
+    }
+    budgets
+}
+
+fn join_budget(held: &mut BudgetAnswer, other: &BudgetAnswer) {
+    for (region, used) in &other.used {
+        let own = held.used.entry(region.clone()).or_default();
+        *own = (*own).max(*used);
+    }
+    held.keys = held.keys.max(other.keys);
+    held.lent += other.lent;
+    held.borrowed += other.borrowed;
+    held.overdraft += other.overdraft;
+    held.overshoot = held.overshoot.max(other.overshoot);
+    held.last_overshoot = held.last_overshoot.max(other.last_overshoot);
+    held.policy_in_force |= other.policy_in_force;
+    if other.mode != held.mode {
+        held.mode = format!("{}, {}", held.mode, other.mode);
+    }
+    for key in &other.busiest {
+        match held.busiest.iter_mut().find(|held| held.key == key.key) {
+            Some(held) => join_key(held, key),
+            None => held.busiest.push(key.clone()),
+        }
+    }
+}
+
+fn join_counters(answers: &[ExplainKeyAnswer]) -> Vec<CounterAnswer> {
+    let mut joined: BTreeMap<(Name, String), CounterAnswer> = BTreeMap::new();
+    for counter in answers.iter().flat_map(|answer| &answer.counters) {
+        let place = (counter.limit.clone(), counter.usage.key.clone());
+        match joined.get_mut(&place) {
+            Some(held) if held.usage.slot == counter.usage.slot => join_key(&mut held.usage, &counter.usage),
+            Some(held) if held.usage.slot > counter.usage.slot => {}
+            _ => {
+                joined.insert(place, counter.clone());
+            }
+        }
+    }
+    joined.into_values().collect()
+}
+
+fn join_key(held: &mut KeyAnswer, other: &KeyAnswer) {
+    held.name = held.name.take().or_else(|| other.name.clone());
+    for (region, part) in &other.regions {
+        let held = held.regions.entry(region.clone()).or_default();
+        let lent = held.lent.max(part.lent);
+        let borrowed = held.borrowed.max(part.borrowed);
+        let share = held.share.max(part.share);
+        *held = KeyRegionAnswer {
+            share,
+            lent,
+            borrowed,
+            rights: (share + borrowed).saturating_sub(lent),
+            used: held.used.max(part.used),
+            demand: held.demand.max(part.demand),
+            told: held.told || part.told,
+        };
+    }
+}
+
+fn used(key: &KeyAnswer) -> u64 {
+    key.regions.values().map(|part| part.used).sum()
+}
+
+fn overview_text(answers: &[LimitsAnswer], budgets: &[BudgetAnswer], silent: &[String]) -> String {
+    let mut text = String::new();
+    let mut table =
+        Table::new(["limit", "quota of", "counts", "per", "policy", "state", "keys", "used by region", "over"]);
+    for budget in budgets {
+        let policy = match (budget.policy_in_force, budget.shadow) {
+            (true, _) => format!("{}, in force", budget.on_partition),
+            (false, true) => format!("{}, shadow", budget.on_partition),
+            (false, false) => budget.on_partition.clone(),
+        };
+        table.row([
+            budget.limit.to_string(),
+            budget.tier.clone(),
+            budget.counts.clone(),
+            budget.key.clone(),
+            policy,
+            budget.mode.clone(),
+            budget.keys.to_string(),
+            by_region(&budget.used),
+            over(budget),
+        ]);
+    }
+    text.push_str(&table.to_string());
+    for budget in budgets.iter().filter(|budget| !budget.busiest.is_empty()) {
+        text.push_str(&format!("\nbusiest keys of {} ({}), slot {}\n", budget.limit, budget.tier, budget.slot));
+        text.push_str(&keys_table(&budget.busiest, budget.quota).to_string());
+    }
+    text.push_str(&surroundings(answers, silent));
+    text
+}
+
+fn over(budget: &BudgetAnswer) -> String {
+    match (budget.overshoot, budget.last_overshoot) {
+        (0, _) => "never".to_owned(),
+        (all, last) => format!("{all} in all, {last} last"),
+    }
+}
+
+fn keys_table(keys: &[KeyAnswer], quota: u64) -> Table {
+    let mut table = Table::new(["key", "used", "of", "region", "used there", "rights", "share", "borrowed", "lent"]);
+    for key in keys {
+        let name = key.name.clone().unwrap_or_else(|| format!("#{}", key.key));
+        let mut first = [name, used(key).to_string(), quota.to_string()];
+        for (region, part) in &key.regions {
+            let there = if part.told { part.used.to_string() } else { "less than half".to_owned() };
+            let [name, total, of] = std::mem::take(&mut first);
+            table.row([
+                name,
+                total,
+                of,
+                region.to_string(),
+                there,
+                part.rights.to_string(),
+                part.share.to_string(),
+                part.borrowed.to_string(),
+                part.lent.to_string(),
+            ]);
+        }
+    }
+    table
+}
+
+/// What stands beside the limits: peers that are not well, lenders, fences, nodes that did not answer.
+fn surroundings(answers: &[LimitsAnswer], silent: &[String]) -> String {
+    let mut lines = Vec::new();
+    for answer in answers {
+        for (region, peer) in answer.peers.iter().filter(|(_, peer)| peer.state != "fresh") {
+            lines.push(format!("{} finds {region} {} (heard {} ms ago)", answer.node, peer.state, peer.heard_ms));
+        }
+        for (lender, state) in answer.lenders.iter().filter(|(_, state)| !state.reachable) {
+            lines.push(format!("{} cannot reach lender {lender}", answer.node));
+            let _ = state;
+        }
+    }
+    for (region, fence) in answers.iter().flat_map(|answer| &answer.fences).collect::<BTreeMap<_, _>>() {
+        lines.push(format!("{region} is fenced: {} (by {}, {})", fence.reason, fence.author, fence.at));
+    }
+    lines.extend(silent.iter().map(|line| format!("no answer from {line}")));
+    lines.iter().fold(String::from(if lines.is_empty() { "" } else { "\n" }), |text, line| text + line + "\n")
+}
+
+fn counters_text(key: &str, counters: &[CounterAnswer], silent: &[String]) -> String {
+    let mut text = String::new();
+    for counter in counters {
+        let route = counter.route.as_ref().map_or_else(String::new, |route| format!(" on route {route}"));
+        text.push_str(&format!(
+            "{key} in {}{route}, counted by {}: {} of {} used in slot {}\n  quota of {}: {}; {}, policy {}\n",
+            counter.limit,
+            counter.counted_by,
+            used(&counter.usage),
+            counter.quota,
+            counter.usage.slot,
+            counter.tier,
+            counter.counts,
+            counter.mode,
+            counter.on_partition,
+        ));
+        let mut table = Table::new(["region", "used", "rights", "share", "borrowed", "lent", "asked for per second"]);
+        for (region, part) in &counter.usage.regions {
+            let there = if part.told { part.used.to_string() } else { "less than half of its share".to_owned() };
+            table.row([
+                region.to_string(),
+                there,
+                part.rights.to_string(),
+                part.share.to_string(),
+                part.borrowed.to_string(),
+                part.lent.to_string(),
+                part.demand.to_string(),
+            ]);
+        }
+        text.push_str(&format!("{table}\n"));
+    }
+    text.push_str(&surroundings(&[], silent));
+    text
+}
+
+fn by_region(used: &BTreeMap<RegionId, u64>) -> String {
+    let parts: Vec<String> = used.iter().map(|(region, used)| format!("{region} {used}")).collect();
+    parts.join(", ")
+}
