@@ -106,7 +106,12 @@ impl Fleet {
         if self.dead.is_none() {
             self.dead = Some(region);
             let region = RegionId::new(REGIONS[region]).expect("a region");
-            self.order(&Command::FenceLimits { region, author: "ann".to_owned(), at: self.now });
+            self.order(&Command::FenceLimits {
+                region,
+                reason: "gone".to_owned(),
+                author: "ann".to_owned(),
+                at: self.now,
+            });
         }
     }
 
