@@ -129,11 +129,6 @@ impl Network {
         self.links[from * self.regions.len() + to].state.cut
     }
 
-    /// Whether any pair of regions is cut in any direction.
-    pub fn has_cuts(&self) -> bool {
-        self.links.iter().any(|link| link.state.cut)
-    }
-
     /// Whether what passes between these two is counted in bytes.
     pub fn is_narrow(&self, from: usize, to: usize) -> bool {
         self.links[from * self.regions.len() + to].state.bandwidth.is_some()

@@ -41,8 +41,8 @@ pub struct Watch {
     pending: Vec<(Revision, Timestamp)>,
     /// Time that acknowledged revisions took until they were in force everywhere.
     lags: Vec<Duration>,
-    /// Since when some region does not hear some other.
-    impaired_since: Option<Timestamp>,
+    /// Since when the region at the first place does not hear that at the second, or is not heard by it.
+    impaired_since: BTreeMap<(usize, usize), Timestamp>,
     down_since: BTreeMap<RegionId, Timestamp>,
     drained_since: BTreeMap<RegionId, Timestamp>,
 }
@@ -69,8 +69,7 @@ impl World<'_> {
                 self.watch.down_since.entry(region.clone()).or_insert(now);
             }
         }
-        let impaired = self.network.has_cuts() || !self.watch.down_since.is_empty();
-        self.watch.impaired_since = impaired.then(|| *self.watch.impaired_since.get_or_insert(now));
+        self.note_impaired_pairs(now);
         if self.watch.zero.is_none() {
             return;
         }
@@ -225,10 +224,24 @@ impl World<'_> {
     /// Whether a host must refuse under every `closed` limit by this time: some region has been unheard for long
     /// enough, and the host has listened for as long.
     pub fn must_be_closed(&self, host: usize) -> bool {
-        let now = self.clock.now();
-        let started = self.hosts[host].process.as_ref().map(|process| process.started);
-        let since = [self.watch.impaired_since, started];
-        since.into_iter().all(|since| since.is_some_and(|since| now.since(since) >= CLOSED_WITHIN))
+        let (now, place) = (self.clock.now(), self.hosts[host].place);
+        let long = |since: Timestamp| now.since(since) >= CLOSED_WITHIN;
+        let of_place = |((own, _), since): (&(usize, usize), &Timestamp)| *own == place && long(*since);
+        let listens = self.hosts[host].process.as_ref().is_some_and(|process| long(process.started));
+        listens && self.watch.impaired_since.iter().any(of_place)
+    }
+
+    fn note_impaired_pairs(&mut self, now: Timestamp) {
+        for own in 0..self.regions.len() {
+            for other in (0..self.regions.len()).filter(|other| *other != own) {
+                let cut = self.network.is_cut(own, other) || self.network.is_cut(other, own);
+                if cut || self.watch.down_since.contains_key(&self.regions[other]) {
+                    self.watch.impaired_since.entry((own, other)).or_insert(now);
+                } else {
+                    self.watch.impaired_since.remove(&(own, other));
+                }
+            }
+        }
     }
 
     fn agrees(&self) -> bool {

@@ -6,8 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use portolan_config::{RegionMap, Scenario, SourceFile};
-use portolan_sim::{Outcome, Report, Runs, Sources, Verdict, run};
+use portolan_config::{RegionMap, RegionSource, Scenario, SourceFile};
+use portolan_sim::{Options, Outcome, Report, Runs, Sources, Swarm, Verdict, replay, run, run_with};
 
 /// A scenario with everything it needs.
 pub struct Loaded {
@@ -28,7 +28,11 @@ impl Loaded {
         let folder = root().join(&file.path).parent().map_or_else(root, Path::to_owned);
         let scenario = Scenario::parse(&file).unwrap_or_else(|faults| panic!("{}", faults.render()));
         let mut read = |path: &str| fs::read_to_string(folder.join(path)).map_err(|error| error.to_string());
-        let sources = Sources::gather(&scenario, Arc::new(regions()), &mut read);
+        let map = match &scenario.regions {
+            RegionSource::Inline(map) => Arc::clone(map),
+            RegionSource::Directory(_) | RegionSource::Unstated => Arc::new(regions()),
+        };
+        let sources = Sources::gather(&scenario, map, &mut read);
         let sources = sources.unwrap_or_else(|error| panic!("{error}"));
         Self { file: file.path, scenario, sources }
     }
@@ -36,6 +40,29 @@ impl Loaded {
     /// Runs it once.
     pub fn run(&self, seed: u64) -> Outcome {
         run(&self.scenario, &self.sources, seed)
+    }
+
+    /// Runs it once through the encoding of real nodes.
+    pub fn run_encoded(&self, seed: u64) -> Outcome {
+        run_with(&self.scenario, &self.sources, seed, Options { check_codec: true, ..Options::default() })
+    }
+
+    /// Runs it once and collects the lines of its trace.
+    pub fn replay(&self, seed: u64) -> Vec<String> {
+        let mut lines = Vec::new();
+        replay(&self.scenario, &self.sources, seed, &mut |line| lines.push(line.to_owned()));
+        lines
+    }
+
+    /// The scenario that a seed draws around this one.
+    pub fn drawn(&self, seed: u64) -> Self {
+        let scenario = Swarm::draw(seed, &self.scenario, &self.sources);
+        Self { file: self.file.clone(), scenario, sources: self.sources.clone() }
+    }
+
+    /// The scenario as a file.
+    pub fn rendered(&self) -> String {
+        self.scenario.render()
     }
 
     /// Runs it with these seeds and demands that everything holds.
@@ -46,6 +73,11 @@ impl Loaded {
         assert_eq!(report.verdict, Verdict::Pass, "{}", report.to_text());
         report
     }
+}
+
+/// The rows of `simulations/limits/`.
+pub fn rows() -> Vec<SourceFile> {
+    yaml_files("simulations/limits")
 }
 
 /// The scenarios of `simulations/regressions/`, each with the seed that its first line names: `# seed 7: …`.

@@ -2,5 +2,9 @@
 
 mod loaded;
 
+mod drawn;
+mod faults;
+mod limits;
 mod rehearsal;
+mod same;
 mod shipped;

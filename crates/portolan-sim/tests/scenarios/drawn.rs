@@ -1,0 +1,67 @@
+//! Scenarios that seeds draw: whatever breaks, every invariant holds, and in the end all agree.
+
+use std::collections::BTreeSet;
+
+use crate::loaded::Loaded;
+
+#[test]
+fn a_seed_draws_one_scenario_and_writes_it_as_it_reads() {
+    let base = Loaded::shipped("steady");
+    assert_eq!(base.drawn(3).rendered(), base.drawn(3).rendered());
+    assert_ne!(base.drawn(3).rendered(), base.drawn(4).rendered());
+}
+
+#[test]
+fn every_kind_of_fault_is_drawn_by_some_seed() {
+    let base = Loaded::shipped("fleet-restart");
+    let texts: Vec<String> = (0..100).map(|seed| base.drawn(seed).rendered()).collect();
+    let words = texts.iter().flat_map(|text| text.split_whitespace());
+    let pairs: Vec<&str> = words.collect();
+    let drawn: BTreeSet<&str> = pairs
+        .windows(2)
+        .filter(|pair| pair[0] == "fault:" || pair[0] == "disk:" || pair[0] == "do:")
+        .map(|pair| pair[1].trim_matches(|c: char| !c.is_ascii_alphabetic()))
+        .collect();
+    let expected = [
+        "apply",
+        "bad-config",
+        "bandwidth",
+        "clock-drift",
+        "clock-step",
+        "crash",
+        "disk-full",
+        "disk-slow",
+        "drain",
+        "duplicate",
+        "latency",
+        "loss",
+        "lost",
+        "partition",
+        "pause",
+        "quorum-loss",
+        "redis",
+        "reorder",
+        "restore",
+        "rollback",
+        "slow",
+        "surge",
+        "torn",
+    ];
+    assert_eq!(drawn, BTreeSet::from(expected));
+}
+
+#[test]
+fn drawn_scenarios_hold_every_invariant() {
+    let base = Loaded::shipped("steady");
+    for seed in 1..=10 {
+        base.drawn(seed).check([seed]);
+    }
+}
+
+#[test]
+fn more_drawn_scenarios_hold_every_invariant() {
+    let base = Loaded::shipped("fleet-restart");
+    for seed in 11..=20 {
+        base.drawn(seed).check([seed]);
+    }
+}
