@@ -216,7 +216,9 @@ pub enum Limits {
     Explain {
         /// The key as a request has it: `alice`, `192.0.2.7`, `global`; the parts of a tuple separated by commas, a missing
         /// value as an empty part.
-        key: String,
+        // Not `key`: that is the operator's, among the arguments of every command.
+        #[arg(value_name = "KEY")]
+        written: String,
         /// Only in this limit.
         #[arg(long, value_parser = name, value_name = "NAME")]
         limit: Option<Name>,
@@ -400,6 +402,15 @@ mod tests {
         assert!(parse("100%").is_ok() && parse("0.5%").is_ok());
         let error = parse("200%").expect_err("more than everything").to_string();
         assert!(error.contains("at most 100%"), "{error}");
+    }
+
+    #[test]
+    fn a_key_of_a_limit_is_not_the_operators() {
+        let cli = Cli::try_parse_from(["portolan", "limits", "explain", "alice", "--limit", "per-user"]);
+        let cli = cli.unwrap_or_else(|error| panic!("{error}"));
+        assert!(cli.global.overrides().operator.is_none());
+        let Command::Limits { order: Some(Limits::Explain { written, .. }) } = cli.command else { panic!("explain") };
+        assert_eq!(written, "alice");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
 pub async fn run(global: &cli::Global, order: Option<&cli::Limits>) -> Result<()> {
     match order {
         None => run_overview(global).await,
-        Some(cli::Limits::Explain { key, limit }) => run_explain(global, key, limit.as_ref()).await,
+        Some(cli::Limits::Explain { written, limit }) => run_explain(global, written, limit.as_ref()).await,
         Some(cli::Limits::Fence { region, reason }) => run_fence(global, region, reason).await,
         Some(cli::Limits::Unfence { region }) => run_unfence(global, region).await,
     }
