@@ -25,20 +25,20 @@ pub fn partitions(scale: Scale) -> Vec<Row> {
     let split = Link::Split(vec![0, 1]);
     let even = Demand::steady(3.0, &[0.2; 5]);
     let mut rows = Vec::new();
-    let mut add = |row: Row, links: &[Link], parts, bands| rows.extend(policies(&row, links, parts, bands));
-    add(second("split 2/3, 1.5x W1s", hot()), slice::from_ref(&split), 2, Static { equal: 30.7, weighted: 3.0 });
-    add(long, slice::from_ref(&split), 2, Static { equal: 30.7, weighted: 3.0 });
-    add(second("hot region isolated", hot()), &[Link::Split(vec![0])], 2, Static { equal: 21.6, weighted: 3.0 });
-    add(second("flapping every 2 s", hot()), &[split.clone(), Link::Heal], 2, Static { equal: 30.7, weighted: 3.0 });
-    add(second("hot region mute one way", hot()), &[Link::Mute(0)], 2, Static { equal: 21.6, weighted: 3.0 });
-    add(second("split 2/3, 3x, equal demand", even), &[split], 2, Static { equal: 3.0, weighted: 3.0 });
+    let mut add = |row: Row, links: &[Link], bands| rows.extend(policies(&row, links, bands));
+    add(second("split 2/3, 1.5x W1s", hot()), slice::from_ref(&split), Static { equal: 30.7, weighted: 3.0 });
+    add(long, slice::from_ref(&split), Static { equal: 30.7, weighted: 3.0 });
+    add(second("hot region isolated", hot()), &[Link::Split(vec![0])], Static { equal: 21.6, weighted: 3.0 });
+    add(second("flapping every 2 s", hot()), &[split.clone(), Link::Heal], Static { equal: 30.7, weighted: 3.0 });
+    add(second("hot region mute one way", hot()), &[Link::Mute(0)], Static { equal: 21.6, weighted: 3.0 });
+    add(second("split 2/3, 3x, equal demand", even), &[split], Static { equal: 3.0, weighted: 3.0 });
     rows.extend(killed(second("hot region killed (others need 0.6 L)", hot())));
     rows
 }
 
 /// The row under `static` with equal and weighted base, `open` and `closed`, with `links` taking turns every 2 s in the
 /// middle third.
-fn policies(row: &Row, links: &[Link], parts: u64, bands: Static) -> Vec<Row> {
+fn policies(row: &Row, links: &[Link], bands: Static) -> Vec<Row> {
     let third = row.length / 3;
     let mut faults = Vec::new();
     let mut at = third;
@@ -54,26 +54,25 @@ fn policies(row: &Row, links: &[Link], parts: u64, bands: Static) -> Vec<Row> {
     vec![
         Row { base: Base::Equal, bands: strict(bands.equal), ..row.clone() }.named("static, equal base"),
         Row { bands: strict(bands.weighted), ..row.clone() }.named("static, weighted base"),
-        Row { policy: OnPartition::Open { cap: None }, bands: open(&row, parts), ..row.clone() }.named("open"),
+        Row { policy: OnPartition::Open { cap: None }, bands: open(&row), ..row.clone() }.named("open"),
         Row { policy: OnPartition::Closed, bands: strict(100.0), ..row }.named("closed"),
     ]
 }
 
 /// The busiest region dies, and returns with its disk.
 fn killed(row: Row) -> Vec<Row> {
-    let mut rows = policies(&row, &[Link::Heal], 1, Static { equal: 3.9, weighted: 22.3 });
+    let mut rows = policies(&row, &[Link::Heal], Static { equal: 3.9, weighted: 22.3 });
     for row in &mut rows {
         row.faults = vec![(row.length / 3, Fault::Crash(0)), (row.length / 3 * 2, Fault::Restart(0))];
     }
     rows
 }
 
-/// What `open` may admit above the quota.
-fn open(row: &Row, parts: u64) -> Bands {
-    let regions = row.demand.regions() as u64;
-    // Until the rest of the part is heard of again every region may spend as if it were alone.
-    let over_units = row.quota * (regions - 1).max(parts);
-    Bands { over_units, over_mean: 100.0 * (regions - 1) as f64, refused_wrongly: 3.0 }
+/// What `open` may admit above the quota is what is stated of it.
+fn open(row: &Row) -> Bands {
+    let row = Row { policy: OnPartition::Open { cap: None }, ..row.clone() };
+    let over_units = row.stated().partition.admitted_per_slot.units - row.quota;
+    Bands { over_units, over_mean: 100.0 * over_units as f64 / row.quota as f64, refused_wrongly: 3.0 }
 }
 
 /// Crashes, lost disks, clocks that are wrong or step: only the bound is promised.

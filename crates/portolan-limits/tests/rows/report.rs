@@ -70,6 +70,9 @@ fn run_row(row: &Row, seeds: u64) -> Outcome {
     outcome
 }
 
+/// Per cent of one slot's quota that a single jump of demand may cost: what a short run may be unlucky by.
+const NOISE: f64 = 6.0;
+
 /// What of the outcome is outside the row's bands.
 pub fn misses(row: &Row, outcome: &Outcome) -> Vec<String> {
     let mut misses = Vec::new();
@@ -79,8 +82,11 @@ pub fn misses(row: &Row, outcome: &Outcome) -> Vec<String> {
         }
     };
     check("units above the quota in the worst slot", outcome.over_units as f64, row.bands.over_units as f64);
-    check("mean above the quota, per cent", 100.0 * outcome.errors.over_mean, row.bands.over_mean);
-    check("refused wrongly, per cent", 100.0 * outcome.errors.refused_wrongly, row.bands.refused_wrongly);
+    let noise = NOISE / outcome.errors.slots.max(1) as f64;
+    let spared = if row.bands.over_mean > 0.0 { noise } else { 0.0 };
+    check("mean above the quota, per cent", 100.0 * outcome.errors.over_mean, row.bands.over_mean + spared);
+    let wrongly = 100.0 * outcome.errors.refused_wrongly;
+    check("refused wrongly, per cent", wrongly, row.bands.refused_wrongly + noise);
     misses
 }
 

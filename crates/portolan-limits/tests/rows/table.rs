@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use portolan_limits::{OnPartition, base_shares};
-use portolan_model::WallTime;
+use portolan_limits::{Algorithm, Bounds, Fleet, OnPartition, Promise, Window, base_shares};
+use portolan_model::{Ratio, WallTime};
 
 use crate::{
     demand::{Demand, zipf},
@@ -87,6 +87,19 @@ impl Row {
             Base::Equal => Vec::new(),
             Base::Weighted => history.iter().map(weight).collect(),
         }
+    }
+
+    /// What is stated of this limit before it is put in force.
+    pub fn stated(&self) -> Bounds {
+        let algorithm = Algorithm::FixedWindow { quota: self.quota, window: Window::Length(self.window) };
+        let promise = Promise {
+            on_partition: self.policy,
+            weights: self.weights(),
+            overdraft: Ratio::from_parts(self.overdraft * 100),
+            borrow_wait: self.borrow_wait,
+            ..Promise::strict(algorithm)
+        };
+        Bounds::of(&promise, &Fleet::new(self.demand.regions(), RTT, 1))
     }
 
     /// The base share of a region.

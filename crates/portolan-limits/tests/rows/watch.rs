@@ -105,7 +105,8 @@ impl Watch {
         let whole = usage.slot >= *self.whole_from[at].get_or_insert(usage.slot + 2);
         let strict = row.overdraft == 0 && row.bands.over_units == 0;
         // What may be spent without a mark counts as spent after a restart, and is a unit even of a base of nothing.
-        let most = usage.allowed.max(row.base_of(at)).max(1);
+        let own = &usage.regions[at];
+        let most = usage.allowed.max(own.base + own.borrowed).max(1);
         assert!(!strict || !whole || usage.used <= most, "{}: {usage:?}", row.name);
         // One region's may be negative in this view: what it borrowed before it lent may not be known yet.
         let rights = usage.regions.iter().map(|of| (of.base + of.borrowed) as i64 - of.lent as i64);
