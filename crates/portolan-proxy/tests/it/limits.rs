@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use portolan_proxy::LogSink;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{gateway::Gateway, upstream};
 
@@ -247,4 +247,53 @@ routes:
         statuses.push(answer.status().as_u16());
     }
     assert_eq!(statuses, [400, 400, 429]);
+}
+
+#[tokio::test]
+async fn a_request_under_way_counts_until_its_response_has_ended_or_its_client_has_gone() {
+    const DOCUMENT: &str = "
+version: 1
+services:
+  echo: { endpoints: { here: ['http://UPSTREAM'] } }
+limits:
+  streams: { key: global, concurrency: 4 }
+routes:
+  all: { match: { path: /** }, limits: [streams], service: echo }
+";
+    // Heads are answered at once, bodies never end.
+    let address = upstream::serve(|mut stream| async move {
+        let mut scratch = [0; 4096];
+        while matches!(stream.read(&mut scratch).await, Ok(1..)) {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n").await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(DOCUMENT, address);
+    let under_way = || gateway.peek("/a").first().map_or(0, |peek| peek.spent);
+    let (mut client, _) = crate::http2::connect(&gateway).await;
+    let mut open = Vec::new();
+    // Half of the four are the other region's.
+    for _ in 0..2 {
+        let answer = client.send_request(crate::http2::get("/a")).await.expect("answers");
+        assert_eq!(answer.status(), 200);
+        let policy = answer.headers().get("ratelimit-policy").and_then(|value| value.to_str().ok());
+        assert_eq!(policy, Some("\"streams\";q=4;qu=\"concurrent-requests\""));
+        open.push(answer);
+    }
+    let refused = client.send_request(crate::http2::get("/a")).await.expect("answers");
+    assert!(matches!(refused.status().as_u16(), 429 | 503), "{refused:?}");
+    assert_eq!(under_way(), 2);
+    // The client resets one stream; the connection stays.
+    open.pop();
+    let ended = async |left: u64| {
+        while under_way() != left {
+            tokio::task::yield_now().await;
+        }
+    };
+    let wait = std::time::Duration::from_secs(10);
+    tokio::time::timeout(wait, ended(1)).await.expect("a stream that is reset is over");
+    let again = client.send_request(crate::http2::get("/a")).await.expect("answers");
+    assert_eq!(again.status(), 200);
+    drop((open, again, client));
+    tokio::time::timeout(wait, ended(0)).await.expect("a connection that is closed takes its requests with it");
 }
