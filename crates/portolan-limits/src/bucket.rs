@@ -68,20 +68,20 @@ impl Level {
         self.0 != 0
     }
 
-    pub const fn reuse(self) -> u64 {
-        self.0 >> TIME_BITS
+    pub const fn reuse(self) -> u8 {
+        (self.0 >> TIME_BITS) as u8
     }
 
     /// The level at `now` of a bucket that needs `debt` to be full.
-    pub fn new(reuse: u64, now: WallTime, debt: u64) -> Self {
-        let bits = (reuse << TIME_BITS) | (fractions(now).wrapping_add(debt) & TIME_MASK);
+    pub fn new(reuse: u8, now: WallTime, debt: u64) -> Self {
+        let bits = (u64::from(reuse) << TIME_BITS) | (fractions(now).wrapping_add(debt) & TIME_MASK);
         // Neither of the two values that mean something else; a fraction more is a token later.
         Self(bits.clamp(1, u64::MAX - 1))
     }
 
     /// The same level of another entry.
-    pub const fn with_reuse(self, reuse: u64) -> Self {
-        if self.was_asked() { Self((reuse << TIME_BITS) | (self.0 & TIME_MASK)) } else { self }
+    pub const fn with_reuse(self, reuse: u8) -> Self {
+        if self.was_asked() { Self(((reuse as u64) << TIME_BITS) | (self.0 & TIME_MASK)) } else { self }
     }
 
     /// How long the bucket needs to be full at `now`.

@@ -46,9 +46,9 @@ pub(crate) struct Counter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Receipt {
     pub slot: u64,
-    pub reuse: u64,
-    /// What a bucket was charged, in its time; of none, the slot's word was.
-    pub time: Option<u64>,
+    pub reuse: u8,
+    /// What a bucket was charged, in its time; 0 if the slot's word was.
+    pub time: u64,
 }
 
 /// What an entry begins with.
@@ -79,6 +79,7 @@ pub(crate) struct Allowance {
 
 impl Counter {
     /// Whether the entry is `key`'s. Ask after reading a word.
+    #[inline]
     pub fn is_of(&self, key: Key) -> bool {
         self.tag.load(Acquire) == key.bits()
     }
@@ -94,6 +95,7 @@ impl Counter {
     }
 
     /// The word that `slot` is counted in.
+    #[inline]
     pub fn word(&self, slot: u64) -> Word {
         Word::from_bits(self.used[parity(slot)].load(Acquire))
     }
@@ -105,28 +107,32 @@ impl Counter {
     }
 
     /// The rights published for `slot`.
+    #[inline]
     pub fn rights(&self, slot: u64) -> Option<Allowance> {
         let (tag, amount) = Published::of(self.rights[parity(slot)].load(Relaxed), slot)?;
         Some(Allowance { amount, pending: WaitReason::of_tag(tag) })
     }
 
     /// Spend of the other regions in `slot`, as last published; 0 for another slot.
+    #[inline]
     pub fn others(&self, slot: u64) -> u64 {
         Published::of(self.others.load(Relaxed), slot).map_or(0, |(_, amount)| amount)
     }
 
     /// Moves the word of `slot` from `seen` to `amount` used; fails when anything happened to it since.
+    #[inline]
     pub fn advance(&self, seen: Word, slot: u64, amount: u64) -> Option<Receipt> {
         let next = seen.rolled(slot, amount);
         self.used[parity(slot)].compare_exchange(seen.bits(), next.bits(), AcqRel, Relaxed).ok()?;
-        Some(Receipt { slot, reuse: next.reuse(), time: None })
+        Some(Receipt { slot, reuse: next.reuse(), time: 0 })
     }
 
     /// Gives units back, unless the slot or the key has changed since: then there is nothing left to undo. Returns
     /// whether there was.
     pub fn give_back(&self, receipt: Receipt, units: u64) -> bool {
-        if let Some(time) = receipt.time {
-            return self.change_level(|level| (level.reuse() == receipt.reuse).then(|| level.given_back(time)));
+        if receipt.time > 0 {
+            let given_back = |level: Level| level.given_back(receipt.time);
+            return self.change_level(|level| (level.reuse() == receipt.reuse).then(|| given_back(level)));
         }
         self.change(receipt.slot, |word| {
             let open = word.reuse() == receipt.reuse && word.age(receipt.slot) == Age::Same && !word.is_sealed();
@@ -237,6 +243,7 @@ impl Counter {
     }
 
     /// What a sliding window carries over from `slot`, if that was said apart from the slot's word.
+    #[inline]
     pub fn carried(&self, slot: u64) -> Option<u64> {
         Published::of(self.aux.load(Relaxed), slot).map(|(_, amount)| amount)
     }

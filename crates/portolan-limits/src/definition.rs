@@ -193,6 +193,7 @@ impl Terms {
     }
 
     /// This region's share of a slot: the same in every process of the region that knows this definition.
+    #[inline]
     pub fn base(&self, slot: u64) -> u64 {
         if slot < self.share.turn { self.share.before } else { self.share.after }
     }
@@ -212,21 +213,25 @@ impl Terms {
     }
 
     /// The slot that `wall` falls into.
+    #[inline]
     pub fn slot(&self, wall: WallTime) -> u64 {
         self.slots.slot(wall)
     }
 
     /// First instant of a slot.
+    #[inline]
     pub fn begin(&self, slot: u64) -> WallTime {
         self.slots.begin(slot)
     }
 
     /// First instant after a slot.
+    #[inline]
     pub fn end(&self, slot: u64) -> WallTime {
         self.begin(slot.saturating_add(1))
     }
 
     /// From `wall` to the end of a slot; nominal for one without end.
+    #[inline]
     pub fn left(&self, slot: u64, wall: WallTime) -> Duration {
         if self.slots == Slots::Endless { self.window } else { self.end(slot).since(wall) }
     }
@@ -254,6 +259,7 @@ impl Slots {
         }
     }
 
+    #[inline]
     pub fn slot(&self, wall: WallTime) -> u64 {
         match self {
             Self::Even(length) => wall.as_unix_millis() / length,
@@ -262,6 +268,7 @@ impl Slots {
         }
     }
 
+    #[inline]
     pub fn begin(&self, slot: u64) -> WallTime {
         WallTime::from_unix_millis(match self {
             Self::Even(length) => slot.saturating_mul(*length),

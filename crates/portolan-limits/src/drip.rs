@@ -56,7 +56,7 @@ pub(crate) fn spend<'a>(
         if purse.fits() {
             let reuse = if site.place.is_some() { purse.seen.reuse() } else { 0 };
             if counter.advance_level(purse.seen, Level::new(reuse, wall, purse.debt + purse.time)) {
-                let receipt = Receipt { slot, reuse, time: Some(purse.time) };
+                let receipt = Receipt { slot, reuse, time: purse.time };
                 let view = View { used: purse.view.used + u64::from(cost), ..purse.view };
                 return Ok(Held { site, receipt, view, cost, wall });
             }

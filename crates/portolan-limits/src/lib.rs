@@ -33,6 +33,8 @@ mod lending;
 mod limiter;
 mod marks;
 mod message;
+#[cfg(all(test, loom))]
+mod models;
 mod outbox;
 mod packed;
 mod peers;

@@ -11,7 +11,7 @@ use portolan_model::{Name, Now, WallTime};
 use smallvec::SmallVec;
 
 use crate::{
-    counter::Counter,
+    counter::{Counter, Receipt},
     definition::Kind,
     drip::purse,
     key::Key,
@@ -21,7 +21,7 @@ use crate::{
     slide::peek_carried,
     spend::{Held, Site, Turned, check_slot, spend, view},
     table::{Place, Tenant},
-    verdict::{Admission, Charge, ChargeReceipt, Claim, DenyReason, Peek, Wait},
+    verdict::{Admission, Charge, ChargeReceipt, Claim, DenyReason, Peek},
 };
 
 /// The decision function for one set of definitions; the counters behind it outlive it.
@@ -53,25 +53,29 @@ impl Limiter {
     /// says that they would have. Allocates only above four claims.
     pub fn admit(&self, claims: &[Claim], now: Now) -> Admission {
         let wall = self.shared.wall(now);
-        let mut held = SmallVec::<[Unit<'_>; 4]>::new();
+        // Made where it is returned: an answer of four charges is half a kilobyte.
+        let mut admission = Admission::Allow(SmallVec::new());
         for claim in claims {
-            let Some(rights) = self.rights(claim.limit) else {
-                held.iter().rev().for_each(Unit::give_back);
-                return Admission::Wait(Wait::unknown(claim.limit, self.unknown.clone()));
-            };
-            match self.claim(rights, claim, wall) {
-                Ok(units) => held.push(Unit::Held(units)),
-                Err(turned) => match turned.shadow_charge() {
-                    Some(charge) => held.push(Unit::Shadow(charge)),
-                    None => {
-                        held.iter().rev().for_each(Unit::give_back);
-                        let unknown = || Admission::Wait(Wait::unknown(claim.limit, self.unknown.clone()));
-                        return turned.admission().unwrap_or_else(unknown);
+            let Admission::Allow(charges) = &mut admission else { break };
+            let refusal = match self.rights(claim.limit) {
+                Some(rights) => match self.claim(rights, claim, wall) {
+                    Ok(held) => {
+                        charges.push(held.charge());
+                        continue;
                     }
+                    Err(turned) => turned,
                 },
+                None => Turned::Unknown(claim.limit),
+            };
+            match refusal.shadow_charge() {
+                Some(charge) => charges.push(charge),
+                None => {
+                    charges.iter().rev().for_each(|charge| self.take_back(charge));
+                    admission = refusal.admission(&self.unknown);
+                }
             }
         }
-        Admission::Allow(held.into_iter().map(Unit::charge).collect())
+        admission
     }
 
     /// Gives up to `units` of a charge back, while its slot lasts; for outcomes that a limit does not count.
@@ -123,6 +127,7 @@ impl Limiter {
         self.rights.binary_search_by_key(&limit, |rights| rights.id).ok().map(|at| &self.rights[at])
     }
 
+    #[inline]
     fn claim<'a>(&'a self, rights: &'a Rights, claim: &Claim, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
         let Claim { key, cost, .. } = *claim;
         let table = &self.shared.table;
@@ -136,6 +141,7 @@ impl Limiter {
         self.claim_new(rights, claim, wall)
     }
 
+    #[cold]
     /// The first request of a key: makes its entry, or shares the overflow counter.
     fn claim_new<'a>(&'a self, rights: &'a Rights, claim: &Claim, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
         let shared = &*self.shared;
@@ -164,6 +170,7 @@ impl Limiter {
     }
 
     /// Tells the state machine what moved.
+    #[inline]
     fn note<'a>(&self, site: Site<'a>, spent: Result<Held<'a>, Turned<'a>>) -> Result<Held<'a>, Turned<'a>> {
         let wants_more = match &spent {
             Ok(held) => held.wants_more(),
@@ -179,8 +186,17 @@ impl Limiter {
         spent
     }
 
+    /// Undoes a charge of a request that another claim refuses.
+    #[cold]
+    fn take_back(&self, charge: &Charge) {
+        if let Some(rights) = self.rights(charge.limit) {
+            self.give_back(rights, charge, charge.cost);
+        }
+    }
+
     fn give_back(&self, rights: &Rights, charge: &Charge, units: u32) {
-        let Some(ChargeReceipt { key, place, receipt }) = charge.receipt else { return };
+        let Some(ChargeReceipt { key, place, reuse, time }) = charge.receipt else { return };
+        let receipt = Receipt { slot: charge.slot, reuse, time };
         let counter = place.map_or(&rights.live.overflow, |place| self.shared.table.counter(place));
         if (place.is_none() || counter.is_of(key))
             && counter.give_back(rights.part_of(receipt, units, charge.cost), units.into())
@@ -235,27 +251,6 @@ impl Limiter {
             mode: view.mode,
             resets_in: rights.terms.left(slot, wall),
             refusal,
-        }
-    }
-}
-
-/// What a claim came to, while others may still refuse.
-enum Unit<'a> {
-    Held(Held<'a>),
-    Shadow(Charge),
-}
-
-impl Unit<'_> {
-    fn give_back(&self) {
-        if let Self::Held(held) = self {
-            held.give_back();
-        }
-    }
-
-    fn charge(self) -> Charge {
-        match self {
-            Self::Held(held) => held.charge(),
-            Self::Shadow(charge) => charge,
         }
     }
 }

@@ -87,6 +87,7 @@ impl Rights {
     }
 
     /// Whether `cost` more units may be spent.
+    #[inline]
     pub fn decide(&self, view: View, cost: u64) -> Result<(), Refusal> {
         if self.closed(view.mode) {
             return Err(Refusal::Deny(DenyReason::Closed));
@@ -106,6 +107,7 @@ impl Rights {
     }
 
     /// What may still be spent in the view's slot, durable marks aside.
+    #[inline]
     pub fn remaining(&self, view: View) -> u64 {
         let marked_up = view.rights.pending == Some(WaitReason::Mark);
         let most = if marked_up { self.cap(view.mode, view.slot, view.others) } else { 0 };
@@ -113,6 +115,7 @@ impl Rights {
     }
 
     /// What may be used of `slot` at most.
+    #[inline]
     pub fn allowance(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
         let initial = self.initial(shared, counter, key, slot);
         match counter.rights(slot) {
@@ -128,6 +131,7 @@ impl Rights {
     }
 
     /// What may be used of a slot for which nothing was published: a function of the terms, the mode and the ownership.
+    #[inline]
     pub fn initial(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
         if !shared.owns(key) {
             return Allowance { amount: 0, pending: Some(WaitReason::Owner) };
@@ -146,6 +150,7 @@ impl Rights {
     }
 
     /// What a request that finds the rights used up may wait for.
+    #[inline]
     pub fn borrowing(&self, mode: Mode) -> Option<WaitReason> {
         (!self.borrow_wait.is_zero() && mode != Mode::Degraded).then_some(WaitReason::Borrow)
     }
@@ -170,6 +175,7 @@ impl Rights {
     }
 
     /// What any key may spend in `slot` on the marks that are durable for all keys.
+    #[inline]
     pub fn unmarked(&self, slot: u64) -> u64 {
         self.live.allowance(slot).max(self.terms.allowance)
     }
@@ -212,11 +218,11 @@ impl Rights {
 
     /// The part of a charge that `units` of it were.
     pub fn part_of(&self, receipt: Receipt, units: u32, cost: u32) -> Receipt {
-        let part = |time: u64| (u128::from(time) * u128::from(units) / u128::from(cost.max(1))) as u64;
-        Receipt { time: receipt.time.map(part), ..receipt }
+        Receipt { time: receipt.time / u64::from(cost.max(1)) * u64::from(units), ..receipt }
     }
 
     /// The most this region may spend of a slot in `mode` on its own account.
+    #[inline]
     pub fn cap(&self, mode: Mode, slot: u64, others: u64) -> u64 {
         let base = self.terms.base(slot);
         match self.on_partition {
@@ -227,6 +233,7 @@ impl Rights {
     }
 
     /// A durable mark says what may be on disk, not what the merged view leaves.
+    #[inline]
     fn within_view(&self, published: Allowance, counter: &Counter, slot: u64) -> Allowance {
         let opened = self.is_open() && self.terms.marked();
         match self.live.mode() {
@@ -244,6 +251,7 @@ impl Rights {
     }
 
     /// Whether nothing at all is admitted.
+    #[inline]
     pub fn closed(&self, mode: Mode) -> bool {
         match self.on_partition {
             OnPartition::Closed => mode != Mode::Healthy,
@@ -252,6 +260,7 @@ impl Rights {
         }
     }
 
+    #[inline]
     pub fn charge(&self, view: View, cost: u32, receipt: ChargeReceipt, wall: WallTime) -> Charge {
         Charge {
             limit: self.id,
@@ -344,6 +353,7 @@ impl Live {
         self.overflow_moved.swap(false, SeqCst)
     }
 
+    #[inline]
     pub fn mode(&self) -> Mode {
         match self.mode.load(SeqCst) {
             0 => Mode::Healthy,
@@ -373,6 +383,7 @@ impl Live {
         }
     }
 
+    #[inline]
     fn allowance(&self, slot: u64) -> u64 {
         Published::of(self.allowance.load(SeqCst), slot).map_or(0, |(_, amount)| amount)
     }

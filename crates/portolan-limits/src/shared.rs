@@ -41,6 +41,7 @@ impl Shared {
     }
 
     /// Civil time, monotone over all threads.
+    #[inline]
     pub fn wall(&self, now: Now) -> WallTime {
         let seen = self.latest();
         if now.wall > seen {
@@ -50,6 +51,7 @@ impl Shared {
     }
 
     /// The latest civil time any thread has seen.
+    #[inline]
     pub fn latest(&self) -> WallTime {
         WallTime::from_unix_millis(self.clock.load(SeqCst))
     }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use portolan_model::WallTime;
+use portolan_config::LimitId;
+use portolan_model::{Name, WallTime};
 
 use crate::{
     counter::{Counter, Receipt},
@@ -14,7 +15,7 @@ use crate::{
     shared::Shared,
     slide::{self, carry},
     table::Place,
-    verdict::{Admission, Charge, ChargeReceipt, Denial, DenyReason, WaitReason},
+    verdict::{Admission, Charge, ChargeReceipt, Denial, DenyReason, Wait, WaitReason},
     word::{Age, Word},
 };
 
@@ -53,9 +54,12 @@ pub(crate) enum Turned<'a> {
     },
     /// The entry is another key's by now: look the key up again.
     KeyChanged,
+    /// The limit is not known.
+    Unknown(LimitId),
 }
 
 /// Charges `cost` units at `wall`, or in a later slot that has begun meanwhile.
+#[inline]
 pub(crate) fn spend<'a>(shared: &Shared, site: Site<'a>, cost: u32, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
     match &site.rights.terms.kind {
         Kind::Bucket(buckets) if shared.owns(site.key) => drip::spend(shared, site, buckets, cost, wall),
@@ -64,6 +68,7 @@ pub(crate) fn spend<'a>(shared: &Shared, site: Site<'a>, cost: u32, wall: WallTi
 }
 
 /// Charges the word of a slot.
+#[inline]
 pub(crate) fn spend_slot<'a>(
     shared: &Shared,
     site: Site<'a>,
@@ -140,6 +145,7 @@ pub(crate) fn check_slot(
 }
 
 /// Everything the decision about a slot's word reads.
+#[inline]
 pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64, carried: u64) -> View {
     let Site { rights, counter, key, .. } = site;
     let used = if word.age(slot) == Age::Same { word.amount() } else { rights.start(shared, key, slot) };
@@ -153,27 +159,27 @@ pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64, carri
 
 impl Site<'_> {
     /// Whether the entry is the key's. Ask after reading what is to be moved.
+    #[inline]
     pub fn is_sound(&self) -> bool {
         self.place.is_none() || self.counter.is_of(self.key)
     }
 
     /// Whether what was spent in the slot before counts.
+    #[inline]
     pub fn slides(&self, shared: &Shared) -> bool {
         self.rights.terms.kind == Kind::Sliding && shared.owns(self.key)
     }
 }
 
 impl Held<'_> {
-    pub fn give_back(&self) {
-        self.site.counter.give_back(self.receipt, self.cost.into());
-    }
-
+    #[inline]
     pub fn charge(&self) -> Charge {
-        let Site { rights, key, place, .. } = self.site;
-        rights.charge(self.view, self.cost, ChargeReceipt { key, place, receipt: self.receipt }, self.wall)
+        let (Site { rights, key, place, .. }, Receipt { reuse, time, .. }) = (self.site, self.receipt);
+        rights.charge(self.view, self.cost, ChargeReceipt { key, place, reuse, time }, self.wall)
     }
 
     /// Whether this charge has brought the counter so close to its rights that more should be on its way.
+    #[inline]
     pub fn wants_more(&self) -> bool {
         let View { slot, used, rights: allowance, .. } = self.view;
         let low = match allowance.pending {
@@ -187,18 +193,22 @@ impl Held<'_> {
 
 impl Turned<'_> {
     /// Whether the state machine can help.
+    #[inline]
     pub fn wants_more(&self) -> bool {
         matches!(self, Self::Refused { wait: Some(_), .. })
     }
 
-    /// The answer; none where the key has to be looked up again.
-    pub fn admission(&self) -> Option<Admission> {
-        let Self::Refused { rights, wait, .. } = self else { return None };
-        let denial = self.denial()?;
-        Some(match wait {
-            Some(reason) => Admission::Wait(rights.wait(*reason, denial)),
-            None => Admission::Deny(denial),
-        })
+    /// The answer. `unknown` stands for the name of a limit that is not known.
+    #[cold]
+    pub fn admission(&self, unknown: &Name) -> Admission {
+        match (self, self.denial()) {
+            (Self::Refused { rights, wait: Some(reason), .. }, Some(denial)) => {
+                Admission::Wait(rights.wait(*reason, denial))
+            }
+            (_, Some(denial)) => Admission::Deny(denial),
+            (Self::Unknown(limit), None) => Admission::Wait(Wait::unknown(*limit, unknown.clone())),
+            (_, None) => Admission::Wait(Wait::unknown(LimitId(u32::MAX), unknown.clone())),
+        }
     }
 
     /// The charge instead, if the limit is in shadow.
@@ -214,7 +224,7 @@ impl Turned<'_> {
             Self::Refused { rights, slot, reason, retry_after, .. } => {
                 Some(rights.denial(*slot, *reason, *retry_after))
             }
-            Self::KeyChanged => None,
+            Self::KeyChanged | Self::Unknown(_) => None,
         }
     }
 }
@@ -223,7 +233,6 @@ impl Turned<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use portolan_config::LimitId;
     use portolan_model::{HashKey, Now};
 
     use super::*;

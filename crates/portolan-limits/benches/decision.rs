@@ -1,0 +1,184 @@
+//! What a decision costs: one claim of one key that has an entry, at 1 k, 1 M and 10 M keys, on one and two threads, beside
+//! what a `HashMap` probe and a compare-and-swap cost in the same run.
+//!
+//! `cargo bench -p portolan-limits --bench decision [-- 1k 1m 10m]`
+//!
+//! Timed in batches of 64, each thread on a core of its own; of five runs the best is told, since others may use the
+//! machine. Keys are drawn before a batch is timed, uniformly: each decision misses the caches at its worst.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hint::black_box,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use criterion::Criterion;
+use portolan_limits::{
+    Admission, Algorithm, Claim, Definition, Key, LimitId, Limiter, Limits, LimitsConfig, Recovery, Window,
+};
+use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, RegionId, Timestamp, WallTime};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+const LIMIT: LimitId = LimitId(1);
+const BATCH: usize = 64;
+const RUNS: usize = 5;
+
+fn main() {
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let sizes = [("1k", 1_000), ("1m", 1_000_000), ("10m", 10_000_000)];
+    println!("ns, p50 and p99        {:>19} {:>19} {:>19}", "decision", "map of 8 bytes", "map of 64 bytes");
+    println!("keys threads {:>72}", "decision to map");
+    for (name, keys) in sizes {
+        if chosen.is_empty() || chosen.iter().any(|wanted| wanted == name) {
+            let table = Table::new(keys);
+            for threads in [1, 2] {
+                let [decision, narrow, wide] =
+                    [Table::decide, Table::probe_narrow, Table::probe_wide].map(|ask| best(threads, &table, ask));
+                let ratio = |map: Figures| decision.p50 / map.p50;
+                let (to_narrow, to_wide) = (ratio(narrow), ratio(wide));
+                println!("{name:>4} {threads:>7}         {decision} {narrow} {wide}  {to_narrow:.2} {to_wide:.2}");
+            }
+        }
+    }
+    single(&mut Criterion::default().without_plots());
+}
+
+/// The parts of a decision, and what comes before it.
+fn single(criterion: &mut Criterion) {
+    let table = Table::new(1000);
+    let claim = [Claim { limit: LIMIT, key: table.keys[0], cost: 1 }];
+    criterion.bench_function("decision of a key in the cache", |bencher| {
+        bencher.iter(|| table.limiter.admit(black_box(&claim), NOW));
+    });
+    let two = [claim[0], Claim { key: table.keys[1], ..claim[0] }];
+    criterion.bench_function("decision of two keys in the cache", |bencher| {
+        bencher.iter(|| table.limiter.admit(black_box(&two), NOW));
+    });
+    criterion.bench_function("key of one part of 12 bytes", |bencher| {
+        bencher.iter(|| table.limiter.key(LIMIT, &[black_box(b"user-1234567")]));
+    });
+}
+
+const NOW: Now = Now { mono: Timestamp::ZERO, wall: WallTime::from_unix_millis(1_795_000_000_500) };
+
+/// The same keys in the limiter and in a map.
+struct Table {
+    _limits: Limits,
+    limiter: std::sync::Arc<Limiter>,
+    keys: Vec<Key>,
+    /// One word per key.
+    narrow: HashMap<Key, AtomicU64>,
+    /// As much per key as an entry of the limiter has.
+    wide: HashMap<Key, [AtomicU64; 8]>,
+}
+
+impl Table {
+    fn new(count: u64) -> Self {
+        let algorithm = Algorithm::FixedWindow { quota: 1 << 36, window: Window::Length(Duration::from_secs(1)) };
+        let definition = Definition::new(LIMIT, Name::new("decision").expect("a name"), algorithm);
+        let limits = active(usize::try_from(count).expect("64 bits"), &definition);
+        let limiter = limits.limiter();
+        let keys: Vec<Key> = (0..count).map(|number| limiter.key(LIMIT, &[&number.to_le_bytes()])).collect();
+        for &key in &keys {
+            assert!(matches!(limiter.admit(&[Claim { limit: LIMIT, key, cost: 1 }], NOW), Admission::Allow(_)));
+        }
+        assert_eq!(limits.stats().overflowed, 0, "every key has an entry");
+        let narrow = keys.iter().map(|&key| (key, AtomicU64::new(0))).collect();
+        let wide = keys.iter().map(|&key| (key, Default::default())).collect();
+        Self { _limits: limits, limiter, keys, narrow, wide }
+    }
+
+    fn decide(&self, claim: &Claim) {
+        black_box(self.limiter.admit(std::slice::from_ref(claim), NOW));
+    }
+
+    fn probe_narrow(&self, claim: &Claim) {
+        charge(&self.narrow[&claim.key]);
+    }
+
+    fn probe_wide(&self, claim: &Claim) {
+        charge(&self.wide[&claim.key][1]);
+    }
+}
+
+fn charge(counter: &AtomicU64) {
+    let seen = counter.load(Ordering::Relaxed);
+    black_box(counter.compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok());
+}
+
+/// The limits of a lone region, whose first horizon is durable.
+fn active(capacity: usize, definition: &Definition) -> Limits {
+    let region = RegionId::new("here").expect("a name");
+    let config = LimitsConfig {
+        node: NodeName::new("here-1").expect("a name"),
+        region: region.clone(),
+        neighbours: Vec::new(),
+        rosters: BTreeMap::new(),
+        life: 1,
+        regions: vec![region],
+        hash_key: HashKey::new(*b"0123456789abcdef"),
+        capacity,
+        worst_rtt: Duration::ZERO,
+        budget: ByteSize(1 << 20),
+    };
+    let mut limits = Limits::new(config, Recovery::FirstStart, NOW);
+    limits.handle_definitions(std::slice::from_ref(definition), NOW);
+    while let Some(write) = limits.poll_marks() {
+        limits.handle_durable(write.sequence, NOW);
+    }
+    limits
+}
+
+#[derive(Clone, Copy)]
+struct Figures {
+    p50: f64,
+    p99: f64,
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:>9.1} {:>9.1}", self.p50, self.p99)
+    }
+}
+
+/// The best of some runs, of the slowest thread.
+fn best(threads: u64, table: &Table, ask: fn(&Table, &Claim)) -> Figures {
+    let run = |_| {
+        let slowest = thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || on_core(thread, table, ask))).collect();
+            let figures = threads.into_iter().map(|thread| thread.join().expect("it does not panic"));
+            figures.max_by(|one, other| one.p50.total_cmp(&other.p50))
+        });
+        slowest.expect("there is a thread")
+    };
+    (0..RUNS).map(run).min_by(|one, other| one.p50.total_cmp(&other.p50)).expect("there is a run")
+}
+
+fn on_core(core: u64, table: &Table, ask: fn(&Table, &Claim)) -> Figures {
+    let mut set = CpuSet::new();
+    set.set(usize::try_from(core).expect("a small number"));
+    sched_setaffinity(None, &set).expect("the core is there");
+    let mut seed = 0x9e37_79b9_7f4a_7c15 ^ (core + 1);
+    let mut draw = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let at = (u128::from(seed) * table.keys.len() as u128) >> 64;
+        Claim { limit: LIMIT, key: table.keys[usize::try_from(at).expect("below the length")], cost: 1 }
+    };
+    let mut batch = [Claim { limit: LIMIT, key: table.keys[0], cost: 1 }; BATCH];
+    let mut times = Vec::with_capacity(BATCHES);
+    for _ in 0..BATCHES {
+        batch.fill_with(&mut draw);
+        let begin = Instant::now();
+        batch.iter().for_each(|claim| ask(table, claim));
+        times.push(begin.elapsed().as_nanos());
+    }
+    times.sort_unstable();
+    let at = |part: usize| times[times.len() * part / 100] as f64 / BATCH as f64;
+    Figures { p50: at(50), p99: at(99) }
+}
+
+const BATCHES: usize = 20_000;
