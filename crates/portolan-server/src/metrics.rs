@@ -38,14 +38,14 @@ pub struct Metrics {
 impl Metrics {
     /// Metrics over the counters of the data path, of DNS, of probes and of spans; the rest is passed in at each scrape.
     pub fn new(
-        proxy: portolan_proxy::Metrics,
+        proxy: &portolan_proxy::Proxy,
         dns: Arc<DnsCounters>,
         probes_skipped: Arc<AtomicU64>,
         spans_lost: Arc<AtomicU64>,
         lenders: LenderStats,
     ) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(proxy));
+        registry.register_collector(Box::new(proxy.metrics().clone()));
         Self { proxy: registry, dns, probes_skipped, spans_lost, lenders }
     }
 

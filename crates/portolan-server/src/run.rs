@@ -119,13 +119,7 @@ impl Running {
             lenders: lenders.stats(),
             proxy: proxy.metrics().clone(),
             mesh: mesh.clone(),
-            metrics: Metrics::new(
-                proxy.metrics().clone(),
-                Arc::clone(&dns_counters),
-                prober.skipped(),
-                spans_lost,
-                lenders.stats(),
-            ),
+            metrics: Metrics::new(&proxy, Arc::clone(&dns_counters), prober.skipped(), spans_lost, lenders.stats()),
         };
         tasks.spawn(announce(Arc::clone(&view), ready_line(node, &proxy, &mesh, &sockets)));
         sockets.serve(node, files, admin, dns_counters, &mut tasks)?;
