@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::Disk;
+use portolan_config::{Disk, Intent};
 use portolan_limits::{Found, MarkLog, Mode, Recovery};
 use portolan_model::{HashKey, NodeName, RegionId, Timestamp};
 use portolan_node::{Node, NodeConfig, RaftStatus};
@@ -145,6 +145,7 @@ impl World<'_> {
         if let Some(process) = place.process.take() {
             tokio::spawn(async move { process.raft.shutdown().await });
         }
+        self.note_quotas(host, None);
     }
 
     /// Raft of a host runs: the node can begin.
@@ -170,6 +171,7 @@ impl World<'_> {
             seed: chance::derived_seed(self.seed, "node", &format!("{} {}", place.name, life.number)),
         };
         let now = place.clock.read();
+        self.note_quotas(life.host, Some(&intent));
         let mut node = Node::new(config, intent, now);
         node.set_member(raft.member(), now);
         let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments());
@@ -186,12 +188,21 @@ impl World<'_> {
         if host.lives == life.number { host.process.as_mut() } else { None }
     }
 
+    /// Notes which quotas are in force on a host: those of what its process was given last.
+    fn note_quotas(&mut self, host: usize, intent: Option<&Intent>) {
+        let budgets = intent.into_iter().flat_map(|intent| intent.limits.budgets(&intent.snapshot));
+        let quotas = budgets.map(|budget| (budget.binding.id, budget.algorithm().quota())).collect();
+        let at_ms = i64::try_from(self.since_zero().as_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        self.tally.quotas.take(host, quotas, at_ms);
+    }
+
     /// Hands the last applied intent to the node.
     pub fn take_intent(&mut self, life: Life) {
         let now = self.hosts[life.host].clock.read();
         let Some(process) = self.process(life) else { return };
         let intent = Arc::clone(&process.raft.intent().borrow());
-        process.node.handle_intent(intent, now);
+        process.node.handle_intent(Arc::clone(&intent), now);
+        self.note_quotas(life.host, Some(&intent));
         self.start_limits(life.host);
         self.pump(life.host);
         self.note_activation();

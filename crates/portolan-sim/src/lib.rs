@@ -30,6 +30,7 @@ mod wire;
 mod bound;
 mod expectations;
 mod oracle;
+mod quotas;
 mod recorder;
 mod slots;
 mod tally;

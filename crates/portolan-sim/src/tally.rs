@@ -11,6 +11,7 @@ use tokio::time::Duration;
 use crate::{
     bound,
     outcome::{LimitFigures, Refusals, RegionUse},
+    quotas::Quotas,
     slots::{Slot, Slots, Sums, Tank},
 };
 
@@ -27,6 +28,8 @@ pub struct Tally {
     names: BTreeMap<Name, usize>,
     counters: Vec<Counter>,
     index: BTreeMap<(LimitId, String), u32>,
+    /// What is in force where.
+    pub quotas: Quotas,
 }
 
 /// One limit, all keys together.
@@ -113,6 +116,7 @@ impl Tally {
             names: BTreeMap::new(),
             counters: Vec::new(),
             index: BTreeMap::new(),
+            quotas: Quotas::default(),
         }
     }
 
@@ -210,6 +214,11 @@ impl Tally {
         if counter.watched {
             closing.by_region.resize(limit.regions.len(), 0);
             closing.by_region[place] += cost;
+        }
+        if closing.admitted > closing.bound && !matches!(limit.limit.algorithm, Algorithm::TokenBucket { .. }) {
+            // Rights of this slot may have been lent in the one before, under what was in force then.
+            let quota = self.quotas.largest(counter.of.0, begins.saturating_sub(limit.window_ms()));
+            closing.bound = closing.bound.max(bound::of_slot(&limit.limit, quota, &self.map, self.nodes));
         }
         let told = std::mem::replace(&mut closing.told, closing.admitted > closing.bound);
         (closing.told && !told).then(|| {
