@@ -47,7 +47,6 @@ pub(crate) fn spend<'a>(
         let refused =
             |reason, retry_after, wait| Err(Turned::Refused { rights, slot, reason, retry_after, wait, wall });
         if rights.closed(purse.view.mode) {
-            counter.refuse(cost);
             return refused(DenyReason::Closed, rights.terms.left(slot, wall), None);
         }
         if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot, wall) {
@@ -65,7 +64,6 @@ pub(crate) fn spend<'a>(
         if counter.rights(slot).is_some_and(|borrowed| borrowed.amount > counter.used(slot)) {
             return spend_slot(shared, site, cost, wall);
         }
-        counter.refuse(cost);
         let (reason, wait) = purse.refusal(site, cost);
         return refused(reason, purse.retry_after(), wait);
     }

@@ -82,14 +82,16 @@ impl Flow {
             return;
         }
         self.since = now;
-        self.rate += (asked as f64 / elapsed - self.rate) * (elapsed / (elapsed + WITHIN_SLOT));
+        let weight = if unlikely(asked as f64, self.rate * elapsed) { JUMP } else { elapsed / (elapsed + WITHIN_SLOT) };
+        self.rate += (asked as f64 / elapsed.max(SHORTEST_READING) - self.rate) * weight;
     }
 
     fn roll(&mut self, slot: u64) {
         let missed = slot - self.slot - 1;
         if self.whole || self.per_slot.is_some() {
             let before = self.per_slot.unwrap_or(self.asked);
-            let mut average = before + (self.asked - before) * SLOT_WEIGHT;
+            let weight = if unlikely(self.asked, before) { 1.0 } else { SLOT_WEIGHT };
+            let mut average = before + (self.asked - before) * weight;
             for _ in 0..missed.min(8) {
                 average -= average * SLOT_WEIGHT;
             }
@@ -121,6 +123,13 @@ impl Flow {
     }
 }
 
+/// Whether a count is three standard deviations of a Poisson process from what was expected: demand has jumped, and an
+/// average over the time before would only hide it.
+fn unlikely(count: f64, expected: f64) -> bool {
+    let off = count - expected;
+    off * off > 9.0 * count.max(expected).max(1.0)
+}
+
 /// An expectation with one standard deviation of a Poisson process on top.
 pub(crate) fn with_margin(units: f64) -> f64 {
     units + units.max(0.0).sqrt()
@@ -128,6 +137,12 @@ pub(crate) fn with_margin(units: f64) -> f64 {
 
 /// Seconds that the average within a slot spans.
 const WITHIN_SLOT: f64 = 0.3;
+
+/// What a reading weighs when demand has jumped.
+const JUMP: f64 = 0.8;
+
+/// Seconds that a reading counts for at least: a few requests at one instant are no rate.
+const SHORTEST_READING: f64 = 0.05;
 
 /// What the latest slot weighs in the average over slots.
 const SLOT_WEIGHT: f64 = 0.5;

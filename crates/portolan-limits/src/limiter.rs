@@ -52,13 +52,23 @@ impl Limiter {
     /// `Wait`: it can only come from a view older or newer than this limiter. Limits in shadow never refuse: their charge
     /// says that they would have. Allocates only above four claims.
     pub fn admit(&self, claims: &[Claim], now: Now) -> Admission {
+        self.admit_asked(claims, Asked::First, now)
+    }
+
+    /// The same for a request that was answered `Wait` before: it is no new demand.
+    pub fn admit_again(&self, claims: &[Claim], now: Now) -> Admission {
+        self.admit_asked(claims, Asked::Again, now)
+    }
+
+    #[inline]
+    fn admit_asked(&self, claims: &[Claim], asked: Asked, now: Now) -> Admission {
         let wall = self.shared.wall(now);
         // Made where it is returned: an answer of four charges is half a kilobyte.
         let mut admission = Admission::Allow(SmallVec::new());
         for claim in claims {
             let Admission::Allow(charges) = &mut admission else { break };
             let refusal = match self.rights(claim.limit) {
-                Some(rights) => match self.claim(rights, claim, wall) {
+                Some(rights) => match self.claim(rights, claim, asked, wall) {
                     Ok(held) => {
                         charges.push(held.charge());
                         continue;
@@ -128,22 +138,34 @@ impl Limiter {
     }
 
     #[inline]
-    fn claim<'a>(&'a self, rights: &'a Rights, claim: &Claim, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
+    fn claim<'a>(
+        &'a self,
+        rights: &'a Rights,
+        claim: &Claim,
+        asked: Asked,
+        wall: WallTime,
+    ) -> Result<Held<'a>, Turned<'a>> {
         let Claim { key, cost, .. } = *claim;
         let table = &self.shared.table;
         if let Some(place) = table.find(key) {
             let site = Site { rights, counter: table.counter(place), key, place: Some(place) };
             let spent = spend(&self.shared, site, cost, wall);
             if !matches!(spent, Err(Turned::KeyChanged)) {
-                return self.note(site, spent);
+                return self.note(site, cost, asked, spent);
             }
         }
-        self.claim_new(rights, claim, wall)
+        self.claim_new(rights, claim, asked, wall)
     }
 
     #[cold]
     /// The first request of a key: makes its entry, or shares the overflow counter.
-    fn claim_new<'a>(&'a self, rights: &'a Rights, claim: &Claim, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
+    fn claim_new<'a>(
+        &'a self,
+        rights: &'a Rights,
+        claim: &Claim,
+        asked: Asked,
+        wall: WallTime,
+    ) -> Result<Held<'a>, Turned<'a>> {
         let shared = &*self.shared;
         let Claim { key, cost, .. } = *claim;
         // Asked where no other thread can make or unmake the entry: one that was held up on its way here must not make
@@ -153,7 +175,7 @@ impl Limiter {
             let counter = place.map_or(&rights.live.overflow, |place| shared.table.counter(place));
             let key = if place.is_some() { key } else { Key::OVERFLOW };
             let site = Site { rights, counter, key, place };
-            self.note(site, spend(shared, site, cost, latest()))
+            self.note(site, cost, asked, spend(shared, site, cost, latest()))
         };
         shared.table.enter(
             Tenant { key, limit: rights.id },
@@ -171,11 +193,20 @@ impl Limiter {
 
     /// Tells the state machine what moved.
     #[inline]
-    fn note<'a>(&self, site: Site<'a>, spent: Result<Held<'a>, Turned<'a>>) -> Result<Held<'a>, Turned<'a>> {
+    fn note<'a>(
+        &self,
+        site: Site<'a>,
+        cost: u32,
+        asked: Asked,
+        spent: Result<Held<'a>, Turned<'a>>,
+    ) -> Result<Held<'a>, Turned<'a>> {
         let wants_more = match &spent {
             Ok(held) => held.wants_more(),
             Err(turned) => turned.wants_more(),
         };
+        if asked == Asked::First && matches!(spent, Err(Turned::Refused { .. })) {
+            site.counter.refuse(cost);
+        }
         match site.place {
             Some(place) => self.shared.table.note_move(place),
             None => site.rights.live.note_overflow(&self.shared.overflowed),
@@ -255,6 +286,13 @@ impl Limiter {
     }
 }
 
+/// Whether a request is asked for the first time, or waited and asks again: demand is counted once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    First,
+    Again,
+}
+
 #[cfg(test)]
 mod tests {
     use portolan_model::HashKey;
@@ -280,7 +318,7 @@ mod tests {
         let spent = (0..4).filter(|_| charged(at(5)).is_some()).count();
         shared.raise_clock(at(9));
         shared.table.sweep(0, usize::MAX >> 1, |counter| limiter.is_dead(counter, at(9)));
-        let late = limiter.claim(limiter.rights(LimitId(1)).expect("it is defined"), &claim, at(5));
+        let late = limiter.claim(limiter.rights(LimitId(1)).expect("it is defined"), &claim, Asked::First, at(5));
         assert_eq!((spent, late.ok().map(|held| held.charge().slot)), (3, Some(9)));
     }
 }

@@ -108,13 +108,11 @@ pub(crate) fn spend_slot<'a>(
                 }
             }
             Err(Refusal::Deny(reason)) => {
-                counter.refuse(cost);
                 return refused(reason, carried.retry_after(site, view, cost, wall), None);
             }
             Err(Refusal::Wait(wait, reason)) => {
                 // The state machine reads from the word which slot is wanted.
                 if age == Age::Same || counter.advance(word, slot, view.used).is_some() {
-                    counter.refuse(cost);
                     return refused(reason, rights.terms.left(slot, wall), Some(wait));
                 }
             }

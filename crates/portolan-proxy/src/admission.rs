@@ -47,7 +47,11 @@ pub(crate) async fn admit(worker: &Worker, prepared: &Rc<Prepared>, route: &Rout
         tokio::pin!(moved);
         // Registered before asking, so that what moves in between is not missed.
         moved.as_mut().enable();
-        let admission = view.limiter.admit(&claims, worker.now());
+        let admission = if patience.last.is_none() {
+            view.limiter.admit(&claims, worker.now())
+        } else {
+            view.limiter.admit_again(&claims, worker.now())
+        };
         if view.limiter.take_attention() {
             shared.limits_wanted.notify_one();
         }

@@ -2,6 +2,8 @@
 //! overdraft adds. Publishes that to the request path, cut by what is durable. Never lowers it within a slot: what is
 //! lent is taken out of the counter instead.
 
+use std::time::Duration;
+
 use portolan_config::LimitId;
 
 use super::Limits;
@@ -162,17 +164,19 @@ impl Limits {
         self.publish(rights, key, slot);
     }
 
-    /// What the quota leaves of a slot, after all that is known to be consumed and what may have been since.
+    /// What the quota leaves of a slot, after all that is known to be consumed and what the others will yet: a region that
+    /// will use up what it has leaves nothing to overdraw.
     fn unclaimed(&self, rights: &Rights, key: Key, slot: u64, net: u64) -> u64 {
         let Some(account) = self.ledger.account(rights.id, key) else { return 0 };
         let balances = account.balances(slot, self.regions.len());
         let mut claimed = net;
         for (at, balance) in balances.iter().enumerate().filter(|&(at, _)| at != self.me) {
             let unspent = self.unspent(rights, slot, at, *balance);
+            let ahead = self.view_age() + self.left(rights, slot);
             let unseen = match self.peers.state(at) {
                 PeerState::Stale => unspent,
                 _ if !balance.told => unspent / 2,
-                _ => ((balance.demand.rate.units() * self.view_age()).ceil() as u64).min(unspent),
+                _ => (with_margin(balance.demand.rate.units() * ahead).ceil() as u64).min(unspent),
             };
             claimed = claimed.saturating_add(balance.consumed).saturating_add(unseen);
         }
@@ -191,6 +195,10 @@ impl Limits {
 
     /// Whether a loan would reach a region.
     pub(super) fn reaches(&self, region: usize) -> bool {
-        region == self.me || self.peers.state(region) != PeerState::Stale
+        let heard = self.peers.ages(region, self.last.mono).0 <= SUSPECT_AFTER;
+        region == self.me || (heard && self.peers.state(region) != PeerState::Stale)
     }
 }
+
+/// A region that was silent for so long is lent nothing: what goes to one that is gone is lost for the slot.
+const SUSPECT_AFTER: Duration = Duration::from_millis(300);

@@ -162,11 +162,20 @@ impl Region {
 
     /// Asks for one unit; none when the process does not run.
     pub fn ask(&self, us: u64) -> Option<Answer> {
+        self.ask_by(Limiter::admit, us)
+    }
+
+    /// Asks once more for a request that waits.
+    pub fn ask_again(&self, us: u64) -> Option<Answer> {
+        self.ask_by(Limiter::admit_again, us)
+    }
+
+    fn ask_by(&self, admit: fn(&Limiter, &[Claim], Now) -> Admission, us: u64) -> Option<Answer> {
         self.limits.as_ref()?;
         let limiter = self.limiter.as_ref()?;
         let now = self.now(us);
         let claim = Claim { limit: LIMIT, key: limiter.key(LIMIT, &[b"row"]), cost: 1 };
-        Some(match limiter.admit(&[claim], now) {
+        Some(match admit(limiter, &[claim], now) {
             Admission::Allow(charges) => Answer::Allow { slot: charges[0].slot },
             Admission::Deny(denial) => Answer::Deny { slot: denial.slot },
             Admission::Wait(wait) => Answer::Wait { slot: wait.otherwise.slot, at_most: wait.at_most },

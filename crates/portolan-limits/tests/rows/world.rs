@@ -249,7 +249,7 @@ impl<'a> World<'a> {
     fn answer_waiting(&mut self, at: usize) {
         while let Some(first) = self.waiting[at].pop_front() {
             let waited = Duration::from_micros(self.now - first.arrived);
-            match self.regions[at].ask(self.now) {
+            match self.regions[at].ask_again(self.now) {
                 Some(Answer::Wait { at_most, .. }) if first.arrived + at_most.as_micros() as u64 > self.now => {
                     let until = first.arrived + at_most.as_micros() as u64;
                     if until != first.until {
