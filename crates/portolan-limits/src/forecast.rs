@@ -84,6 +84,7 @@ impl Flow {
         self.since = now;
         let weight = if unlikely(asked as f64, self.rate * elapsed) { JUMP } else { elapsed / (elapsed + WITHIN_SLOT) };
         self.rate += (asked as f64 / elapsed.max(SHORTEST_READING) - self.rate) * weight;
+        self.rate = self.rate.max(0.0);
     }
 
     fn roll(&mut self, slot: u64) {
@@ -138,8 +139,8 @@ pub(crate) fn with_margin(units: f64) -> f64 {
 /// Seconds that the average within a slot spans.
 const WITHIN_SLOT: f64 = 0.3;
 
-/// What a reading weighs when demand has jumped.
-const JUMP: f64 = 0.8;
+/// What a reading weighs when demand has jumped: more than itself, since the jump fell somewhere within it.
+const JUMP: f64 = 1.5;
 
 /// Seconds that a reading counts for at least: a few requests at one instant are no rate.
 const SHORTEST_READING: f64 = 0.05;

@@ -20,9 +20,9 @@ pub(crate) struct Party {
 
 /// Units that the region at `me` should lend, by the position of the receiver. `turn` differs from slot to slot and from
 /// key to key: where less than a unit is due from each lender, they take turns by it.
-pub(crate) fn loans(parties: &[Party], me: usize, turn: u64) -> SmallVec<[(usize, u64); 4]> {
+pub(crate) fn loans(parties: &[Party], me: usize, ahead: Ahead, turn: u64) -> SmallVec<[(usize, u64); 4]> {
     let mut loans = SmallVec::new();
-    let targets = Targets::new(parties);
+    let targets = Targets::new(parties, ahead);
     let mine = targets.surplus(parties, me);
     let deficit: f64 = (0..parties.len()).map(|at| targets.deficit(parties, at)).sum();
     let surplus: f64 = (0..parties.len()).map(|at| targets.surplus(parties, at)).sum();
@@ -46,8 +46,19 @@ pub(crate) fn loans(parties: &[Party], me: usize, turn: u64) -> SmallVec<[(usize
     loans
 }
 
+/// Whether the slot has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// Units move to whoever lacks them.
+    Begun,
+    /// They also move to whoever would lack them if demand jumped there: a region without a reserve refuses until a loan
+    /// has come.
+    ToCome,
+}
+
 /// How much each region should have.
 struct Targets {
+    ahead: Ahead,
     have: f64,
     need: f64,
     /// Where more is there than needed: what each region gets of the rest.
@@ -55,12 +66,12 @@ struct Targets {
 }
 
 impl Targets {
-    fn new(parties: &[Party]) -> Self {
+    fn new(parties: &[Party], ahead: Ahead) -> Self {
         let reachable = || parties.iter().filter(|party| party.reachable);
         let have: f64 = reachable().map(|party| party.have.max(0.0)).sum();
         let need: f64 = reachable().map(|party| party.need).sum();
         let slack = (have - need).max(0.0) / reachable().count().max(1) as f64;
-        Self { have, need, slack }
+        Self { ahead, have, need, slack }
     }
 
     fn of(&self, parties: &[Party], at: usize) -> f64 {
@@ -77,8 +88,9 @@ impl Targets {
     /// What a region lacks; nothing for one whose needs are met, else units would move for evenness' sake alone.
     fn deficit(&self, parties: &[Party], at: usize) -> f64 {
         let party = parties[at];
-        let lacks = party.reachable && party.have < party.need;
-        if lacks { (self.of(parties, at) - party.have.max(0.0)).max(0.0) } else { 0.0 }
+        let unprepared = self.ahead == Ahead::ToCome && party.have < self.of(parties, at) * RESERVE;
+        let lacks = party.have < party.need || unprepared;
+        if lacks && party.reachable { (self.of(parties, at) - party.have.max(0.0)).max(0.0) } else { 0.0 }
     }
 
     /// What a region has beyond its target.
@@ -116,6 +128,9 @@ fn part(parties: &[Party], targets: &Targets, me: usize, of_surplus: f64, turn: 
 /// The part of a deficit that is filled at once; the rest when fresher views have come.
 const GIVEN: f64 = 0.9;
 
+/// The part of its target that a region should hold of a slot to come.
+const RESERVE: f64 = 0.7;
+
 /// The part of all that is left that a region without demand keeps.
 const FLOOR: f64 = 0.02;
 
@@ -136,7 +151,7 @@ mod tests {
     fn lent(parties: &[Party], turn: u64) -> Vec<f64> {
         let mut after: Vec<f64> = parties.iter().map(|party| party.have).collect();
         for me in 0..parties.len() {
-            for (to, amount) in loans(parties, me, turn) {
+            for (to, amount) in loans(parties, me, Ahead::Begun, turn) {
                 after[me] -= amount as f64;
                 after[to] += amount as f64;
             }
@@ -181,7 +196,7 @@ mod tests {
         fn nobody_lends_more_than_it_has(needs in vec((0.0..500.0, 0.0..300.0), 2..20), turn: u64) {
             let parties: Vec<Party> = needs.iter().map(|&(need, have): &(f64, f64)| party(need, have.floor())).collect();
             for me in 0..parties.len() {
-                let given: u64 = loans(&parties, me, turn).iter().map(|&(_, amount)| amount).sum();
+                let given: u64 = loans(&parties, me, Ahead::ToCome, turn).iter().map(|&(_, amount)| amount).sum();
                 prop_assert!(given as f64 <= parties[me].have);
             }
         }

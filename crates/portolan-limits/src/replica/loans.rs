@@ -8,16 +8,9 @@ use crate::{
     counter::Counter,
     forecast::with_margin,
     key::Key,
-    lending::{self, Party},
+    lending::{self, Ahead, Party},
     rights::Rights,
 };
-
-/// Which slot units are lent of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
-    This,
-    Next,
-}
 
 impl Limits {
     /// Lends what is due of a key.
@@ -30,14 +23,14 @@ impl Limits {
         let left = self.left(rights, slot);
         // A loan that comes when its slot is over helps nobody.
         if left > self.one_way() {
-            self.lend_in(rights, key, slot, When::This);
+            self.lend_in(rights, key, slot, Ahead::Begun);
         }
         if left < LEAD_SECONDS {
-            self.lend_in(rights, key, slot + 1, When::Next);
+            self.lend_in(rights, key, slot + 1, Ahead::ToCome);
         }
     }
 
-    fn lend_in(&mut self, rights: &Rights, key: Key, slot: u64, when: When) {
+    fn lend_in(&mut self, rights: &Rights, key: Key, slot: u64, when: Ahead) {
         let begin = rights.terms.begin(slot);
         // After a restart nothing may be left of a slot that this process lent of: the horizon says which those are.
         let open = self.may_give(rights, key, slot, begin) && !self.stopped(rights, slot);
@@ -45,7 +38,7 @@ impl Limits {
             return;
         }
         let parties = self.parties(rights, key, slot, when);
-        let due = lending::loans(&parties, self.me, slot ^ key.bits() >> 8);
+        let due = lending::loans(&parties, self.me, when, slot ^ key.bits() >> 8);
         for (to, amount) in due {
             let taken = self.withdraw(rights, key, slot, amount);
             if taken == 0 {
@@ -82,7 +75,7 @@ impl Limits {
     }
 
     /// The regions as the lending rule sees them.
-    fn parties(&self, rights: &Rights, key: Key, slot: u64, when: When) -> SmallVec<[Party; 8]> {
+    fn parties(&self, rights: &Rights, key: Key, slot: u64, when: Ahead) -> SmallVec<[Party; 8]> {
         let current = rights.terms.slot(self.wall());
         let regions = self.regions.len();
         let account = self.ledger.account(rights.id, key);
@@ -103,19 +96,19 @@ impl Limits {
                     let used = self.with_counter(rights, key, |counter| counter.used(slot)).unwrap_or(0);
                     let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
                     let need = mine.map_or(0.0, |watch| match when {
-                        When::This => watch.flow.rate() * left,
-                        When::Next => watch.flow.next(window, left),
+                        Ahead::Begun => watch.flow.rate() * left,
+                        Ahead::ToCome => watch.flow.next(window, left),
                     });
                     (with_margin(need), have)
                 }
-                When::This if told => {
+                Ahead::Begun if told => {
                     let rate = demand.rate.units();
                     (with_margin(rate * left), unspent - rate * self.view_age().min(elapsed))
                 }
-                When::Next if told => (with_margin(demand.next.units()), unspent),
+                Ahead::ToCome if told => (with_margin(demand.next.units()), unspent),
                 // A silent region has used less than half, and expects to stay below its share.
-                When::This => (QUIET * base as f64 * left / window, unspent - QUIET * base as f64 * elapsed / window),
-                When::Next => (QUIET * base as f64, unspent),
+                Ahead::Begun => (QUIET * base as f64 * left / window, unspent - QUIET * base as f64 * elapsed / window),
+                Ahead::ToCome => (QUIET * base as f64, unspent),
             };
             Party { need, have, base, reachable: self.reaches(at) }
         };
