@@ -140,7 +140,7 @@ pub(crate) fn with_margin(units: f64) -> f64 {
 const WITHIN_SLOT: f64 = 0.3;
 
 /// What a reading weighs when demand has jumped: more than itself, since the jump fell somewhere within it.
-const JUMP: f64 = 1.5;
+const JUMP: f64 = 0.9;
 
 /// Seconds that a reading counts for at least: a few requests at one instant are no rate.
 const SHORTEST_READING: f64 = 0.05;

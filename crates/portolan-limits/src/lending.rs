@@ -51,14 +51,15 @@ pub(crate) fn loans(parties: &[Party], me: usize, ahead: Ahead, turn: u64) -> Sm
 pub(crate) enum Ahead {
     /// Units move to whoever lacks them.
     Begun,
-    /// They also move to whoever would lack them if demand jumped there: a region without a reserve refuses until a loan
-    /// has come.
+    /// They also move to whoever would lack them if demand jumped there: a region without a reserve refuses until a
+    /// loan has come.
     ToCome,
 }
 
 /// How much each region should have.
 struct Targets {
-    ahead: Ahead,
+    /// The part of its target below which a region that lacks nothing is lent to all the same.
+    reserve: f64,
     have: f64,
     need: f64,
     /// Where more is there than needed: what each region gets of the rest.
@@ -71,7 +72,13 @@ impl Targets {
         let have: f64 = reachable().map(|party| party.have.max(0.0)).sum();
         let need: f64 = reachable().map(|party| party.need).sum();
         let slack = (have - need).max(0.0) / reachable().count().max(1) as f64;
-        Self { ahead, have, need, slack }
+        let lacking = reachable().any(|party| party.have < party.need);
+        let reserve = match ahead {
+            Ahead::ToCome => RESERVE,
+            Ahead::Begun if lacking => 0.0,
+            Ahead::Begun => LEAST_RESERVE,
+        };
+        Self { reserve, have, need, slack }
     }
 
     fn of(&self, parties: &[Party], at: usize) -> f64 {
@@ -88,7 +95,7 @@ impl Targets {
     /// What a region lacks; nothing for one whose needs are met, else units would move for evenness' sake alone.
     fn deficit(&self, parties: &[Party], at: usize) -> f64 {
         let party = parties[at];
-        let unprepared = self.ahead == Ahead::ToCome && party.have < self.of(parties, at) * RESERVE;
+        let unprepared = party.have < self.of(parties, at) * self.reserve;
         let lacks = party.have < party.need || unprepared;
         if lacks && party.reachable { (self.of(parties, at) - party.have.max(0.0)).max(0.0) } else { 0.0 }
     }
@@ -128,8 +135,9 @@ fn part(parties: &[Party], targets: &Targets, me: usize, of_surplus: f64, turn: 
 /// The part of a deficit that is filled at once; the rest when fresher views have come.
 const GIVEN: f64 = 0.9;
 
-/// The part of its target that a region should hold of a slot to come.
+/// The part of its target that a region should hold of a slot to come, and of one that has begun while nobody lacks more.
 const RESERVE: f64 = 0.7;
+const LEAST_RESERVE: f64 = 0.5;
 
 /// The part of all that is left that a region without demand keeps.
 const FLOOR: f64 = 0.02;
