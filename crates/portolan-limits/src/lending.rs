@@ -136,8 +136,8 @@ fn part(parties: &[Party], targets: &Targets, me: usize, of_surplus: f64, turn: 
 const GIVEN: f64 = 0.9;
 
 /// The part of its target that a region should hold of a slot to come, and of one that has begun while nobody lacks more.
-const RESERVE: f64 = 0.7;
-const LEAST_RESERVE: f64 = 0.5;
+const RESERVE: f64 = 0.9;
+const LEAST_RESERVE: f64 = 0.7;
 
 /// The part of all that is left that a region without demand keeps.
 const FLOOR: f64 = 0.02;
