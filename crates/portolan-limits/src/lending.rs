@@ -73,7 +73,10 @@ impl Targets {
         let need: f64 = reachable().map(|party| party.need).sum();
         let slack = (have - need).max(0.0) / reachable().count().max(1) as f64;
         let lacking = reachable().any(|party| party.have < party.need);
+        // The last units of a small limit are no reserve: they would only travel.
+        let few = have < FEW * reachable().count() as f64;
         let reserve = match ahead {
+            _ if few => 0.0,
             Ahead::ToCome => RESERVE,
             Ahead::Begun if lacking => 0.0,
             Ahead::Begun => LEAST_RESERVE,
@@ -138,6 +141,9 @@ const GIVEN: f64 = 0.9;
 /// The part of its target that a region should hold of a slot to come, and of one that has begun while nobody lacks more.
 const RESERVE: f64 = 0.9;
 const LEAST_RESERVE: f64 = 0.7;
+
+/// Units for each region below which nobody holds a reserve.
+const FEW: f64 = 10.0;
 
 /// The part of all that is left that a region without demand keeps.
 const FLOOR: f64 = 0.02;

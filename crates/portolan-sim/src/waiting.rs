@@ -6,7 +6,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use portolan_config::{Budget, KeyPart, Limit, OnPartition, Route};
-use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Wait, WaitReason};
+use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Limiter, Wait, WaitReason};
 use portolan_model::{Now, Revision, Timestamp};
 use portolan_node::{Subject, View};
 use portolan_routing::{Found, RequestHead};
@@ -97,7 +97,8 @@ impl World<'_> {
         };
         let now = batch.places[at].now;
         let unknown = || Admission::Wait(Wait::unknown(LimitId(u32::MAX), way.route.name.clone()));
-        let admission = way.claims.as_ref().map_or_else(unknown, |claims| view.limiter.admit(claims, now));
+        let admit = if ask.waits { Limiter::admit_again } else { Limiter::admit };
+        let admission = way.claims.as_ref().map_or_else(unknown, |claims| admit(&view.limiter, claims, now));
         match admission {
             Admission::Allow(charges) => {
                 batch.allowed += 1;
