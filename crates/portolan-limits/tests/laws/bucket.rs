@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use portolan_limits::{Admission, Algorithm, Definition, LimitId};
+use portolan_limits::{Admission, Algorithm, Definition, LimitId, Window};
 use portolan_model::{Name, Rate};
 use proptest::prelude::*;
 
@@ -102,6 +102,24 @@ fn a_bucket_of_one_token_gives_it_at_any_rate() {
         let mut fleet = Fleet::new(1, vec![definition], 1);
         fleet.settle();
         assert!(matches!(fleet.request(0, &[(1, 7)]), Some(Admission::Allow(_))), "{count} a second");
+    }
+}
+
+#[test]
+fn a_unit_given_back_after_its_slot_frees_nothing_in_any_later_one() {
+    let window = Window::Length(Duration::from_secs(1));
+    let fixed = Algorithm::FixedWindow { quota: 5, window };
+    let definition = Definition::new(LimitId(1), Name::new("alone").expect("a name"), fixed);
+    let mut fleet = Fleet::new(1, vec![definition], 1);
+    fleet.settle();
+    let Some(Admission::Allow(charges)) = fleet.request(0, &[(1, 7)]) else { panic!("the first request passes") };
+    for later in 1..6 {
+        fleet.run(1000);
+        let admits = |fleet: &mut Fleet| matches!(fleet.request(0, &[(1, 7)]), Some(Admission::Allow(_)));
+        let mut admitted = (0..3).filter(|_| admits(&mut fleet)).count();
+        fleet.regions[0].limiter.refund(&charges[0], 1, fleet.now(0));
+        admitted += (0..9).filter(|_| admits(&mut fleet)).count();
+        assert_eq!(admitted, 5, "{later} slots later");
     }
 }
 
