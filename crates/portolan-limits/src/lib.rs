@@ -67,7 +67,7 @@ pub use marks::{
 pub use message::{Heartbeat, Message, Neighbour, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
 pub use portolan_config::{Algorithm, LimitId, OnPartition, ShareChange, SharePlan, Window};
-pub use reclaim::{Fence, Lease};
+pub use reclaim::Lease;
 pub use region::{
     Acknowledgement, Answer, Ask, Cell, Grant, Legacy, Question, Ranking, SHARDS, Shard, ShardSet, Update,
 };

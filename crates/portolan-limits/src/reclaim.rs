@@ -1,7 +1,7 @@
-//! Whose shares a slot is split over: all regions of the scope, but those that an operator fenced, and of limits that opt
-//! in those whose lease had lapsed. Decided by the slot's begin alone, so that every region that knows of it cuts the
-//! slot alike; one that does not know keeps its smaller share. Never touches a slot that a dead region may have spent or
-//! lent in: those are stranded (rights ledger, rule 9.6).
+//! Whose shares a slot is split over: all regions of the scope, but of limits that opt in those whose lease had lapsed (a
+//! region that an operator fences loses its shares by a change of the split). Decided by the slot's begin alone, so that
+//! every region that knows of it cuts the slot alike; one that does not know keeps its smaller share. Never touches a
+//! slot that a dead region may have spent or lent in: those are stranded (rights ledger, rule 9.6).
 
 use std::time::Duration;
 
@@ -9,15 +9,6 @@ use portolan_config::SharePlan;
 use portolan_model::WallTime;
 
 use crate::{horizon::CLOCK_TOLERANCE, shares::base_shares};
-
-/// A region that an operator took out, from an instant on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fence {
-    /// When it was ordered.
-    pub since: WallTime,
-    /// From when on the region has its share again: an instant that every region knew of before. `None`: not yet.
-    pub until: Option<WallTime>,
-}
 
 /// The time a region may use strict rights of limits that reclaim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,33 +22,21 @@ pub struct Lease {
 /// What is known of one region's right to a share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
-    pub fence: Option<Fence>,
     pub lease: Option<Lease>,
 }
 
 impl Standing {
     /// Whether the region has no share in a slot that begins at `begin`.
     pub fn absent(&self, begin: WallTime, reclaims: bool) -> bool {
-        let fenced = self
-            .fence
-            .is_some_and(|fence| begin >= fence.since + TOLERANCE && fence.until.is_none_or(|until| begin < until));
-        let lapsed = self.lease.is_some_and(|lease| begin >= lease.until + TOLERANCE || begin < lease.from);
-        fenced || (reclaims && lapsed)
+        let lapsed = |lease: Lease| begin >= lease.until + TOLERANCE || begin < lease.from;
+        reclaims && self.lease.is_some_and(lapsed)
     }
 
-    /// What the region itself may spend and lend at `wall`: of slots that begin at the first instant or later, before the
-    /// second. Asked before each admission, so also by a process that was stopped for a while.
-    pub fn spending(&self, wall: WallTime, reclaims: bool) -> (WallTime, WallTime) {
-        let mut span = (WallTime::default(), NEVER);
-        match self.fence {
-            Some(Fence { since, .. }) if wall < since => span.1 = since,
-            Some(Fence { until, .. }) => span.0 = until.unwrap_or(NEVER),
-            None => {}
-        }
-        if let Some(lease) = self.lease.filter(|_| reclaims) {
-            span = (span.0.max(lease.from), span.1.min(lease.until - TOLERANCE));
-        }
-        span
+    /// What the region itself may spend and lend: of slots that begin at the first instant or later, before the second.
+    /// Asked before each admission, so also by a process that was stopped for a while.
+    pub fn spending(&self, reclaims: bool) -> (WallTime, WallTime) {
+        let lease = self.lease.filter(|_| reclaims);
+        lease.map_or((WallTime::default(), NEVER), |lease| (lease.from, lease.until - TOLERANCE))
     }
 }
 
@@ -111,6 +90,10 @@ mod tests {
         WallTime::from_unix_millis(millis)
     }
 
+    fn leased(from: u64, until: u64) -> Standing {
+        Standing { lease: Some(Lease { from: wall(from), until: wall(until) }) }
+    }
+
     fn shares(begin: u64, standing: Standing, reclaims: bool) -> Vec<u64> {
         let standings = [Standing::default(), standing, Standing::default()];
         let plan = SharePlan { weights: vec![1, 2, 1], change: None };
@@ -119,26 +102,18 @@ mod tests {
 
     #[test]
     fn rule_6_only_slots_that_start_after_the_lease_and_the_tolerance_are_redistributed() {
-        let leased = Standing { lease: Some(Lease { from: wall(0), until: wall(30_000) }), fence: None };
-        assert_eq!(shares(30_000, leased, true), [25, 50, 25], "it may have spent and lent in this slot");
-        assert_eq!(shares(31_000, leased, true), [50, 0, 50]);
-        assert_eq!(shares(31_000, leased, false), [25, 50, 25], "the limit did not opt in");
-        assert_eq!(leased.spending(wall(1), true), (wall(0), wall(29_500)));
-        assert_eq!(leased.spending(wall(1), false), (wall(0), NEVER));
+        let lease = leased(0, 30_000);
+        assert_eq!(shares(30_000, lease, true), [25, 50, 25], "it may have spent and lent in this slot");
+        assert_eq!(shares(31_000, lease, true), [50, 0, 50]);
+        assert_eq!(shares(31_000, lease, false), [25, 50, 25], "the limit did not opt in");
+        assert_eq!(lease.spending(true), (wall(0), wall(29_500)));
+        assert_eq!(lease.spending(false), (wall(0), NEVER));
     }
 
     #[test]
     fn rule_6_a_region_that_comes_back_has_no_share_before_the_instant_all_agreed_on() {
-        let back = Standing { lease: Some(Lease { from: wall(90_000), until: wall(120_000) }), fence: None };
+        let back = leased(90_000, 120_000);
         assert_eq!((shares(89_000, back, true), shares(90_000, back, true)), (vec![50, 0, 50], vec![25, 50, 25]));
-        assert_eq!(back.spending(wall(80_000), true).0, wall(90_000));
-    }
-
-    #[test]
-    fn rule_6_a_fenced_region_stops_at_once_and_its_share_moves_with_the_first_slot_after() {
-        let fenced = Standing { fence: Some(Fence { since: wall(10_200), until: None }), lease: None };
-        assert_eq!((shares(10_000, fenced, false), shares(11_000, fenced, false)), (vec![25, 50, 25], vec![50, 0, 50]));
-        assert_eq!(fenced.spending(wall(10_199), false), (wall(0), wall(10_200)));
-        assert_eq!(fenced.spending(wall(10_200), false).0, NEVER);
+        assert_eq!(back.spending(true).0, wall(90_000));
     }
 }

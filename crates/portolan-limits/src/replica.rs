@@ -111,7 +111,7 @@ pub struct Limits {
     shared: Arc<Shared>,
     calendars: Calendars,
     books: BTreeMap<LimitId, Book>,
-    /// Fences and leases, in the order of the scope.
+    /// Leases, in the order of the scope.
     standings: Vec<Standing>,
     ledger: Ledger,
     /// Keys under pressure, here or elsewhere.

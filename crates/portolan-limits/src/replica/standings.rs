@@ -1,5 +1,5 @@
-//! Takes in what the intent says of regions and lenders: fences, leases, and whether a lender can be counted on. Decides
-//! when the shares of a region that is gone are split over the others.
+//! Takes in what is said of regions and lenders: leases, and whether a lender can be counted on. Decides when the shares
+//! of a region that is gone are split over the others.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,11 @@ use super::{Event, Limits, watch::Look};
 use crate::{
     key::Key,
     lender::{LenderState, LoanReply, Standing as KeyStanding},
-    reclaim::{Fence, Lease},
+    reclaim::Lease,
     rights::Rights,
 };
 
 impl Limits {
-    /// The regions that an operator fenced, by order of the intent; those not named are not.
-    pub fn handle_fences(&mut self, fences: &BTreeMap<RegionId, Fence>, now: Now) {
-        self.observe_clock(now);
-        for (at, region) in self.regions.iter().enumerate() {
-            self.standings[at].fence = fences.get(region).copied();
-        }
-        self.standings_changed();
-    }
-
     /// The leases under which regions use strict rights of limits that reclaim; a region not named has none to lose.
     pub fn handle_leases(&mut self, leases: &BTreeMap<RegionId, Lease>, now: Now) {
         self.observe_clock(now);
@@ -57,9 +48,9 @@ impl Limits {
         }
     }
 
-    /// Whether this region must not spend or lend of a slot: it is fenced, or its lease has lapsed.
+    /// Whether this region must not spend or lend of a slot: its lease has lapsed.
     pub(super) fn stopped(&self, rights: &Rights, slot: u64) -> bool {
-        let (from, until) = self.standings[self.me].spending(self.wall(), self.reclaims(rights));
+        let (from, until) = self.standings[self.me].spending(self.reclaims(rights));
         self.wall() >= until || rights.terms.begin(slot) < from
     }
 
@@ -100,7 +91,7 @@ impl Limits {
         self.cut_books(true);
         let limiter = self.limiter();
         for rights in limiter.all_rights() {
-            let (from, until) = self.standings[self.me].spending(begin, self.reclaims(rights));
+            let (from, until) = self.standings[self.me].spending(self.reclaims(rights));
             rights.live.set_spending(from, until);
         }
         let places: Vec<_> = self.watched.keys().copied().collect();

@@ -98,6 +98,7 @@ impl Limits {
         let asked = consumed.saturating_sub(net) + look.refused;
         flow.record(slot, asked, now.mono);
         self.count(rights, consumed.saturating_sub(net), look.refused);
+        self.count_refused_below(rights, key, slot, consumed, look.refused);
         let overdraft = if watch.slot == slot { watch.overdraft } else { 0 };
         let watch = Watch { flow, slot, net: consumed, overdraft, ..watch };
         self.watched.insert(place, watch);
@@ -162,6 +163,18 @@ impl Limits {
         if let Some(book) = self.books.get_mut(&rights.id) {
             book.tally.admitted += admitted;
             book.tally.refused += refused;
+        }
+    }
+
+    /// Counts what was refused although all regions together, as far as is known, were below the quota.
+    fn count_refused_below(&mut self, rights: &Rights, key: Key, slot: u64, net: u64, refused: u64) {
+        if refused == 0 {
+            return;
+        }
+        let known = net.saturating_add(self.ledger.others(rights.id, key, slot, self.me));
+        let below = refused.min(rights.terms.quota.saturating_sub(known));
+        if let Some(book) = self.books.get_mut(&rights.id) {
+            book.tally.refused_below += below;
         }
     }
 }

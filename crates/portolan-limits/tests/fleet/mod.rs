@@ -10,8 +10,8 @@ use std::{
 };
 
 use portolan_limits::{
-    Admission, Algorithm, Claim, Definition, DenyReason, Found, Key, LimitId, Limiter, Limits, LimitsConfig, MarkLog,
-    MarkSequence, Message, OnPartition, Recovery, SEGMENT_LEN, Window,
+    Admission, Algorithm, Claim, Definition, DenyReason, Event, Found, Key, LimitId, Limiter, Limits, LimitsConfig,
+    MarkLog, MarkSequence, Message, OnPartition, Recovery, SEGMENT_LEN, Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, Rate, RegionId, Timestamp, WallTime, codec};
 
@@ -85,6 +85,8 @@ pub struct Fleet {
     /// Refusals per region and reason; `None` counts `Wait`.
     pub refused: BTreeMap<(usize, Option<&'static str>), u64>,
     pub seed: Seed,
+    /// What each region's state machine told.
+    pub events: Vec<(usize, Event)>,
     definitions: Vec<Definition>,
     in_flight: Vec<(u64, usize, usize, Message)>,
     capacity: usize,
@@ -115,6 +117,7 @@ impl Fleet {
             allowed: Allowed::new(),
             refused: BTreeMap::new(),
             seed: Seed(seed),
+            events: Vec::new(),
             definitions,
             in_flight: Vec::new(),
             capacity: 256,
@@ -266,7 +269,9 @@ impl Fleet {
             }
             region.writes.push_back((self.now_ms + region.disk_ms, write.sequence));
         }
-        while limits.poll_event().is_some() {}
+        while let Some(event) = limits.poll_event() {
+            self.events.push((at, event));
+        }
         region.limits = Some(limits);
     }
 

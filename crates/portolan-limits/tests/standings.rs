@@ -1,0 +1,126 @@
+//! Regions that are gone and lenders outside: whose share moves when, and what a late answer may not do.
+
+mod fleet;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fleet::{Fleet, definition};
+use portolan_limits::{Admission, Definition, DenyReason, Event, Lease, LenderState, LimitId, LoanReply, OnPartition};
+use portolan_model::WallTime;
+
+const STATIC: OnPartition = OnPartition::Static;
+
+fn next_slot(fleet: &mut Fleet) {
+    fleet.run(1000 - fleet.now(0).wall.as_unix_millis() % 1000);
+}
+
+/// Asks until refused and returns how many were admitted.
+fn spend_all(fleet: &mut Fleet, at: usize) -> u64 {
+    (0..1000).filter(|_| matches!(fleet.request(at, &[(1, 1)]), Some(Admission::Allow(_)))).count() as u64
+}
+
+fn lease_of_first(fleet: &mut Fleet, until: WallTime) {
+    let leases = BTreeMap::from([(fleet.regions[0].id.clone(), Lease { from: WallTime::default(), until })]);
+    for at in 0..fleet.regions.len() {
+        let now = fleet.now(at);
+        if let Some(limits) = &mut fleet.regions[at].limits {
+            limits.handle_leases(&leases, now);
+        }
+    }
+}
+
+#[test]
+fn rule_6_a_stopped_process_checks_its_lease_before_its_first_admission_and_others_get_the_share_after_the_tolerance() {
+    let reclaiming = Definition { reclaim: Some(Duration::from_secs(30)), ..definition(1, "20/s", STATIC) };
+    let mut fleet = Fleet::new(2, vec![reclaiming], 5);
+    fleet.settle();
+    next_slot(&mut fleet);
+    let until = fleet.now(0).wall + Duration::from_secs(2);
+    lease_of_first(&mut fleet, until);
+    fleet.network.cut = vec![(0, 1), (1, 0)];
+    let limiter = fleet.regions[0].limiter.clone();
+    // The process stands still: its state machine sees no time pass.
+    fleet.crash(0);
+    fleet.run(1600);
+    let key = limiter.key(LimitId(1), &[&1u64.to_le_bytes()]);
+    let claim = portolan_limits::Claim { limit: LimitId(1), key, cost: 1 };
+    let first = limiter.admit(&[claim], fleet.now(0));
+    assert!(matches!(first, Admission::Deny(denial) if denial.reason == DenyReason::Degraded));
+    // From the first slot on that begins after the lease and the tolerance, the other region has the whole quota.
+    fleet.run(1200);
+    fleet.allowed.clear();
+    for _ in 0..8 {
+        spend_all(&mut fleet, 1);
+        fleet.run(250);
+    }
+    assert_eq!(fleet.busiest(1), 20);
+}
+
+#[test]
+fn rule_15_a_lender_outside_adds_what_it_granted_and_an_answer_after_the_slot_adds_nothing() {
+    let lent = Definition { lent: true, ..definition(1, "100/s", STATIC) };
+    let mut fleet = Fleet::new(2, vec![lent], 5);
+    fleet.settle();
+    next_slot(&mut fleet);
+    assert_eq!(spend_all(&mut fleet, 0), 10, "half of the fifth that the regions keep");
+    fleet.run(110);
+    let request = fleet.regions[0].limits.as_mut().and_then(|limits| limits.poll_loan()).expect("it asks for more");
+    assert_eq!((request.held, request.quota), (0, 80));
+    let reply = |granted| LoanReply {
+        limit: request.limit,
+        key: request.key,
+        slot: request.slot,
+        sequence: request.sequence,
+        granted,
+    };
+    let answer = |fleet: &mut Fleet, granted| {
+        let now = fleet.now(0);
+        fleet.regions[0].limits.as_mut().expect("it runs").handle_loan(reply(granted), now);
+    };
+    answer(&mut fleet, Some(7));
+    answer(&mut fleet, Some(7));
+    assert_eq!(spend_all(&mut fleet, 0), 7);
+    next_slot(&mut fleet);
+    answer(&mut fleet, Some(40));
+    assert_eq!(spend_all(&mut fleet, 0), 10);
+    assert!(fleet.allowed.values().all(|counts| counts[0] <= 17));
+}
+
+#[test]
+fn a_lender_that_is_not_to_be_counted_on_is_as_a_region_that_is_not_heard() {
+    let closed = Definition { lent: true, ..definition(1, "100/s", OnPartition::Closed) };
+    let mut fleet = Fleet::new(2, vec![closed], 5);
+    fleet.settle();
+    let say = |fleet: &mut Fleet, reachable| {
+        let now = fleet.now(0);
+        let state = LenderState { limit: LimitId(1), reachable };
+        fleet.regions[0].limits.as_mut().expect("it runs").handle_lender(state, now);
+    };
+    say(&mut fleet, false);
+    assert_eq!(spend_all(&mut fleet, 0), 0);
+    say(&mut fleet, true);
+    assert_eq!(spend_all(&mut fleet, 0), 10);
+}
+
+#[test]
+fn a_partition_is_accounted_for_when_it_has_healed() {
+    let mut fleet = Fleet::new(2, vec![definition(1, "20/s", OnPartition::OPEN)], 5);
+    fleet.settle();
+    fleet.network.cut = vec![(0, 1), (1, 0)];
+    fleet.run(1000);
+    for _ in 0..12 {
+        for at in 0..2 {
+            spend_all(&mut fleet, at);
+        }
+        fleet.run(250);
+    }
+    fleet.network.cut.clear();
+    fleet.run(4000);
+    let heals = fleet.events.iter().filter_map(|(at, event)| match event {
+        Event::PartitionHeal { peers, limits, .. } if *at == 0 => Some((peers.len(), limits[0].clone())),
+        _ => None,
+    });
+    let heals: Vec<_> = heals.collect();
+    let [(peers, tally)] = heals.as_slice() else { panic!("one partition: {heals:?}") };
+    assert!(*peers == 1 && tally.admitted >= 20 && tally.rejected > 0, "{tally:?}");
+}
