@@ -20,6 +20,7 @@ use portolan_limits::{
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, RegionId, Timestamp, WallTime};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use smallvec::SmallVec;
 
 const LIMIT: LimitId = LimitId(1);
 const BATCH: usize = 64;
@@ -91,7 +92,9 @@ impl Table {
     }
 
     fn decide(&self, claim: &Claim) {
-        black_box(self.limiter.admit(std::slice::from_ref(claim), NOW));
+        let mut charges = SmallVec::new();
+        assert!(self.limiter.admit_into(std::slice::from_ref(claim), NOW, &mut charges).is_none());
+        black_box(&charges);
     }
 
     fn probe_narrow(&self, claim: &Claim) {

@@ -30,6 +30,7 @@ pub(crate) struct Purse {
 }
 
 /// Charges the bucket, or what was borrowed for the present second.
+#[inline(never)]
 pub(crate) fn spend<'a>(
     shared: &Shared,
     site: Site<'a>,

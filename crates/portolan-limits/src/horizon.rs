@@ -50,6 +50,7 @@ impl Barrier {
         Self { horizon, floor: now.wall, closed: horizon }
     }
 
+    #[inline]
     pub const fn of(horizon: WallTime, floor: WallTime, closed: WallTime) -> Self {
         Self { horizon, floor, closed }
     }
@@ -83,6 +84,7 @@ impl Barrier {
 
     /// Whether `slot`, which begins at `begin`, has rights: it is not before [`first_open`](Self::first_open). Costs two
     /// comparisons for a slot that was not touched.
+    #[inline]
     pub fn opens(&self, terms: &Terms, slot: u64, begin: WallTime) -> bool {
         let untouched = begin >= self.horizon && begin >= self.closed;
         let marked = || terms.marked() && begin >= self.closed && terms.end(slot) > self.floor;

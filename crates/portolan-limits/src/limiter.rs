@@ -60,19 +60,31 @@ impl Limiter {
         self.admit_asked(claims, Asked::Again, now)
     }
 
-    #[inline]
+    /// [`admit`](Self::admit) that appends the charges to `charges`: nothing is returned when all claims were charged,
+    /// and nothing appended when not. Spares the copies of an answer of half a kilobyte.
+    pub fn admit_into(&self, claims: &[Claim], now: Now, charges: &mut SmallVec<[Charge; 4]>) -> Option<Admission> {
+        self.charge(claims, Asked::First, now, charges)
+    }
+
     fn admit_asked(&self, claims: &[Claim], asked: Asked, now: Now) -> Admission {
+        let mut charges = SmallVec::new();
+        self.charge(claims, asked, now, &mut charges).unwrap_or(Admission::Allow(charges))
+    }
+
+    #[inline]
+    fn charge(
+        &self,
+        claims: &[Claim],
+        asked: Asked,
+        now: Now,
+        charges: &mut SmallVec<[Charge; 4]>,
+    ) -> Option<Admission> {
         let wall = self.shared.wall(now);
-        // Made where it is returned: an answer of four charges is half a kilobyte.
-        let mut admission = Admission::Allow(SmallVec::new());
+        let before = charges.len();
         for claim in claims {
-            let Admission::Allow(charges) = &mut admission else { break };
             let refusal = match self.rights(claim.limit) {
-                Some(rights) => match self.claim(rights, claim, asked, wall) {
-                    Ok(held) => {
-                        charges.push(held.charge());
-                        continue;
-                    }
+                Some(rights) => match self.claim(rights, claim, asked, wall, charges) {
+                    Ok(()) => continue,
                     Err(turned) => turned,
                 },
                 None => Turned::Unknown(claim.limit),
@@ -80,12 +92,13 @@ impl Limiter {
             match refusal.shadow_charge() {
                 Some(charge) => charges.push(charge),
                 None => {
-                    charges.iter().rev().for_each(|charge| self.take_back(charge));
-                    admission = refusal.admission(&self.unknown);
+                    charges[before..].iter().rev().for_each(|charge| self.take_back(charge));
+                    charges.truncate(before);
+                    return Some(refusal.admission(&self.unknown));
                 }
             }
         }
-        admission
+        None
     }
 
     /// Gives up to `units` of a charge back, while its slot lasts; for outcomes that a limit does not count.
@@ -134,31 +147,39 @@ impl Limiter {
     }
 
     pub(crate) fn rights(&self, limit: LimitId) -> Option<&Rights> {
-        self.rights.binary_search_by_key(&limit, |rights| rights.id).ok().map(|at| &self.rights[at])
+        let at = self.rights.partition_point(|rights| rights.id < limit);
+        self.rights.get(at).filter(|rights| rights.id == limit)
     }
 
-    #[inline]
+    /// Charges one claim and appends what the answer says of it. In one piece with all it calls: the shorter a decision,
+    /// the sooner the misses of the next begin.
+    #[inline(always)]
     fn claim<'a>(
         &'a self,
         rights: &'a Rights,
         claim: &Claim,
         asked: Asked,
         wall: WallTime,
-    ) -> Result<Held<'a>, Turned<'a>> {
+        charges: &mut SmallVec<[Charge; 4]>,
+    ) -> Result<(), Turned<'a>> {
         let Claim { key, cost, .. } = *claim;
         let table = &self.shared.table;
         if let Some(place) = table.find(key) {
             let site = Site { rights, counter: table.counter(place), key, place: Some(place) };
-            let spent = spend(&self.shared, site, cost, wall);
-            if !matches!(spent, Err(Turned::KeyChanged)) {
-                return self.note(site, cost, asked, spent);
+            match spend(&self.shared, site, cost, wall) {
+                Err(Turned::KeyChanged) => {}
+                spent => {
+                    self.note(site, cost, asked, &spent);
+                    return spent.map(|held| charges.push(held.charge()));
+                }
             }
         }
-        self.claim_new(rights, claim, asked, wall)
+        self.claim_new(rights, claim, asked, wall).map(|held| charges.push(held.charge()))
     }
 
-    #[cold]
     /// The first request of a key: makes its entry, or shares the overflow counter.
+    #[cold]
+    #[inline(never)]
     fn claim_new<'a>(
         &'a self,
         rights: &'a Rights,
@@ -175,7 +196,9 @@ impl Limiter {
             let counter = place.map_or(&rights.live.overflow, |place| shared.table.counter(place));
             let key = if place.is_some() { key } else { Key::OVERFLOW };
             let site = Site { rights, counter, key, place };
-            self.note(site, cost, asked, spend(shared, site, cost, latest()))
+            let spent = spend(shared, site, cost, latest());
+            self.note(site, cost, asked, &spent);
+            spent
         };
         shared.table.enter(
             Tenant { key, limit: rights.id },
@@ -192,18 +215,8 @@ impl Limiter {
     }
 
     /// Tells the state machine what moved.
-    #[inline]
-    fn note<'a>(
-        &self,
-        site: Site<'a>,
-        cost: u32,
-        asked: Asked,
-        spent: Result<Held<'a>, Turned<'a>>,
-    ) -> Result<Held<'a>, Turned<'a>> {
-        let wants_more = match &spent {
-            Ok(held) => held.wants_more(),
-            Err(turned) => turned.wants_more(),
-        };
+    #[inline(always)]
+    fn note(&self, site: Site<'_>, cost: u32, asked: Asked, spent: &Result<Held<'_>, Turned<'_>>) {
         if asked == Asked::First && matches!(spent, Err(Turned::Refused { .. })) {
             site.counter.refuse(cost);
         }
@@ -211,10 +224,13 @@ impl Limiter {
             Some(place) => self.shared.table.note_move(place),
             None => site.rights.live.note_overflow(&self.shared.overflowed),
         }
+        let wants_more = match spent {
+            Ok(held) => held.wants_more(),
+            Err(turned) => turned.wants_more(),
+        };
         if wants_more {
             self.shared.ask_attention();
         }
-        spent
     }
 
     /// Undoes a charge of a request that another claim refuses.
@@ -318,7 +334,8 @@ mod tests {
         let spent = (0..4).filter(|_| charged(at(5)).is_some()).count();
         shared.raise_clock(at(9));
         shared.table.sweep(0, usize::MAX >> 1, |counter| limiter.is_dead(counter, at(9)));
-        let late = limiter.claim(limiter.rights(LimitId(1)).expect("it is defined"), &claim, Asked::First, at(5));
-        assert_eq!((spent, late.ok().map(|held| held.charge().slot)), (3, Some(9)));
+        let (rights, mut late) = (limiter.rights(LimitId(1)).expect("it is defined"), SmallVec::new());
+        assert!(limiter.claim(rights, &claim, Asked::First, at(5), &mut late).is_ok());
+        assert_eq!((spent, late[0].slot), (3, 9));
     }
 }

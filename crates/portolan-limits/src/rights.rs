@@ -87,7 +87,7 @@ impl Rights {
     }
 
     /// Whether `cost` more units may be spent.
-    #[inline]
+    #[inline(always)]
     pub fn decide(&self, view: View, cost: u64) -> Result<(), Refusal> {
         if self.closed(view.mode) {
             return Err(Refusal::Deny(DenyReason::Closed));
@@ -107,7 +107,7 @@ impl Rights {
     }
 
     /// What may still be spent in the view's slot, durable marks aside.
-    #[inline]
+    #[inline(always)]
     pub fn remaining(&self, view: View) -> u64 {
         let marked_up = view.rights.pending == Some(WaitReason::Mark);
         let most = if marked_up { self.cap(view.mode, view.slot, view.others) } else { 0 };
@@ -115,7 +115,7 @@ impl Rights {
     }
 
     /// What may be used of `slot` at most.
-    #[inline]
+    #[inline(always)]
     pub fn allowance(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
         let initial = self.initial(shared, counter, key, slot);
         match counter.rights(slot) {
@@ -131,7 +131,7 @@ impl Rights {
     }
 
     /// What may be used of a slot for which nothing was published: a function of the terms, the mode and the ownership.
-    #[inline]
+    #[inline(always)]
     pub fn initial(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
         if !shared.owns(key) {
             return Allowance { amount: 0, pending: Some(WaitReason::Owner) };
@@ -187,6 +187,7 @@ impl Rights {
     }
 
     /// Whether a slot of a key may have been spent before this node owned it.
+    #[inline]
     pub fn was_touched(&self, shared: &Shared, key: Key, slot: u64) -> bool {
         let gate = shared.gates.of(key);
         !gate.is_foreign() && gate.barrier().reaches(self.terms.begin(slot))
@@ -260,7 +261,7 @@ impl Rights {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn charge(&self, view: View, cost: u32, receipt: ChargeReceipt, wall: WallTime) -> Charge {
         Charge {
             limit: self.id,
@@ -332,6 +333,7 @@ impl Live {
     }
 
     /// Whether a slot that begins at `begin` may be spent at `wall`.
+    #[inline]
     pub fn may_spend(&self, begin: WallTime, wall: WallTime) -> bool {
         let [from, until] = [&self.spend_from, &self.spend_until].map(|at| WallTime::from_unix_millis(at.load(SeqCst)));
         begin >= from && wall < until
@@ -383,7 +385,7 @@ impl Live {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn allowance(&self, slot: u64) -> u64 {
         Published::of(self.allowance.load(SeqCst), slot).map_or(0, |(_, amount)| amount)
     }

@@ -26,10 +26,15 @@ pub(crate) struct Carried(u64);
 
 /// What `slot` carries over from the one before, which is sealed by that; nothing for other algorithms. `None` when the
 /// slot is over.
+#[inline(always)]
 pub(crate) fn carry(shared: &Shared, site: Site<'_>, slot: u64) -> Option<Carried> {
     if !site.slides(shared) {
         return Some(Carried(0));
     }
+    carry_over(shared, site, slot)
+}
+
+fn carry_over(shared: &Shared, site: Site<'_>, slot: u64) -> Option<Carried> {
     let Site { rights, counter, .. } = site;
     let before = slot.wrapping_sub(1);
     if let Some(published) = counter.carried(before) {
@@ -75,6 +80,7 @@ pub(crate) fn within_window(rights: &Rights, counter: &Counter, view: View) -> V
 
 impl Carried {
     /// What still counts at `wall`, rounded up.
+    #[inline]
     pub fn weighed(self, rights: &Rights, slot: u64, wall: WallTime) -> u64 {
         if self.0 == 0 {
             return 0;

@@ -59,7 +59,7 @@ pub(crate) enum Turned<'a> {
 }
 
 /// Charges `cost` units at `wall`, or in a later slot that has begun meanwhile.
-#[inline]
+#[inline(always)]
 pub(crate) fn spend<'a>(shared: &Shared, site: Site<'a>, cost: u32, wall: WallTime) -> Result<Held<'a>, Turned<'a>> {
     match &site.rights.terms.kind {
         Kind::Bucket(buckets) if shared.owns(site.key) => drip::spend(shared, site, buckets, cost, wall),
@@ -68,7 +68,7 @@ pub(crate) fn spend<'a>(shared: &Shared, site: Site<'a>, cost: u32, wall: WallTi
 }
 
 /// Charges the word of a slot.
-#[inline]
+#[inline(always)]
 pub(crate) fn spend_slot<'a>(
     shared: &Shared,
     site: Site<'a>,
@@ -123,6 +123,7 @@ pub(crate) fn spend_slot<'a>(
 /// Refuses slots that a process before may have spent, those that no durable horizon covers, and those of a region that is
 /// fenced or without its lease: says when others come, and what may come before. What another node grants is under that
 /// node's horizon.
+#[inline(always)]
 pub(crate) fn check_slot(
     shared: &Shared,
     rights: &Rights,
@@ -143,7 +144,7 @@ pub(crate) fn check_slot(
 }
 
 /// Everything the decision about a slot's word reads.
-#[inline]
+#[inline(always)]
 pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64, carried: u64) -> View {
     let Site { rights, counter, key, .. } = site;
     let used = if word.age(slot) == Age::Same { word.amount() } else { rights.start(shared, key, slot) };
@@ -170,14 +171,14 @@ impl Site<'_> {
 }
 
 impl Held<'_> {
-    #[inline]
+    #[inline(always)]
     pub fn charge(&self) -> Charge {
         let (Site { rights, key, place, .. }, Receipt { reuse, time, .. }) = (self.site, self.receipt);
         rights.charge(self.view, self.cost, ChargeReceipt { key, place, reuse, time }, self.wall)
     }
 
     /// Whether this charge has brought the counter so close to its rights that more should be on its way.
-    #[inline]
+    #[inline(always)]
     pub fn wants_more(&self) -> bool {
         let View { slot, used, rights: allowance, .. } = self.view;
         let low = match allowance.pending {
@@ -191,7 +192,7 @@ impl Held<'_> {
 
 impl Turned<'_> {
     /// Whether the state machine can help.
-    #[inline]
+    #[inline(always)]
     pub fn wants_more(&self) -> bool {
         matches!(self, Self::Refused { wait: Some(_), .. })
     }

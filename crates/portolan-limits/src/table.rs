@@ -84,7 +84,7 @@ impl Table {
     }
 
     /// The entry of a key, if it has one.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, key: Key) -> Option<Place> {
         // Asked while the word is still on its way: one miss and not two, most of the time.
         let likely = place(self.home(key, 0), way(key));

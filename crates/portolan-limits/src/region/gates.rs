@@ -34,10 +34,12 @@ impl Gates {
         Self((0..SHARDS).map(gate).collect())
     }
 
+    #[inline]
     pub fn of(&self, key: Key) -> &Gate {
         self.shard(Shard::of(key))
     }
 
+    #[inline]
     pub fn shard(&self, shard: Shard) -> &Gate {
         &self.0[shard.index()]
     }
@@ -49,17 +51,20 @@ impl Gates {
 
 impl Gate {
     /// Whether another node owns the shard: then only what it granted may be spent.
+    #[inline]
     pub fn is_foreign(&self) -> bool {
         self.horizon.load(SeqCst) == FOREIGN
     }
 
     /// Slots that begin before this may be spent; none of a foreign shard.
+    #[inline]
     pub fn horizon(&self) -> Option<WallTime> {
         let horizon = self.horizon.load(SeqCst);
         (horizon != FOREIGN).then(|| WallTime::from_unix_millis(horizon))
     }
 
     /// What a process before may have spent.
+    #[inline]
     pub fn barrier(&self) -> Barrier {
         let [horizon, floor, closed] =
             self.barrier.each_ref().map(|instant| WallTime::from_unix_millis(instant.load(SeqCst)));
