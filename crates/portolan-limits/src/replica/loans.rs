@@ -23,7 +23,8 @@ impl Limits {
         let left = self.left(rights, slot);
         // A loan that comes when its slot is over helps nobody.
         if left > self.one_way() {
-            self.lend_in(rights, key, slot, Ahead::Begun);
+            let when = if rights.terms.marked() && left > HURRY_SECONDS { Ahead::Unhurried } else { Ahead::Begun };
+            self.lend_in(rights, key, slot, when);
         }
         if left < LEAD_SECONDS {
             self.lend_in(rights, key, slot + 1, Ahead::ToCome);
@@ -96,18 +97,20 @@ impl Limits {
                     let used = self.with_counter(rights, key, |counter| counter.used(slot)).unwrap_or(0);
                     let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
                     let need = mine.map_or(0.0, |watch| match when {
-                        Ahead::Begun => watch.flow.rate() * left,
+                        Ahead::Begun | Ahead::Unhurried => watch.flow.rate() * left,
                         Ahead::ToCome => watch.flow.next(window, left),
                     });
                     (with_margin(need), have)
                 }
-                Ahead::Begun if told => {
+                Ahead::Begun | Ahead::Unhurried if told => {
                     let rate = demand.rate.units();
                     (with_margin(rate * left), unspent - rate * self.view_age().min(elapsed))
                 }
                 Ahead::ToCome if told => (with_margin(demand.next.units()), unspent),
                 // A silent region has used less than half, and expects to stay below its share.
-                Ahead::Begun => (QUIET * base as f64 * left / window, unspent - QUIET * base as f64 * elapsed / window),
+                Ahead::Begun | Ahead::Unhurried => {
+                    (QUIET * base as f64 * left / window, unspent - QUIET * base as f64 * elapsed / window)
+                }
                 Ahead::ToCome => (QUIET * base as f64, unspent),
             };
             Party { need, have, base, reachable: self.reaches(at) }
@@ -118,6 +121,9 @@ impl Limits {
 
 /// What a silent region is taken to use of its share.
 const QUIET: f64 = 0.25;
+
+/// At the end of a long window what is left goes where it can still be spent.
+const HURRY_SECONDS: f64 = 2.0;
 
 /// The next slot is lent of so long before it begins: after that demand is known best, and before the horizon is durable
 /// nothing may be lent.
