@@ -61,7 +61,7 @@ fn policies(row: &Row, links: &[Link], bands: Static) -> Vec<Row> {
 
 /// The busiest region dies, and returns with its disk.
 fn killed(row: Row) -> Vec<Row> {
-    let mut rows = policies(&row, &[Link::Heal], Static { equal: 3.9, weighted: 22.3 });
+    let mut rows = policies(&row, &[Link::Heal], Static { equal: 6.0, weighted: 22.3 });
     for row in &mut rows {
         row.faults = vec![(row.length / 3, Fault::Crash(0)), (row.length / 3 * 2, Fault::Restart(0))];
     }

