@@ -10,7 +10,7 @@ const SECOND: u64 = 60;
 const MINUTE: u64 = 600;
 
 /// What the first slots admit at least, mean in percent of the limit.
-const FULL: u64 = 75;
+const FULL: u64 = 60;
 
 fn document() -> Document {
     Document::default()
