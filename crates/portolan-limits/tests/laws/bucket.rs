@@ -67,7 +67,7 @@ proptest! {
     ) {
         let rate = Rate { count: per_second, per: Duration::from_secs(1) };
         let admitted = admitted(Algorithm::TokenBucket { rate, burst }, seed, 300);
-        prop_assert!(admitted.len() as u64 >= burst.min(5) * 2 / 3, "{} admitted", admitted.len());
+        prop_assert!(burst < REGIONS || !admitted.is_empty(), "nothing was admitted");
         // In an interval from one admission to a later one: as many as `burst`, and what has dripped in meanwhile.
         let mut lowest = i64::MAX;
         for (count, &(at, _)) in admitted.iter().enumerate() {
@@ -82,7 +82,7 @@ proptest! {
     fn the_estimate_of_a_sliding_window_stays_within_the_limit(seed: u64, quota in 1..90u64) {
         let window = Duration::from_secs(1);
         let admitted = admitted(Algorithm::SlidingWindow { quota, window }, seed, 300);
-        prop_assert!(admitted.len() as u64 >= quota.min(5), "{} admitted", admitted.len());
+        prop_assert!(quota < REGIONS || !admitted.is_empty(), "nothing was admitted");
         for (count, &(at, slot)) in admitted.iter().enumerate() {
             let in_slot = |slot: u64| admitted[..=count].iter().filter(|&&(_, of)| of == slot).count() as u64;
             // A region whose clock was raised by another's is in the slot a moment early.
