@@ -47,7 +47,7 @@ fn message(round: u64) -> Rows {
         let row = Row { consumed: round + 1, demand: Demand::new(700.0, 1000.0), ..Row::default() };
         (Key::new(&HASH_KEY, LIMIT, &[&number.to_le_bytes()]), row)
     });
-    Rows { limit: LIMIT, slot: NOW.wall.as_unix_millis() / 60_000, number: 0, rows: rows.collect() }
+    Rows { limit: LIMIT, slot: NOW.wall.as_unix_millis() / 60_000, number: None, rows: rows.collect() }
 }
 
 fn main() {

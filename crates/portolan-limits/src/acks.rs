@@ -1,14 +1,26 @@
 //! Which messages with loans a peer has, so that those it has not are told again. Loans are absolute numbers: telling
-//! one twice does nothing. Selective acknowledgements as in RFC 2018. Reads no clock.
+//! one twice does nothing. Every process of a node numbers its messages from 1 and says which process it is, so that no
+//! number of one is taken for another's. Selective acknowledgements as in RFC 2018. Reads no clock.
 
 use std::{collections::VecDeque, time::Duration};
 
 use portolan_model::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// Names one message with loans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Number {
+    /// Tells the sender's processes apart.
+    pub life: u64,
+    /// From 1 on.
+    pub count: u64,
+}
+
 /// Which numbered messages of a peer have come, as told in heartbeats to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
+    /// The process that numbered them.
+    life: u64,
     /// The highest number; 0 for none.
     newest: u64,
     /// Bit `n`: the message `n + 1` before the newest has come.
@@ -18,20 +30,24 @@ pub struct Seen {
 /// What was sent to one peer and is not known to have come.
 #[derive(Debug)]
 pub(crate) struct Unacknowledged<T> {
-    last: u64,
+    last: Number,
     sent: VecDeque<Sent<T>>,
 }
 
 #[derive(Debug)]
 struct Sent<T> {
-    number: u64,
+    number: Number,
     at: Timestamp,
     what: Vec<T>,
 }
 
 impl Seen {
-    /// Takes in a number. Numbers further back than [`WINDOW`] are forgotten: their content comes again.
-    pub fn insert(&mut self, number: u64) {
+    /// Takes in a number. Numbers further back than [`WINDOW`], and those of another process than the last one heard, are
+    /// forgotten: their content comes again.
+    pub fn insert(&mut self, Number { life, count: number }: Number) {
+        if life != self.life {
+            *self = Self { life, ..Self::default() };
+        }
         if number > self.newest {
             let by = number - self.newest;
             self.shift(by);
@@ -45,8 +61,9 @@ impl Seen {
     }
 
     /// Whether a number has come.
-    pub fn contains(&self, number: u64) -> bool {
+    pub fn contains(&self, Number { life, count: number }: Number) -> bool {
         match self.newest.checked_sub(number) {
+            _ if life != self.life => false,
             Some(0) => number > 0,
             Some(back @ 1..=WINDOW) => self.before[(back - 1) as usize / 64] >> ((back - 1) % 64) & 1 == 1,
             _ => false,
@@ -67,15 +84,14 @@ impl Seen {
 }
 
 impl<T> Unacknowledged<T> {
-    /// Numbers go on from `last`. Higher than any that the process before has used: else the peer would take the numbers
-    /// of this one for messages it has.
-    pub const fn new(last: u64) -> Self {
-        Self { last, sent: VecDeque::new() }
+    /// Of the process `life`.
+    pub const fn new(life: u64) -> Self {
+        Self { last: Number { life, count: 0 }, sent: VecDeque::new() }
     }
 
     /// Numbers a message that carries `what`.
-    pub fn send(&mut self, what: Vec<T>, now: Timestamp) -> u64 {
-        self.last += 1;
+    pub fn send(&mut self, what: Vec<T>, now: Timestamp) -> Number {
+        self.last.count += 1;
         if self.sent.len() == MAX_UNACKNOWLEDGED {
             // Digests find what the oldest carried.
             self.sent.pop_front();
@@ -115,13 +131,27 @@ mod tests {
         Timestamp::ZERO + Duration::from_millis(millis)
     }
 
+    fn number(life: u64) -> impl Fn(u64) -> Number {
+        move |count| Number { life, count }
+    }
+
     #[test]
     fn what_has_come_is_told_in_any_order() {
-        let mut seen = Seen::default();
-        assert!(!seen.contains(0) && !seen.contains(1));
-        [3, 1, 300, 299, 60].into_iter().for_each(|number| seen.insert(number));
-        let known: Vec<u64> = (0..400).filter(|&number| seen.contains(number)).collect();
+        let (mut seen, number) = (Seen::default(), number(0));
+        assert!(!seen.contains(number(0)) && !seen.contains(number(1)));
+        [3, 1, 300, 299, 60].into_iter().for_each(|count| seen.insert(number(count)));
+        let known: Vec<u64> = (0..400).filter(|&count| seen.contains(number(count))).collect();
         assert_eq!(known, [60, 299, 300], "what is too far back is told again");
+    }
+
+    #[test]
+    fn numbers_of_one_process_say_nothing_of_anothers() {
+        let mut seen = Seen::default();
+        (1..=9).for_each(|count| seen.insert(number(7)(count)));
+        assert!(seen.contains(number(7)(3)) && !seen.contains(number(8)(3)));
+        seen.insert(number(8)(2));
+        let known: Vec<u64> = (0..20).filter(|&count| seen.contains(number(8)(count))).collect();
+        assert_eq!((known, seen.contains(number(7)(9))), (vec![2], false));
     }
 
     #[test]

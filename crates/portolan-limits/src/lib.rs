@@ -53,7 +53,7 @@ mod verdict;
 mod word;
 
 pub use account::Row;
-pub use acks::Seen;
+pub use acks::{Number, Seen};
 pub use bounds::{Bound, Bounds, Case, Fleet, Promise};
 pub use definition::Definition;
 pub use forecast::{Demand, Level};
@@ -73,7 +73,7 @@ pub use region::{
 };
 pub use replica::{
     Event, KeyUsage, LimitUsage, Limits, LimitsConfig, PartitionTally, PeerView, Recipient, RegionUsage, SlotDigest,
-    Stats, TOP_KEYS,
+    Stats, TOP_KEYS, Tally,
 };
 pub use shares::base_shares;
 pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Wait, WaitReason};

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{
     account::Row,
-    acks::Seen,
+    acks::{Number, Seen},
     key::Key,
     packed,
     region::{Acknowledgement, Answer, Ask, Grant, Question, Update},
@@ -115,8 +115,8 @@ pub struct Rows {
     pub limit: LimitId,
     /// The slot.
     pub slot: u64,
-    /// Number of the message when it carries loans to the receiver, which acknowledges it; else 0.
-    pub number: u64,
+    /// Numbers the message when it carries loans to the receiver, which acknowledges it.
+    pub number: Option<Number>,
     /// At most [`MAX_ROWS`].
     #[serde(with = "packed")]
     pub rows: Vec<(Key, Row)>,

@@ -60,7 +60,7 @@ pub(crate) fn in_messages(
             }
             message.extend(rows.next());
         }
-        (!message.is_empty()).then_some(Rows { limit, slot, number: 0, rows: message })
+        (!message.is_empty()).then_some(Rows { limit, slot, number: None, rows: message })
     })
 }
 

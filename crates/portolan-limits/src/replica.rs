@@ -34,7 +34,7 @@ use self::{book::Book, partition::Partition, siblings::Siblings, watch::Watch};
 pub use self::{
     event::Event,
     partition::PartitionTally,
-    report::{KeyUsage, LimitUsage, PeerView, RegionUsage, SlotDigest, TOP_KEYS},
+    report::{KeyUsage, LimitUsage, PeerView, RegionUsage, SlotDigest, TOP_KEYS, Tally},
     siblings::Recipient,
     stats::Stats,
 };

@@ -26,7 +26,7 @@ fn rows(fleet: &Fleet, limit: u32, slot_from_now: i64, count: usize) -> Rows {
     let key = |at: usize| Key::new(&fleet::HASH_KEY, LimitId(limit), &[&at.to_le_bytes()]);
     let slot = current_slot(fleet).saturating_add_signed(slot_from_now);
     let row = Row { consumed: 3, ..Row::default() };
-    Rows { limit: LimitId(limit), slot, number: 0, rows: (0..count).map(|at| (key(at), row.clone())).collect() }
+    Rows { limit: LimitId(limit), slot, number: None, rows: (0..count).map(|at| (key(at), row.clone())).collect() }
 }
 
 #[test]
@@ -115,4 +115,37 @@ fn a_region_that_lost_its_rows_in_a_crash_is_told_them_again() {
     assert!(!digests(0).is_empty());
     assert_eq!((digests(0), digests(1)), (digests(1), digests(2)));
     assert_eq!(fleet.limits(0).overview(fleet.now(0))[0].keys, 30);
+}
+
+#[test]
+fn a_loan_of_the_slot_after_the_next_waits_for_its_turn() {
+    let mut fleet = fleet();
+    fleet.define(vec![definition(1, "60/s", OnPartition::Static)]);
+    // What is lent here is lent by hand.
+    fleet.network.cut = vec![(0, 1), (0, 2), (1, 0), (2, 0)];
+    // So late in a slot a sound clock may be in the next one, and lend of the one after.
+    fleet.run(2800 - fleet.now(0).wall.as_unix_millis() % 1000);
+    let current = fleet.now(0).wall.as_unix_millis() / 1000;
+    let key = fleet.limits(0).limiter().key(LimitId(1), &[&7u64.to_le_bytes()]);
+    let lend = |fleet: &mut Fleet, slot, amount| {
+        let row = Row { lent: [(0, amount)].into_iter().collect(), ..Row::default() };
+        let rows = Rows { limit: LimitId(1), slot, number: None, rows: vec![(key, row)] };
+        let (from, now) = (fleet.regions[1].id.clone(), fleet.now(0));
+        let limits = fleet.regions[0].limits.as_mut().expect("it runs");
+        limits.handle_message(&from, &fleet::node(&from), Message::Rows(rows), now)
+    };
+    fleet.request(0, &[(1, 7)]);
+    let allowed = |fleet: &Fleet| {
+        let usage = fleet.limits(0).explain(LimitId(1), key, fleet.now(0)).expect("it is defined");
+        (usage.slot, usage.allowed)
+    };
+    assert_eq!(lend(&mut fleet, current, 5), Ok(()));
+    assert_eq!(allowed(&fleet), (current, 25));
+    assert_eq!(lend(&mut fleet, current + 2, 9), Ok(()));
+    assert_eq!(allowed(&fleet), (current, 25), "what it borrowed for this slot it may still use");
+    fleet.run(600);
+    fleet.request(0, &[(1, 7)]);
+    assert_eq!(allowed(&fleet), (current + 1, 20));
+    fleet.run(700);
+    assert_eq!(allowed(&fleet), (current + 2, 29));
 }

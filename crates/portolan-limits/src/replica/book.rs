@@ -8,6 +8,7 @@ use portolan_model::Ratio;
 
 use crate::{
     definition::{Definition, KEPT_OF_LENT, Terms},
+    replica::report::Tally,
     reclaim::{self, Standing},
 };
 
@@ -30,25 +31,6 @@ pub(crate) struct Book {
     /// Base shares in the order of the scope, of the current slot and those around it.
     bases: BTreeMap<u64, Vec<u64>>,
     current: u64,
-}
-
-/// Counts of one limit since the process started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Units lent to other regions, and borrowed from them.
-    pub lent: u64,
-    pub borrowed: u64,
-    /// Units that the rights were raised by beyond base and loans.
-    pub overdraft: u64,
-    /// Units that all regions together were found to have consumed above the quota, over all slots.
-    pub overshoot: u64,
-    /// The same for the last slot that had any.
-    pub last_overshoot: u64,
-    /// Units admitted and refused for keys under pressure.
-    pub admitted: u64,
-    pub refused: u64,
-    /// Units refused while the merged view had room for them.
-    pub refused_below: u64,
 }
 
 impl Book {

@@ -102,8 +102,8 @@ impl Limits {
         let limiter = self.limiter();
         let rights = limiter.rights(rows.limit).ok_or(Rejected::UnknownLimit)?;
         self.check_rows(rights, from, rows)?;
-        if rows.number > 0 {
-            self.seen.entry(node.clone()).or_default().insert(rows.number);
+        if let Some(number) = rows.number {
+            self.seen.entry(node.clone()).or_default().insert(number);
         }
         for (key, row) in &rows.rows {
             let before = self.borrowed(rights, *key, rows.slot, from);

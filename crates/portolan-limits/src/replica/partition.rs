@@ -13,7 +13,7 @@ use crate::{
     key::Key,
     message::DIGEST_BUCKETS,
     peers::{Change, Mode, PeerState},
-    replica::book::Tally,
+    replica::report::Tally,
     rights::Rights,
 };
 

@@ -54,24 +54,31 @@ pub struct LimitUsage {
     pub keys: u64,
     /// Spend of each region over all keys of the slot: our own exactly, of the others what keys under pressure have.
     pub spent: Vec<(RegionId, u64)>,
-    /// Units lent to other regions since the start, over all keys.
+    /// What was counted since the start.
+    pub tally: Tally,
+    /// The keys with the most use in the slot, at most [`TOP_KEYS`], the busiest first.
+    pub busiest: Vec<KeyUsage>,
+}
+
+/// Counts of one limit over all its keys since the process started, in units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Lent to other regions.
     pub lent: u64,
-    /// Units borrowed from other regions since the start, over all keys.
+    /// Borrowed from other regions.
     pub borrowed: u64,
-    /// Units that rights were raised by beyond base and loans since the start.
+    /// Rights were raised by so much beyond base and loans.
     pub overdraft: u64,
-    /// Units found consumed above the quota by all regions together since the start.
+    /// Found consumed above the quota by all regions together, over all slots.
     pub overshoot: u64,
     /// The same of the last slot and key that had any.
     pub last_overshoot: u64,
-    /// Units admitted and refused here of keys under pressure, since the start.
+    /// Admitted here of keys under pressure.
     pub admitted: u64,
-    /// See `admitted`.
+    /// Refused here of keys under pressure.
     pub refused: u64,
     /// Of these, refused while all regions together had room, as far as known here: an estimate of false refusals.
     pub refused_below: u64,
-    /// The keys with the most use in the slot, at most [`TOP_KEYS`], the busiest first.
-    pub busiest: Vec<KeyUsage>,
 }
 
 /// One key of a limit in one slot.
@@ -206,7 +213,7 @@ impl Limits {
     /// Counts since the start.
     pub fn stats(&self) -> Stats {
         let overflowed = self.shared.overflowed.load(SeqCst);
-        let sum = |of: fn(&super::book::Tally) -> u64| self.books.values().map(|book| of(&book.tally)).sum();
+        let sum = |of: fn(&Tally) -> u64| self.books.values().map(|book| of(&book.tally)).sum();
         Stats {
             messages_dropped: self.outbox.dropped,
             overflowed,
@@ -266,7 +273,6 @@ impl Limits {
         let mut seen = BTreeSet::new();
         busiest.retain(|key| seen.insert(*key));
         busiest.truncate(TOP_KEYS);
-        let tally = self.books.get(&rights.id).map(|book| book.tally).unwrap_or_default();
         LimitUsage {
             limit: rights.id,
             name: rights.name.clone(),
@@ -279,14 +285,7 @@ impl Limits {
             mode: self.mode_of(rights),
             keys: own.keys,
             spent: self.regions.iter().cloned().zip(spent).collect(),
-            lent: tally.lent,
-            borrowed: tally.borrowed,
-            overdraft: tally.overdraft,
-            overshoot: tally.overshoot,
-            last_overshoot: tally.last_overshoot,
-            admitted: tally.admitted,
-            refused: tally.refused,
-            refused_below: tally.refused_below,
+            tally: self.books.get(&rights.id).map(|book| book.tally).unwrap_or_default(),
             busiest: busiest.into_iter().map(|key| self.key_usage(rights, key, slot)).collect(),
         }
     }

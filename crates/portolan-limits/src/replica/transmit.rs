@@ -8,7 +8,7 @@ use portolan_model::{Now, Timestamp, WallTime};
 use super::{Limits, Place};
 use crate::{
     account::Row,
-    acks::Unacknowledged,
+    acks::{Number, Unacknowledged},
     key::Key,
     message::{DIGEST_BUCKETS, Heartbeat, MAX_DIGESTS, Message, SlotSummary},
     outbox::{Destination, in_messages},
@@ -98,16 +98,16 @@ impl Limits {
     }
 
     /// Numbers a message that lends to its receiver, so that it is acknowledged.
-    fn number(&mut self, to: &Destination, rows: &crate::message::Rows, now: Timestamp) -> u64 {
+    fn number(&mut self, to: &Destination, rows: &crate::message::Rows, now: Timestamp) -> Option<Number> {
         let lends = |(_, row): &&(Key, Row)| row.lent.iter().any(|&(region, _)| usize::from(region) == to.region);
         let (limit, slot) = (rows.limit, rows.slot);
         let loans: Vec<Place> = rows.rows.iter().filter(lends).map(|&(key, _)| Place { limit, slot, key }).collect();
         if loans.is_empty() {
-            return 0;
+            return None;
         }
-        // The durable clock rises faster than messages are numbered.
-        let first = self.wall().as_unix_millis();
-        self.unacknowledged.entry(to.clone()).or_insert_with(|| Unacknowledged::new(first)).send(loans, now)
+        let life = self.siblings.life;
+        let sent = self.unacknowledged.entry(to.clone()).or_insert_with(|| Unacknowledged::new(life));
+        Some(sent.send(loans, now))
     }
 
     /// Queues a message and counts what it is.

@@ -107,7 +107,7 @@ impl Fleet {
         let fleet = regions.into_iter().map(|id| {
             let (log, _) = MarkLog::recover([&[], &[]]);
             let disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
-            let limiter = Limits::new(config(&id, &[], 8), Recovery::FirstStart, Now::default()).limiter();
+            let limiter = Limits::new(config(&id, &[], 8, 0), Recovery::FirstStart, Now::default()).limiter();
             Region { id, limits: None, limiter, clock_ms: 0, disk_ms: 2, log, disk, writes: VecDeque::new() }
         });
         let mut fleet = Self {
@@ -138,7 +138,7 @@ impl Fleet {
     pub fn boot(&mut self, at: usize, recovery: Recovery) {
         let ids: Vec<RegionId> = self.regions.iter().map(|region| region.id.clone()).collect();
         let now = self.now(at);
-        let mut limits = Limits::new(config(&ids[at], &ids, self.capacity), recovery, now);
+        let mut limits = Limits::new(config(&ids[at], &ids, self.capacity, self.now_ms), recovery, now);
         limits.handle_definitions(&self.definitions, now);
         self.regions[at].limiter = limits.limiter();
         self.regions[at].limits = Some(limits);
@@ -314,14 +314,14 @@ impl Fleet {
     }
 }
 
-fn config(region: &RegionId, regions: &[RegionId], capacity: usize) -> LimitsConfig {
+fn config(region: &RegionId, regions: &[RegionId], capacity: usize, life: u64) -> LimitsConfig {
     let worst_rtt = Duration::from_millis(100);
     LimitsConfig {
         node: node(region),
         region: region.clone(),
         neighbours: Vec::new(),
         rosters: BTreeMap::new(),
-        life: 1,
+        life,
         regions: regions.to_vec(),
         hash_key: HASH_KEY,
         capacity,

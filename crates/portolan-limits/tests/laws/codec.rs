@@ -1,6 +1,8 @@
 //! Messages read back as they were written, and nothing a peer can send writes a row that is not its own.
 
-use portolan_limits::{Demand, Heartbeat, Key, Level, LimitId, Message, Rejected, Row, Rows, Seen, SlotSummary};
+use portolan_limits::{
+    Demand, Heartbeat, Key, Level, LimitId, Message, Number, Rejected, Row, Rows, Seen, SlotSummary,
+};
 use portolan_model::{WallTime, codec};
 use proptest::{collection::vec, prelude::*};
 
@@ -19,7 +21,7 @@ fn rows() -> impl Strategy<Value = Rows> {
     (any::<u32>(), any::<u64>(), any::<u64>(), rows).prop_map(|(limit, slot, number, rows)| Rows {
         limit: LimitId(limit),
         slot,
-        number,
+        number: (number % 3 > 0).then_some(Number { life: number, count: number / 3 }),
         rows,
     })
 }
@@ -32,7 +34,7 @@ fn message() -> impl Strategy<Value = Message> {
     let heartbeat = (any::<u64>(), any::<u64>(), vec(any::<u32>(), 0..20), vec(any::<u64>(), 0..40));
     let heartbeat = heartbeat.prop_map(|(scope, sent, heard, numbers)| {
         let mut seen = Seen::default();
-        numbers.into_iter().for_each(|number| seen.insert(number));
+        numbers.into_iter().for_each(|count| seen.insert(Number { life: scope, count }));
         Message::Heartbeat(Heartbeat { scope, sent: WallTime::from_unix_millis(sent), heard, seen })
     });
     let summary = (any::<u32>(), any::<u64>(), any::<[u64; 16]>(), any::<bool>())

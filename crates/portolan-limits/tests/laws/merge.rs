@@ -23,7 +23,7 @@ fn joined(from: usize, messages: &[(usize, Message)]) -> (usize, Message) {
         Message::Rows(rows) if *of == from => Some(rows.rows.clone()),
         _ => None,
     });
-    (from, Message::Rows(Rows { limit: LIMIT, slot: slot(START), number: 0, rows: rows.flatten().collect() }))
+    (from, Message::Rows(Rows { limit: LIMIT, slot: slot(START), number: None, rows: rows.flatten().collect() }))
 }
 
 /// What the oracle reads: per key and region what was consumed less what was given back, what was lent and borrowed.

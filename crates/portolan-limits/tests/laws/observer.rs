@@ -154,7 +154,7 @@ pub fn one_row(slot: u64, at: u64, row: Row) -> Message {
     Message::Rows(Rows {
         limit: LIMIT,
         slot,
-        number: 0,
+        number: None,
         rows: vec![(key(at), Row { demand: Demand::default(), ..row })],
     })
 }

@@ -121,7 +121,7 @@ impl Region {
             region: self.id.clone(),
             neighbours: Vec::new(),
             rosters: BTreeMap::new(),
-            life: 1,
+            life: us,
             regions: (0..row.demand.regions()).map(region_id).collect(),
             hash_key: HASH_KEY,
             capacity: CAPACITY,

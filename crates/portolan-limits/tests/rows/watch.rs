@@ -3,12 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portolan_limits::{Message, Row as LedgerRow, Rows};
+use portolan_limits::{Message, Number, Row as LedgerRow, Rows};
 
-use crate::{
-    region::Region,
-    table::{Fault, Row},
-};
+use crate::{region::Region, table::Row};
 
 /// Windows this long keep durable marks.
 const MARKED_SECONDS: u64 = 10;
@@ -19,8 +16,8 @@ pub struct Watch {
     told: BTreeMap<(usize, u64), Told>,
     /// Sender and slots whose marks were lost.
     unmarked: BTreeSet<(usize, u64)>,
-    /// By sender and receiver: the highest number of a message.
-    numbers: BTreeMap<(usize, usize), u64>,
+    /// By sender and receiver: the newest number of a message.
+    numbers: BTreeMap<(usize, usize), Number>,
     /// By region, slot and region that lent: the highest loan known.
     lent: BTreeMap<(usize, u64, usize), u64>,
     /// Slots before this were dropped by a region's process.
@@ -48,7 +45,7 @@ impl Watch {
         }
     }
 
-    /// A new process does not remember what it heard; the numbers of its messages go on.
+    /// A new process does not remember what it heard.
     pub fn restarted(&mut self, at: usize) {
         self.lent.retain(|&(region, ..), _| region != at);
         self.floors[at] = 0;
@@ -62,24 +59,22 @@ impl Watch {
 
     /// A message leaves a region.
     pub fn sent(&mut self, from: usize, to: usize, message: &Message, region: &Region, row: &Row) {
-        // Numbers begin at the clock: one that steps back over a restart takes some of them again, and a loan that is lost
-        // then is told again by the digests only.
-        let goes_on = !row.faults.iter().any(|(_, fault)| matches!(fault, Fault::Clock(..)));
         match message {
             Message::Rows(rows) => {
                 assert!(rows.slot >= self.floors[from], "{}: a dropped slot travels: {rows:?}", row.name);
-                if rows.number > 0 && goes_on {
-                    let last = self.numbers.entry((from, to)).or_default();
-                    assert!(rows.number > *last, "{}: message {} after {last}", row.name, rows.number);
-                    *last = rows.number;
+                if let Some(number) = rows.number {
+                    let last = self.numbers.insert((from, to), number);
+                    let before = last.filter(|last| last.life == number.life).map_or(0, |last| last.count);
+                    assert_eq!(number.count, before + 1, "{}: message {number:?} after {last:?}", row.name);
                 }
                 for (_, of_key) in &rows.rows {
                     self.row_told(from, rows, of_key, region, row);
                 }
             }
-            Message::Heartbeat(heartbeat) if goes_on => {
-                let last = self.numbers.get(&(to, from)).copied().unwrap_or(0);
-                let beyond = (last + 1..last + 4).find(|&number| heartbeat.seen.contains(number));
+            Message::Heartbeat(heartbeat) => {
+                let Some(&last) = self.numbers.get(&(to, from)) else { return };
+                let beyond = (1..4).map(|ahead| Number { count: last.count + ahead, ..last });
+                let beyond = beyond.into_iter().find(|&number| heartbeat.seen.contains(number));
                 assert_eq!(beyond, None, "{}: a message is acknowledged that was never sent", row.name);
             }
             _ => {}

@@ -126,11 +126,11 @@ fn budget(view: &View, usage: &LimitUsage, names: &Names) -> Option<BudgetAnswer
         keys: usage.keys,
         used: usage.spent.iter().cloned().collect(),
         busiest: usage.busiest.iter().map(|key| key_answer(key, names)).collect(),
-        lent: usage.lent,
-        borrowed: usage.borrowed,
-        overdraft: usage.overdraft,
-        overshoot: usage.overshoot,
-        last_overshoot: usage.last_overshoot,
+        lent: usage.tally.lent,
+        borrowed: usage.tally.borrowed,
+        overdraft: usage.tally.overdraft,
+        overshoot: usage.tally.overshoot,
+        last_overshoot: usage.tally.last_overshoot,
     })
 }
 

@@ -53,27 +53,27 @@ fn read_use(readings: &mut Readings, node: &NodeStatus) {
     let help = "Units used in the slot over all keys, by region, as far as known here";
     readings.gauges("portolan_limit_used", help, used);
     let counters: [(&str, &str, Count); 6] = [
-        ("portolan_limit_lent", "Units lent to other regions", |limit| limit.lent),
-        ("portolan_limit_borrowed", "Units borrowed from other regions", |limit| limit.borrowed),
+        ("portolan_limit_lent", "Units lent to other regions", |limit| limit.tally.lent),
+        ("portolan_limit_borrowed", "Units borrowed from other regions", |limit| limit.tally.borrowed),
         ("portolan_limit_overdraft", "Units that rights were raised by beyond share and loans", |limit| {
-            limit.overdraft
+            limit.tally.overdraft
         }),
         (
             "portolan_limit_overshoot",
             "Units that all regions together used above the quota, over all slots, as found when slots ended",
-            |limit| limit.overshoot,
+            |limit| limit.tally.overshoot,
         ),
-        ("portolan_limit_refused_under_pressure", "Units refused of keys close to their limit", |limit| limit.refused),
+        ("portolan_limit_refused_under_pressure", "Units refused of keys close to their limit", |limit| limit.tally.refused),
         (
             "portolan_limit_false_reject_estimate",
             "Units refused while all regions together had room for them, as far as known here",
-            |limit| limit.refused_below,
+            |limit| limit.tally.refused_below,
         ),
     ];
     for (name, help, value) in counters {
         readings.counters(name, help, node.limits.iter().map(|limit| (of(limit), value(limit))));
     }
-    let last = node.limits.iter().map(|limit| (of(limit), limit.last_overshoot as f64));
+    let last = node.limits.iter().map(|limit| (of(limit), limit.tally.last_overshoot as f64));
     let help = "Units above the quota in the last slot and key that had any";
     readings.gauges("portolan_limit_last_overshoot", help, last);
 }
