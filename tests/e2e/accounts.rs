@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::warm;
 
-/// A change of shares takes two windows from the last acknowledgement on, a second for clocks, and the acknowledgements.
+/// A change of shares takes two seconds from the last acknowledgement on, one for clocks, and the acknowledgements.
 const MOVED_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,6 +47,7 @@ async fn operators_see_who_used_what_where_and_can_fence_a_region() {
 async fn fences(fleet: &Fleet) {
     let fenced = output(fleet, &["limits", "fence", "eu-west", "--reason", "flooded"]);
     assert!(fenced.contains("eu-west is fenced"), "{fenced}");
+    assert!(fenced.contains("quick: with the first window that begins at"), "{fenced}");
     let shares = |expected: [u64; 3]| async move {
         let answer = fleet.json(&["limits", "explain", "global", "--limit", "quick"]);
         let share = |region: &str| answer["counters"][0]["usage"]["regions"][region]["share"].as_u64();

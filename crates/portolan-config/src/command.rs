@@ -1,7 +1,7 @@
 //! What can be put into the replicated log, and what comes of it. Facts that a rule needs are frozen into the command by
 //! its proposer: applying one reads nothing but the state and the command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portolan_model::{MemberId, Name, NodeName, RegionId, Revision, WallTime};
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,13 @@ pub enum Command {
         /// When it was proposed.
         at: WallTime,
     },
+    /// Renew the leases of regions on limits that reclaim, and let those lapse that are over. Proposed by the leader.
+    Renew {
+        /// The regions that the proposer hears, and that hear it.
+        regions: BTreeSet<RegionId>,
+        /// When it was proposed.
+        at: WallTime,
+    },
     /// Give the shares of a region to the others: the operator vouches that it is dead.
     FenceLimits {
         /// The region.
@@ -134,6 +141,7 @@ impl Command {
             | Self::Acknowledge { at, .. }
             | Self::Weigh { at, .. }
             | Self::Settle { at }
+            | Self::Renew { at, .. }
             | Self::FenceLimits { at, .. }
             | Self::UnfenceLimits { at, .. } => *at,
         }
@@ -173,6 +181,8 @@ pub enum Applied {
     Weighed,
     /// Splits have taken the steps that they could.
     Settled,
+    /// Leases are renewed.
+    Renewed,
     /// The region's shares go to the others.
     Fenced,
     /// The region gets its shares back.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    Applied, Bundle, Command, Faults, HistoryEntry, LimitRegister, Refusal, RegionMap, Roster, Snapshot,
+    Applied, Bundle, Command, Faults, HistoryEntry, Leases, LimitRegister, Refusal, RegionMap, Roster, Snapshot,
     history::{History, digest},
     register::SavedRegister,
 };
@@ -33,7 +33,9 @@ pub struct Intent {
     pub rosters: BTreeMap<RegionId, Roster>,
     /// Numbers and splits of the limits in force.
     pub limits: LimitRegister,
-    regions: Arc<RegionMap>,
+    /// Which regions hold shares of limits that reclaim, and of which slots.
+    pub leases: Leases,
+    pub(crate) regions: Arc<RegionMap>,
     history: History,
     drain_generation: u64,
 }
@@ -92,6 +94,7 @@ impl Intent {
             members: BTreeMap::new(),
             rosters: BTreeMap::new(),
             limits: LimitRegister::default(),
+            leases: Leases::default(),
             regions,
             history: History::default(),
             drain_generation: 0,
@@ -121,11 +124,13 @@ impl Intent {
             Command::Acknowledge { node, change, at: _ } => self.acknowledge(node, *change),
             Command::Weigh { limit, demand, at } => self.weigh(limit, demand, *at),
             Command::Settle { at: _ } => Ok(Applied::Settled),
+            Command::Renew { regions, at } => self.renew(regions, *at),
             Command::FenceLimits { region, reason, author, at } => self.fence_limits(region, reason, author, *at),
             Command::UnfenceLimits { region, author, at } => self.unfence_limits(region, author, *at),
         };
         if outcome.is_ok() {
-            self.limits.advance(&self.snapshot, &self.rosters, command.at());
+            let Self { limits, snapshot, regions, leases, rosters, .. } = self;
+            limits.advance(snapshot, regions, leases, rosters, command.at());
         }
         outcome.unwrap_or_else(Applied::Refused)
     }
@@ -167,7 +172,7 @@ impl Intent {
     ) -> Result<Applied, Refusal> {
         let snapshot =
             Snapshot::parse(&bundle, &self.regions).map_err(|faults| Refusal::Invalid(faults.to_string()))?;
-        self.limits.rebind(&self.snapshot, &snapshot, &self.regions);
+        self.limits.rebind(&self.snapshot, &snapshot, &self.regions, &mut self.leases, at);
         self.snapshot = Arc::new(snapshot);
         self.revision = self.revision.next();
         self.bundle = Some(Arc::clone(&bundle));
@@ -286,6 +291,7 @@ impl Intent {
             members: self.members.clone(),
             rosters: self.rosters.clone(),
             limits: self.limits.save(),
+            leases: self.leases.clone(),
             regions: self.regions.ids().to_vec(),
             history: self.history.clone(),
             drain_generation: self.drain_generation,
@@ -312,6 +318,7 @@ impl Intent {
             members: saved.members,
             rosters: saved.rosters,
             limits,
+            leases: saved.leases,
             regions,
             history: saved.history,
             drain_generation: saved.drain_generation,
@@ -327,6 +334,7 @@ struct Saved {
     members: BTreeMap<NodeName, MemberRecord>,
     rosters: BTreeMap<RegionId, Roster>,
     limits: SavedRegister,
+    leases: Leases,
     regions: Vec<RegionId>,
     history: History,
     drain_generation: u64,

@@ -47,11 +47,11 @@ pub use history::HistoryEntry;
 pub use intent::{Drain, Intent, IntentError, MemberRecord};
 pub use limit::{
     Algorithm, Budget, Cost, KeyPart, Lender, Limit, LimitKey, MAX_QUOTA, OnPartition, Period, PlanSource, Plans,
-    RefundOn, ShareChange, SharePlan, Shares, Window,
+    RefundOn, SLOT_LEAD, ShareChange, SharePlan, Shares, Window,
 };
 pub use node_file::{AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile, Peer};
 pub use region::{Location, Region, RegionMap};
-pub use register::{Budgeted, Consumers, Fence, LimitBinding, LimitId, LimitRegister, PendingShares};
+pub use register::{Budgeted, Consumers, Fence, Leases, LimitBinding, LimitId, LimitRegister, PendingShares};
 pub use roster::Roster;
 pub use scenario::{
     Action, Arrivals, Bound, Bursts, ClientLoad, Comparison, Condition, Cut, Direction, Disk, DiskState, Distribution,

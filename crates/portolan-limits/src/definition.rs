@@ -33,8 +33,6 @@ pub struct Definition {
     pub overdraft: Ratio,
     /// How long a request may wait for another region's loan; zero: refused at once.
     pub borrow_wait: Duration,
-    /// How long a region that is not heard keeps its share; none: until an operator fences it.
-    pub reclaim: Option<Duration>,
     /// Whether a lender outside the regions holds four fifths of the quota.
     pub lent: bool,
     /// Whether refusals are only counted.
@@ -55,7 +53,6 @@ impl Definition {
             shares: SharePlan::default(),
             overdraft: Ratio::default(),
             borrow_wait: Duration::ZERO,
-            reclaim: None,
             lent: false,
             shadow: false,
             expose_slot: false,
@@ -153,14 +150,14 @@ impl Terms {
         let slots = Slots::new(&definition.algorithm, calendars);
         let split = if definition.lent { KEPT_OF_LENT.of(quota) } else { quota };
         let of = |of: u64, weights: &[u32]| base_shares(of, weights, regions).get(position).copied().unwrap_or(0);
-        let share = Share::new(&definition.shares, |weights| of(split, weights), &slots, window);
+        let share = Share::new(&definition.shares, |weights| of(split, weights), &slots);
         let kind = match &definition.algorithm {
             Algorithm::FixedWindow { .. } => Kind::Fixed,
             Algorithm::SlidingWindow { .. } => Kind::Sliding,
             Algorithm::Concurrency { .. } => Kind::Concurrency,
             Algorithm::TokenBucket { rate, burst } => {
                 let split = if definition.lent { KEPT_OF_LENT.of(*burst) } else { *burst };
-                let bursts = Share::new(&definition.shares, |weights| of(split, weights), &slots, window);
+                let bursts = Share::new(&definition.shares, |weights| of(split, weights), &slots);
                 let bucket = |count, burst| Bucket::new(count, rate.per, burst);
                 let opened = |whole: u64, part: u64| open_share(definition.on_partition, whole, part);
                 Kind::Bucket(Buckets {
@@ -296,8 +293,8 @@ impl Slots {
 
 impl Share {
     /// `of` is this region's share under given weights. Of a change whose outcome is not known here, the smaller share
-    /// holds, from two windows after it was ordered: no slot that may have been spent or lent in is touched by it.
-    fn new(plan: &SharePlan, of: impl Fn(&[u32]) -> u64, slots: &Slots, window: Duration) -> Self {
+    /// holds in the slots that it may govern.
+    fn new(plan: &SharePlan, of: impl Fn(&[u32]) -> u64, slots: &Slots) -> Self {
         let before = of(&plan.weights);
         let Some(change) = &plan.change else { return Self { before, turn: u64::MAX, after: before } };
         let after = of(&change.weights);
@@ -307,7 +304,7 @@ impl Share {
         }
         match change.from {
             Some(from) => Self { before, turn: slots.beginning_from(from), after },
-            None => Self { before, turn: slots.beginning_from(change.since + window * 2), after: before.min(after) },
+            None => Self { before, turn: slots.beginning_from(change.earliest), after: before.min(after) },
         }
     }
 }
@@ -365,7 +362,7 @@ mod tests {
             let change = ShareChange {
                 weights: vec![1, 1, 2],
                 from: from.map(WallTime::from_unix_millis),
-                since: WallTime::from_unix_millis(60_500),
+                earliest: WallTime::from_unix_millis(62_500),
             };
             Definition { shares: SharePlan { weights: vec![2, 1, 1], change: Some(change) }, ..fixed(100, 1) }
         };

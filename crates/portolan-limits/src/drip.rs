@@ -50,7 +50,7 @@ pub(crate) fn spend<'a>(
         if rights.closed(purse.view.mode) {
             return refused(DenyReason::Closed, rights.terms.left(slot, wall), None);
         }
-        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot, wall) {
+        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot) {
             return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         if purse.fits() {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use portolan_config::SLOT_LEAD;
 use portolan_model::{Now, WallTime};
 
 use crate::{
@@ -11,8 +12,8 @@ use crate::{
     marks::Recovery,
 };
 
-/// How far ahead of its use the horizon is made durable.
-pub(crate) const HORIZON_LEAD: Duration = Duration::from_secs(2);
+/// How far ahead of its use the horizon is made durable. Before that nothing of a slot is lent, granted or published.
+pub(crate) const HORIZON_LEAD: Duration = SLOT_LEAD;
 
 /// Age at which the horizon is renewed: three renewals may fail before a slot has to wait.
 pub(crate) const HORIZON_RENEWAL: Duration = Duration::from_millis(500);

@@ -38,7 +38,6 @@ mod models;
 mod outbox;
 mod packed;
 mod peers;
-mod reclaim;
 #[allow(dead_code, reason = "the state machine does not use all of it yet")]
 mod region;
 mod replica;
@@ -67,7 +66,6 @@ pub use marks::{
 pub use message::{Heartbeat, Message, Neighbour, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
 pub use portolan_config::{Algorithm, LimitId, OnPartition, ShareChange, SharePlan, Window};
-pub use reclaim::Lease;
 pub use region::{
     Acknowledgement, Answer, Ask, Cell, Grant, Legacy, Question, Ranking, SHARDS, Shard, ShardSet, Update,
 };

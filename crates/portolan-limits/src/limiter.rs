@@ -281,11 +281,8 @@ impl Limiter {
                 (view, refusal)
             }
         };
-        let refusal = if check_slot(shared, rights, claim.key, slot, wall).is_err() {
-            Some(DenyReason::Degraded)
-        } else {
-            verdict
-        };
+        let refusal =
+            if check_slot(shared, rights, claim.key, slot).is_err() { Some(DenyReason::Degraded) } else { verdict };
         Peek {
             limit: rights.id,
             name: rights.name.clone(),

@@ -54,7 +54,6 @@ use crate::{
     message::Message,
     outbox::{Destination, Events, Outbox},
     peers::{GOSSIP_INTERVAL, Mode, Peers},
-    reclaim::Standing,
     region::gates::Gate,
     rights::{Live, Rights},
     shared::Shared,
@@ -111,8 +110,6 @@ pub struct Limits {
     shared: Arc<Shared>,
     calendars: Calendars,
     books: BTreeMap<LimitId, Book>,
-    /// Leases, in the order of the scope.
-    standings: Vec<Standing>,
     ledger: Ledger,
     /// Keys under pressure, here or elsewhere.
     watched: BTreeMap<(LimitId, Key), Watch>,
@@ -175,7 +172,6 @@ impl Limits {
             limiter: Arc::new(Limiter::new(Box::default(), Arc::clone(&shared))),
             calendars: Calendars::default(),
             books: BTreeMap::new(),
-            standings: vec![Standing::default(); count],
             // A region's table can hold that many rows in each of the slots that may be live.
             ledger: Ledger::new(config.hash_key, count, 3 * shared.table.len()),
             watched: BTreeMap::new(),
@@ -218,6 +214,11 @@ impl Limits {
     /// [`handle_definitions`](Self::handle_definitions). Older ones go on counting into the same counters.
     pub fn limiter(&self) -> Arc<Limiter> {
         Arc::clone(&self.limiter)
+    }
+
+    /// The civil time that slots are cut by: never falls, so it may be ahead of a clock that was set back.
+    pub fn latest(&self) -> WallTime {
+        self.shared.latest()
     }
 
     /// Stops spending for good: another process has taken over this region's shares. No limiter of this state machine,

@@ -46,9 +46,8 @@ pub(crate) struct Live {
     allowance: AtomicU64,
     /// The overflow counter moved since the state machine last looked.
     overflow_moved: AtomicBool,
-    /// Only slots that begin at the first instant or later may be spent, and only before the second: fences and leases.
-    spend_from: AtomicU64,
-    spend_until: AtomicU64,
+    /// Only slots that begin before this may be spent: the region's lease.
+    lease: AtomicU64,
 }
 
 /// What a decision about one counter in one slot reads.
@@ -327,21 +326,20 @@ impl Live {
             overflow: Counter::default(),
             allowance: AtomicU64::new(0),
             overflow_moved: AtomicBool::new(false),
-            spend_from: AtomicU64::new(0),
-            spend_until: AtomicU64::new(u64::MAX),
+            lease: AtomicU64::new(u64::MAX),
         }
     }
 
-    /// Whether a slot that begins at `begin` may be spent at `wall`.
+    /// Whether the region has a lease of a slot that begins at `begin`. A process that was stopped asks it of the slot that
+    /// its clock shows now.
     #[inline]
-    pub fn may_spend(&self, begin: WallTime, wall: WallTime) -> bool {
-        let [from, until] = [&self.spend_from, &self.spend_until].map(|at| WallTime::from_unix_millis(at.load(SeqCst)));
-        begin >= from && wall < until
+    pub fn may_spend(&self, begin: WallTime) -> bool {
+        begin.as_unix_millis() < self.lease.load(SeqCst)
     }
 
-    pub fn set_spending(&self, from: WallTime, until: WallTime) {
-        self.spend_from.store(from.as_unix_millis(), SeqCst);
-        self.spend_until.store(until.as_unix_millis(), SeqCst);
+    /// Says where the lease ends; a limit without leases has none that does.
+    pub fn set_lease(&self, until: Option<WallTime>) {
+        self.lease.store(until.map_or(u64::MAX, WallTime::as_unix_millis), SeqCst);
     }
 
     /// Says that the overflow counter moved.

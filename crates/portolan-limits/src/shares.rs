@@ -1,9 +1,12 @@
-//! Cuts a quota into the shares of regions. Decides nothing about when a split is in force: that belongs to the slot
-//! (rights ledger, rule 9.2).
+//! Cuts a quota into the shares of regions: a pure function of the split and the slot, so that every region that knows of
+//! a split cuts a slot alike (rights ledger, rule 9.2).
 //!
 //! Shares are whole units that add up to the quota exactly, by the method of D'Hondt, since it is house-monotone: a larger
 //! quota gives no region less. Largest remainders are not (the Alabama paradox), and then regions that hold different
 //! generations of a limit could together hold more than the larger quota (rule 9.3).
+
+use portolan_config::SharePlan;
+use portolan_model::WallTime;
 
 /// The share of each of `regions` regions in the order of the scope; they add up to `quota`.
 ///
@@ -32,6 +35,19 @@ pub fn base_shares(quota: u64, weights: &[u32], regions: usize) -> Vec<u64> {
         shares[best] += 1;
     }
     shares
+}
+
+/// The share of each region of a slot that begins at `begin`, in the order of the scope. While the outcome of a change is
+/// not known, the smaller of both.
+pub(crate) fn shares_of_slot(quota: u64, plan: &SharePlan, begin: WallTime, regions: usize) -> Vec<u64> {
+    let before = base_shares(quota, &plan.weights, regions);
+    let Some(change) = &plan.change else { return before };
+    let after = || base_shares(quota, &change.weights, regions);
+    match change.from {
+        Some(from) if begin >= from => after(),
+        None if begin >= change.earliest => before.into_iter().zip(after()).map(|(old, new)| old.min(new)).collect(),
+        _ => before,
+    }
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub(crate) fn spend_slot<'a>(
         }
         let refused =
             |reason, retry_after, wait| Err(Turned::Refused { rights, slot, reason, retry_after, wait, wall });
-        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot, wall) {
+        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot) {
             return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         let age = word.age(slot);
@@ -120,8 +120,8 @@ pub(crate) fn spend_slot<'a>(
     }
 }
 
-/// Refuses slots that a process before may have spent, those that no durable horizon covers, and those of a region that is
-/// fenced or without its lease: says when others come, and what may come before. What another node grants is under that
+/// Refuses slots that a process before may have spent, those that no durable horizon covers, and those that the region has
+/// no lease of: says when others come, and what may come before. What another node grants is under that
 /// node's horizon.
 #[inline(always)]
 pub(crate) fn check_slot(
@@ -129,10 +129,9 @@ pub(crate) fn check_slot(
     rights: &Rights,
     key: Key,
     slot: u64,
-    wall: WallTime,
 ) -> Result<(), (WallTime, Option<WaitReason>)> {
     let (gate, begin) = (shared.gates.of(key), rights.terms.begin(slot));
-    if !rights.live.may_spend(begin, wall) {
+    if !rights.live.may_spend(begin) {
         return Err((rights.terms.end(slot), None));
     }
     let Some(horizon) = gate.horizon() else { return Ok(()) };

@@ -5,8 +5,8 @@ mod fleet;
 use std::{collections::BTreeMap, time::Duration};
 
 use fleet::{Fleet, definition};
-use portolan_limits::{Admission, Definition, DenyReason, Event, Lease, LenderState, LimitId, LoanReply, OnPartition};
-use portolan_model::WallTime;
+use portolan_config::{ShareChange, SharePlan};
+use portolan_limits::{Admission, Definition, DenyReason, Event, LenderState, LimitId, LoanReply, OnPartition};
 
 const STATIC: OnPartition = OnPartition::Static;
 
@@ -19,41 +19,54 @@ fn spend_all(fleet: &mut Fleet, at: usize) -> u64 {
     (0..1000).filter(|_| matches!(fleet.request(at, &[(1, 1)]), Some(Admission::Allow(_)))).count() as u64
 }
 
-fn lease_of_first(fleet: &mut Fleet, until: WallTime) {
-    let leases = BTreeMap::from([(fleet.regions[0].id.clone(), Lease { from: WallTime::default(), until })]);
-    for at in 0..fleet.regions.len() {
-        let now = fleet.now(at);
-        if let Some(limits) = &mut fleet.regions[at].limits {
-            limits.handle_leases(&leases, now);
-        }
-    }
-}
-
 #[test]
-fn rule_6_a_stopped_process_checks_its_lease_before_its_first_admission_and_others_get_the_share_after_the_tolerance() {
-    let reclaiming = Definition { reclaim: Some(Duration::from_secs(30)), ..definition(1, "20/s", STATIC) };
-    let mut fleet = Fleet::new(2, vec![reclaiming], 5);
+fn rule_6_a_stopped_process_checks_its_lease_before_its_first_admission_and_others_get_the_share_from_then_on() {
+    let mut fleet = Fleet::new(2, vec![definition(1, "20/s", STATIC)], 5);
     fleet.settle();
     next_slot(&mut fleet);
     let until = fleet.now(0).wall + Duration::from_secs(2);
-    lease_of_first(&mut fleet, until);
+    let now = fleet.now(0);
+    let leases = BTreeMap::from([(LimitId(1), until)]);
+    fleet.regions[0].limits.as_mut().expect("it runs").handle_leases(&leases, now);
     fleet.network.cut = vec![(0, 1), (1, 0)];
-    let limiter = fleet.regions[0].limiter.clone();
+    fleet.run(1100);
+    assert_eq!(spend_all(&mut fleet, 0), 10, "the slot begins before the lease ends");
     // The process stands still: its state machine sees no time pass.
     fleet.crash(0);
-    fleet.run(1600);
+    fleet.run(900);
+    let limiter = fleet.regions[0].limiter.clone();
     let key = limiter.key(LimitId(1), &[&1u64.to_le_bytes()]);
     let claim = portolan_limits::Claim { limit: LimitId(1), key, cost: 1 };
     let first = limiter.admit(&[claim], fleet.now(0));
     assert!(matches!(first, Admission::Deny(denial) if denial.reason == DenyReason::Degraded));
-    // From the first slot on that begins after the lease and the tolerance, the other region has the whole quota.
-    fleet.run(1200);
+    // The log gives its share to the other region, from that slot on.
+    let change = ShareChange { weights: vec![0, 1], from: Some(until), earliest: until };
+    let shares = SharePlan { weights: Vec::new(), change: Some(change) };
+    fleet.define(vec![Definition { shares, ..definition(1, "20/s", STATIC) }]);
     fleet.allowed.clear();
     for _ in 0..8 {
         spend_all(&mut fleet, 1);
         fleet.run(250);
     }
     assert_eq!(fleet.busiest(1), 20);
+}
+
+#[test]
+fn rule_6_nothing_is_lent_of_a_slot_without_a_lease() {
+    let mut fleet = Fleet::new(2, vec![definition(1, "20/s", STATIC)], 5);
+    fleet.settle();
+    next_slot(&mut fleet);
+    let until = fleet.now(0).wall + Duration::from_secs(2);
+    let now = fleet.now(0);
+    fleet.regions[0].limits.as_mut().expect("it runs").handle_leases(&BTreeMap::from([(LimitId(1), until)]), now);
+    for _ in 0..400 {
+        fleet.request(1, &[(1, 1)]);
+        fleet.run(10);
+    }
+    let slots: Vec<u64> = fleet.allowed.values().map(|counts| counts[1]).collect();
+    assert_eq!(slots.len(), 4);
+    assert!(slots[1] > 10, "it borrows while the lender has its lease: {slots:?}");
+    assert_eq!(slots[2..], [10, 10]);
 }
 
 #[test]

@@ -76,7 +76,6 @@ pub fn definitions(intent: &Intent) -> Vec<Definition> {
             shares: budget.shares.clone(),
             overdraft: limit.overdraft,
             borrow_wait: limit.borrow_wait,
-            reclaim: limit.reclaim,
             lent: limit.lender.is_some(),
             shadow: limit.shadow,
             expose_slot: limit.expose_slot,

@@ -1,6 +1,6 @@
 //! What happened in a node, for logs, metrics and the driver's own duties.
 
-use portolan_model::{MemberId, NodeName, RegionId};
+use portolan_model::{MemberId, Name, NodeName, RegionId, WallTime};
 use portolan_routing::{EndpointId, Health};
 
 /// Something worth telling. The driver must act on [`Event::EligibleForElection`]; the others inform.
@@ -49,6 +49,15 @@ pub enum Event {
     Replaced {
         /// The member that took over.
         by: MemberId,
+    },
+    /// The lease of a region on a limit has lapsed: the others get its share of slots from some instant on.
+    Reclaim {
+        /// The limit.
+        limit: Name,
+        /// The region.
+        region: RegionId,
+        /// The instant.
+        from: WallTime,
     },
     /// This node can, or can no longer, serve requests.
     Ready(bool),

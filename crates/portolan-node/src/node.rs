@@ -3,6 +3,7 @@
 //! Decides which part an input goes to and when a new [`View`] is due. The parts decide everything else.
 
 mod duties;
+mod leases;
 mod lending;
 mod ownership;
 mod report;
@@ -14,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use portolan_config::{Command, Intent, RegionMap};
+use portolan_config::{Command, Intent, Leases, RegionMap};
 use portolan_geodns::RegionStates;
 use portolan_gossip::{Gossip, GossipConfig};
 use portolan_limits::{Limits, LimitsConfig, MarkSequence, MarkWrite, Recovery, Rejected};
@@ -137,6 +138,8 @@ pub struct Node {
     outbox: VecDeque<Transmit>,
     proposals: VecDeque<Command>,
     splits: Splits,
+    /// When a renewal of leases was proposed last.
+    renewed: Option<Timestamp>,
     events: VecDeque<Event>,
     counts: Counts,
 }
@@ -191,6 +194,7 @@ impl Node {
             outbox: VecDeque::new(),
             proposals: VecDeque::new(),
             splits: Splits::default(),
+            renewed: None,
             events: VecDeque::new(),
             counts: Counts::default(),
             config,
@@ -223,6 +227,7 @@ impl Node {
         let config = limits_config(&self.config, &self.intent, self.limit_keys, self.rng.random());
         self.limits = Limits::new(config, recovery, now);
         self.limits.handle_definitions(&definitions(&self.intent), now);
+        self.follow_leases(&Leases::default(), now);
         if self.ownership.is_lost() {
             self.limits.fence();
         }
@@ -269,7 +274,10 @@ impl Node {
         if self.limits_started && self.intent.rosters != intent.rosters {
             self.limits.handle_rosters(&intent.rosters, now);
         }
-        self.intent = intent;
+        let before = std::mem::replace(&mut self.intent, intent);
+        if before.leases != self.intent.leases || !Arc::ptr_eq(&before.snapshot, &self.intent.snapshot) {
+            self.follow_leases(&before.leases, now);
+        }
         self.watch_ownership();
         self.settle(now);
         self.weigh_regions(now);
@@ -414,6 +422,9 @@ const LIMIT_KEYS: usize = 1 << 18;
 
 /// Bytes of counters a second to each other region: 19 of them at once make 160 Mb/s at most.
 const LIMITS_BUDGET: ByteSize = ByteSize(1 << 20);
+
+/// How long a proposal is given before it is made again.
+const PROPOSE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Before the start no key is counted.
 const IDLE_CAPACITY: usize = 16;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::limits::{
     BudgetAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceAnswer, FenceRequest, KeyAnswer,
-    KeyRegionAnswer, LenderAnswer, LimitsAnswer, PeerAnswer, UnfenceRequest,
+    KeyRegionAnswer, LapsedAnswer, LenderAnswer, LimitsAnswer, PeerAnswer, SplitChangeAnswer, UnfenceRequest,
 };
 
 /// `POST /v1/apply`: put a document in force.

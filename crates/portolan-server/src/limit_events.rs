@@ -23,9 +23,6 @@ pub fn log(event: &Event, view: &View) {
             info!(event = "partition_heal", peers = list(peers), duration = ?lasted, "regions hear each other again");
             limits.iter().for_each(|tally| log_tally(tally, view));
         }
-        Event::Reclaim { regions } => {
-            warn!(event = "reclaim", regions = list(regions), "shares of regions that are gone go to the others");
-        }
         Event::EpochChange { limits } => {
             let names: Vec<String> = limits.iter().map(|limit| name(*limit, view)).collect();
             info!(event = "epoch_change", limits = names.join(", "), "limits have another count or split");

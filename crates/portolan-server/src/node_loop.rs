@@ -242,6 +242,9 @@ impl NodeLoop {
             Event::Replaced { by } => {
                 error!(%by, "another process has joined under this node's name; this one admits nothing more: stop it");
             }
+            Event::Reclaim { limit, region, from } => {
+                warn!(event = "reclaim", %limit, %region, %from, "the lease of a region has lapsed: others get its share");
+            }
             Event::RegionDown { .. } | Event::PeerStale { .. } | Event::Ready(false) => warn!(?event, "node"),
             Event::RegionUp { .. } | Event::PeerFresh { .. } | Event::Ready(true) => info!(?event, "node"),
             Event::Limits(event) => limit_events::log(event, &self.view.load()),

@@ -3,13 +3,16 @@
 //!
 //! Decides no policy: the nodes count, and an order to fence goes through them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
-use portolan_model::{Name, RegionId};
+use portolan_model::{Name, NodeName, RegionId};
 use portolan_server::api::{
     BudgetAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceRequest, KeyAnswer, KeyRegionAnswer,
-    LimitsAnswer, UnfenceRequest,
+    LapsedAnswer, LimitsAnswer, SplitChangeAnswer, UnfenceRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -65,14 +68,47 @@ async fn run_explain(global: &cli::Global, key: &str, limit: Option<&Name>) -> R
 
 async fn run_fence(global: &cli::Global, region: &RegionId, reason: &str) -> Result<()> {
     let request = FenceRequest { region: region.clone(), reason: reason.to_owned() };
-    let answer = post(&client(global)?, "/v1/limits/fence", &request).await?;
+    let client = client(global)?;
+    let mut answer = post(&client, "/v1/limits/fence", &request).await?;
+    let changes = await_changes(&client, region).await?;
+    answer["changes"] = json!(changes);
     global.output.print(&answer, || {
+        let effects: String = changes.iter().map(effect).collect();
         format!(
-            "{region} is fenced: the other regions take its shares over once all of them know; what it spends from here \
-             on, if it lives, is beyond the limits; `limits unfence {region}` ends it\n"
+            "{region} is fenced: the other regions get its shares; of limits without `reclaim`, what it spends from then \
+             on, if it lives, is beyond them; `limits unfence {region}` ends it\n{effects}"
         )
     });
     Ok(())
+}
+
+/// Splits that are about to change, once the fence is known and every node has acknowledged them, or enough time has
+/// passed.
+async fn await_changes(client: &Client, fenced: &RegionId) -> Result<Vec<SplitChangeAnswer>> {
+    let began = Instant::now();
+    loop {
+        let answer: LimitsAnswer = typed(&client.get("/v1/limits").await?)?;
+        let waits = answer.changes.iter().any(|change| change.from.is_none());
+        if (!waits && answer.fences.contains_key(fenced)) || began.elapsed() >= ACKNOWLEDGED_WITHIN {
+            return Ok(answer.changes);
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// When a split changes, as a line.
+fn effect(change: &SplitChangeAnswer) -> String {
+    match &change.from {
+        Some(from) => format!("  {}: with the first window that begins at {from} or after\n", change.limit),
+        None => {
+            let missing: Vec<&str> = change.waits_for.iter().map(NodeName::as_str).collect();
+            format!(
+                "  {}: with a window that begins after {} acknowledged it\n",
+                change.limit,
+                if missing.is_empty() { "all nodes".to_owned() } else { missing.join(", ") }
+            )
+        }
+    }
 }
 
 async fn run_unfence(global: &cli::Global, region: &RegionId) -> Result<()> {
@@ -263,6 +299,10 @@ fn surroundings(answers: &[LimitsAnswer], silent: &[String]) -> String {
             let _ = state;
         }
     }
+    for lapsed in answers.iter().flat_map(|answer| &answer.lapsed).collect::<BTreeSet<_>>() {
+        let LapsedAnswer { limit, region, from } = lapsed;
+        lines.push(format!("{region} has lost its lease of {limit}: others have its share of windows from {from} on"));
+    }
     for (region, fence) in answers.iter().flat_map(|answer| &answer.fences).collect::<BTreeMap<_, _>>() {
         lines.push(format!("{region} is fenced: {} (by {}, {})", fence.reason, fence.author, fence.at));
     }
@@ -309,3 +349,8 @@ fn by_region(used: &BTreeMap<RegionId, u64>) -> String {
     let parts: Vec<String> = used.iter().map(|(region, used)| format!("{region} {used}")).collect();
     parts.join(", ")
 }
+
+/// Nodes that are well acknowledge a change within a second.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
+
+const ASK_AGAIN: Duration = Duration::from_millis(200);

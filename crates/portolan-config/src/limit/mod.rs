@@ -17,7 +17,7 @@ pub(crate) use self::{
 pub use self::{
     key::{KeyPart, LimitKey},
     policy::OnPartition,
-    shares::{ShareChange, SharePlan, Shares},
+    shares::{SLOT_LEAD, ShareChange, SharePlan, Shares},
 };
 
 /// A bound on requests, held over all regions together.

@@ -1,7 +1,7 @@
 //! How a quota is split between regions before any of it is lent, and how one split follows another (rights ledger, rule
 //! 9.2: a split belongs to a slot, not to a moment). Never computes a share: `portolan_limits::base_shares` does.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use portolan_model::{RegionId, WallTime};
 use serde::{Deserialize, Serialize};
@@ -46,8 +46,11 @@ pub struct ShareChange {
     /// Weight per region in the order of the scope; empty means equal.
     pub weights: Vec<u32>,
     /// Slots that begin at or after this have the new split. `None` while not every region has acknowledged: then a
-    /// region that knows of the change takes the smaller of both shares for slots that begin two windows after `since`.
+    /// region that knows of the change takes the smaller of both shares for slots that begin at `earliest` or after.
     pub from: Option<WallTime>,
-    /// When the change was ordered.
-    pub since: WallTime,
+    /// No slot that begins before this will have the new split.
+    pub earliest: WallTime,
 }
+
+/// How long before a slot begins any of it may be lent, granted or published; no region touches it sooner.
+pub const SLOT_LEAD: Duration = Duration::from_secs(2);

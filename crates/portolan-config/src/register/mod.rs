@@ -4,6 +4,7 @@
 mod binding;
 mod budget;
 mod demand;
+mod lease;
 mod orders;
 mod split;
 
@@ -12,10 +13,11 @@ use std::collections::BTreeMap;
 use portolan_model::{Name, NodeName, RegionId, WallTime};
 use serde::{Deserialize, Serialize};
 
-use self::{binding::Numbers, split::Split};
+use self::{binding::Numbers, lease::Heeding, split::Split};
 pub use self::{
     binding::{LimitBinding, LimitId},
     budget::{Budgeted, Consumers},
+    lease::Leases,
 };
 use crate::{Roster, SharePlan, Snapshot};
 
@@ -56,8 +58,6 @@ pub struct PendingShares<'a> {
     pub limit: &'a Name,
     /// The newest change it belongs to.
     pub number: u64,
-    /// When it was ordered.
-    pub since: WallTime,
     /// Nodes that have not acknowledged it; the change waits for them.
     pub missing: Vec<&'a NodeName>,
 }
@@ -100,27 +100,30 @@ impl LimitRegister {
     /// Changes that wait for somebody, by limit.
     pub fn pending<'a>(
         &'a self,
+        leases: &'a Leases,
         rosters: &'a BTreeMap<RegionId, Roster>,
     ) -> impl Iterator<Item = PendingShares<'a>> + 'a {
-        self.limits.iter().filter_map(|(limit, registered)| {
-            let (number, since) = registered.split.pending()?;
-            Some(PendingShares { limit, number, since, missing: self.missing(number, rosters).collect() })
+        self.limits.iter().filter_map(move |(limit, registered)| {
+            let number = registered.split.pending()?;
+            let unseen = |node: &&NodeName| self.seen.get(*node).is_none_or(|seen| *seen < number);
+            let missing = self.holders(limit, leases, rosters).filter(unseen).collect();
+            Some(PendingShares { limit, number, missing })
         })
     }
 
-    /// Nodes that share limits, are not of a fenced region, and have not seen a change.
-    fn missing<'a>(
+    /// Nodes that share a limit, and are of no region that is fenced or without its lease.
+    fn holders<'a>(
         &'a self,
-        number: u64,
+        limit: &'a Name,
+        leases: &'a Leases,
         rosters: &'a BTreeMap<RegionId, Roster>,
     ) -> impl Iterator<Item = &'a NodeName> + 'a {
-        self.holders(rosters).filter(move |node| self.seen.get(*node).is_none_or(|seen| *seen < number))
+        let holds = |region| !self.fences.contains_key(region) && !leases.has_lapsed(limit, region);
+        rosters.iter().filter(move |(region, _)| holds(region)).flat_map(|(_, roster)| &roster.nodes)
     }
 
-    /// Nodes that share limits and are not of a fenced region.
-    fn holders<'a>(&'a self, rosters: &'a BTreeMap<RegionId, Roster>) -> impl Iterator<Item = &'a NodeName> + 'a {
-        let holding = rosters.iter().filter(|(region, _)| !self.fences.contains_key(*region));
-        holding.flat_map(|(_, roster)| &roster.nodes)
+    fn heeding<'a>(&'a self, rosters: &'a BTreeMap<RegionId, Roster>) -> Heeding<'a> {
+        Heeding { rosters, seen: &self.seen, fences: &self.fences }
     }
 
     /// A node came without its past: what it had acknowledged, it may have forgotten.

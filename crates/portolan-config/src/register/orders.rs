@@ -1,7 +1,7 @@
 //! What commands do to the register, and which commands a node should propose for it. The proposals are pure functions of
 //! the state: a driver asks, and proposes what it gets.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::{BTreeMap, BTreeSet};
 
 use portolan_model::{Name, NodeName, RegionId, WallTime};
 
@@ -9,34 +9,46 @@ use super::{
     Fence, LimitRegister, Registered,
     binding::Numbers,
     demand,
-    split::{Split, canonical},
+    lease::{Leases, taken_from},
+    split::{Split, Step, canonical},
 };
 use crate::{Applied, Command, Intent, Limit, Refusal, RegionMap, Roster, Shares, Snapshot};
 
 impl LimitRegister {
     /// Takes over the limits of `new`.
-    pub(crate) fn rebind(&mut self, old: &Snapshot, new: &Snapshot, regions: &RegionMap) {
+    pub(crate) fn rebind(
+        &mut self,
+        old: &Snapshot,
+        new: &Snapshot,
+        regions: &RegionMap,
+        leases: &mut Leases,
+        at: WallTime,
+    ) {
         let mut limits = BTreeMap::new();
+        let mut counted = BTreeSet::new();
         for (name, limit) in &new.limits {
             let before = old.limits.get(name).zip(self.limits.get(name));
             let known = before.map(|(was, registered)| (&**was, &registered.numbers));
             let numbers = Numbers::follow(known, limit, &mut self.next);
             let split = before.map(|(_, registered)| registered.split.clone()).unwrap_or_default();
-            let wanted = self.wanted(limit, &split, regions);
             let split = if before.is_some_and(|(_, registered)| registered.numbers.own.id == numbers.own.id) {
-                let mut split = split;
-                split.want(wanted);
+                counted.insert(name.clone());
                 split
             } else {
+                let wanted = self.wanted(limit, &split, regions, leases);
                 Split::new(wanted, split.demanded, split.weighed)
             };
             limits.insert(name.clone(), Registered { numbers, split });
         }
         self.limits = limits;
+        if leases.follow(new, regions.ids(), |name| counted.contains(name), self.changes + 1, at) {
+            self.changes += 1;
+        }
+        self.want_anew(new, regions, leases);
     }
 
     /// The split that a limit should have.
-    fn wanted(&self, limit: &Limit, split: &Split, regions: &RegionMap) -> Vec<u32> {
+    fn wanted(&self, limit: &Limit, split: &Split, regions: &RegionMap, leases: &Leases) -> Vec<u32> {
         let mut weights = match &limit.shares {
             Shares::Equal => Vec::new(),
             Shares::Demand => split.demanded.clone(),
@@ -44,26 +56,26 @@ impl LimitRegister {
                 regions.ids().iter().map(|region| weights.get(region).copied().unwrap_or(0)).collect()
             }
         };
-        if self.fences.is_empty() {
+        let holds = |region: &RegionId| !self.fences.contains_key(region) && !leases.has_lapsed(&limit.name, region);
+        if regions.ids().iter().all(holds) {
             return canonical(weights);
         }
         if weights.is_empty() {
             weights = vec![1; regions.ids().len()];
         }
-        let fenced = weights.iter().zip(regions.ids()).map(|(weight, region)| match self.fences.contains_key(region) {
-            true => 0,
-            false => *weight,
-        });
-        let fenced: Vec<u32> = fenced.collect();
-        // Where the fenced regions have it all, there is nobody to give it to.
-        canonical(if fenced.iter().all(|weight| *weight == 0) { weights } else { fenced })
+        let held = weights.iter().zip(regions.ids()).map(|(weight, region)| if holds(region) { *weight } else { 0 });
+        let held: Vec<u32> = held.collect();
+        // Where those that are gone have it all, there is nobody to give it to.
+        canonical(if held.iter().all(|weight| *weight == 0) { weights } else { held })
     }
 
-    fn want_anew(&mut self, snapshot: &Snapshot, regions: &RegionMap) {
+    fn want_anew(&mut self, snapshot: &Snapshot, regions: &RegionMap, leases: &Leases) {
         let wanted: Vec<(Name, Vec<u32>)> = self
             .limits
             .iter()
-            .filter_map(|(name, it)| Some((name.clone(), self.wanted(snapshot.limits.get(name)?, &it.split, regions))))
+            .filter_map(|(name, it)| {
+                Some((name.clone(), self.wanted(snapshot.limits.get(name)?, &it.split, regions, leases)))
+            })
             .collect();
         for (name, weights) in wanted {
             if let Some(registered) = self.limits.get_mut(&name) {
@@ -73,15 +85,30 @@ impl LimitRegister {
     }
 
     /// Takes every step that splits can take at `at`. All changes that begin together have one number.
-    pub(crate) fn advance(&mut self, snapshot: &Snapshot, rosters: &BTreeMap<RegionId, Roster>, at: WallTime) {
+    pub(crate) fn advance(
+        &mut self,
+        snapshot: &Snapshot,
+        regions: &RegionMap,
+        leases: &Leases,
+        rosters: &BTreeMap<RegionId, Roster>,
+        at: WallTime,
+    ) {
         let number = self.changes + 1;
-        let seen = self.holders(rosters).map(|node| self.seen.get(node).copied().unwrap_or(0)).min();
-        let seen_by_all = seen.unwrap_or(self.changes);
-        for (name, registered) in &mut self.limits {
-            let Some(limit) = snapshot.limits.get(name) else { continue };
-            if registered.split.advance(limit.window(), at, number, seen_by_all) {
-                self.changes = number;
+        let mut begins = false;
+        for (name, mut registered) in std::mem::take(&mut self.limits) {
+            if let Some(limit) = snapshot.limits.get(&name) {
+                let seen = self.holders(&name, leases, rosters).map(|node| self.seen.get(node).copied().unwrap_or(0));
+                let seen_by_all = seen.min().unwrap_or(self.changes);
+                let gone: BTreeMap<&RegionId, WallTime> = leases.gone(&name, self.heeding(rosters)).collect();
+                let from = |region| gone.get(region).map(|until| taken_from(limit, *until));
+                let gone: Vec<Option<WallTime>> = regions.ids().iter().map(from).collect();
+                let step = Step { at, number, seen_by_all, gone: &gone };
+                begins |= registered.split.advance(&limit.algorithm, step);
             }
+            self.limits.insert(name, registered);
+        }
+        if begins {
+            self.changes = number;
         }
     }
 }
@@ -90,9 +117,14 @@ impl Intent {
     /// What `node` should propose now that it knows this state: that it has seen every change of splits. `None` when it
     /// has said so, is no member, or nothing waits for it.
     pub fn acknowledgement(&self, node: &NodeName, at: WallTime) -> Option<Command> {
+        let seen = self.limits.seen.get(node).copied().unwrap_or(0);
         let waits = |pending: super::PendingShares<'_>| pending.missing.contains(&node);
-        let waiting = self.members.contains_key(node) && self.limits.pending(&self.rosters).any(waits);
-        waiting.then(|| Command::Acknowledge { node: node.clone(), change: self.limits.changes, at })
+        let waiting = self.leases.is_news(seen) || self.limits.pending(&self.leases, &self.rosters).any(waits);
+        (waiting && self.members.contains_key(node)).then(|| Command::Acknowledge {
+            node: node.clone(),
+            change: self.limits.changes,
+            at,
+        })
     }
 
     /// What the leader should propose: splits by the demand that it knows, units per region since it was weighed last,
@@ -107,13 +139,28 @@ impl Intent {
         let weigh =
             by_demand.map(|(limit, demand)| Command::Weigh { limit: limit.clone(), demand: demand.clone(), at });
         let due = self.limits.limits.iter().any(|(name, registered)| {
-            self.snapshot.limits.get(name).is_some_and(|limit| registered.split.is_due(limit.window(), at))
+            self.snapshot.limits.get(name).is_some_and(|limit| registered.split.is_due(&limit.algorithm, at))
         });
         weigh.chain(due.then_some(Command::Settle { at })).collect()
     }
 
+    /// What the leader should propose of leases: those of the regions that are `present`, in reach of it and well, are
+    /// renewed in time.
+    pub fn renewal(&self, present: &BTreeSet<RegionId>, at: WallTime) -> Option<Command> {
+        let due = self.leases.is_due(&self.snapshot, present, self.limits.heeding(&self.rosters), at);
+        due.then(|| Command::Renew { regions: present.clone(), at })
+    }
+
     fn in_order(&self, demand: &BTreeMap<RegionId, u64>) -> Vec<u64> {
         self.regions().ids().iter().map(|region| demand.get(region).copied().unwrap_or(0)).collect()
+    }
+
+    pub(crate) fn renew(&mut self, present: &BTreeSet<RegionId>, at: WallTime) -> Result<Applied, Refusal> {
+        let heeding = self.limits.heeding(&self.rosters);
+        if self.leases.renew(&self.snapshot, present, heeding, at) {
+            self.limits.want_anew(&self.snapshot, &self.regions, &self.leases);
+        }
+        Ok(Applied::Renewed)
     }
 
     pub(crate) fn acknowledge(&mut self, node: &NodeName, change: u64) -> Result<Applied, Refusal> {
@@ -132,7 +179,6 @@ impl Intent {
         at: WallTime,
     ) -> Result<Applied, Refusal> {
         let ordered = self.in_order(demand);
-        let regions = Arc::clone(self.regions());
         let asks = self.snapshot.limits.get(limit).filter(|limit| limit.shares == Shares::Demand);
         let registered = asks.and_then(|_| self.limits.limits.get_mut(limit));
         let registered = registered.ok_or_else(|| Refusal::NotByDemand { limit: limit.clone() })?;
@@ -140,7 +186,7 @@ impl Intent {
         if demand::is_worth_it(&registered.split.demanded, &ordered, registered.split.weighed, at) {
             registered.split.demanded = demand::weights(&ordered);
             registered.split.weighed = Some(at);
-            self.limits.want_anew(&self.snapshot, &regions);
+            self.limits.want_anew(&self.snapshot, &self.regions, &self.leases);
         }
         Ok(Applied::Weighed)
     }
@@ -154,8 +200,7 @@ impl Intent {
             return Err(Refusal::LastHolder { region: region.clone() });
         }
         self.limits.fences.insert(region.clone(), Fence { reason: reason.to_owned(), author: author.to_owned(), at });
-        let regions = Arc::clone(self.regions());
-        self.limits.want_anew(&self.snapshot, &regions);
+        self.limits.want_anew(&self.snapshot, &self.regions, &self.leases);
         Ok(())
     }
 
@@ -163,8 +208,7 @@ impl Intent {
         if self.limits.fences.remove(region).is_none() {
             return Err(Refusal::NotFenced { region: region.clone() });
         }
-        let regions = Arc::clone(self.regions());
-        self.limits.want_anew(&self.snapshot, &regions);
+        self.limits.want_anew(&self.snapshot, &self.regions, &self.leases);
         Ok(())
     }
 }

@@ -42,8 +42,8 @@ pub(super) struct Limit {
     /// How long a request that finds its region's share empty waits for another region's loan, up to 1s. Default 0s:
     /// it is refused at once.
     borrow_wait: Option<Duration>,
-    /// After how long a region that is not heard loses its share to the others, 10s to 1d. Default: when an operator
-    /// orders it with `portolan limits fence`.
+    /// After about how long a region that the cluster's leader does not hear loses its share of later windows to the
+    /// others, 10s to 1d. It refuses in those. Default: when an operator orders it with `portolan limits fence`.
     reclaim: Option<Duration>,
     /// Who holds four fifths of the limit and lends them out: a name under `lenders`. Default: the regions lend to each
     /// other.

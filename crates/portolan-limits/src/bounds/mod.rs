@@ -34,7 +34,7 @@ use portolan_config::{Algorithm, Limit, OnPartition};
 use portolan_model::Ratio;
 
 pub use self::fleet::Fleet;
-use crate::{definition::Definition, shares::base_shares};
+use crate::shares::base_shares;
 
 /// What bounds are computed from: the parts of a limit that decide them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,23 +95,6 @@ impl Promise {
         let quota = self.algorithm.quota();
         let split = if self.lent { KEPT.of(quota) } else { quota };
         base_shares(split, &self.weights, fleet.regions)
-    }
-}
-
-/// What a definition promises under the weights in force, for requests that cost 1.
-impl From<&Definition> for Promise {
-    fn from(definition: &Definition) -> Self {
-        Self {
-            algorithm: definition.algorithm.clone(),
-            on_partition: definition.on_partition,
-            weights: definition.shares.weights.clone(),
-            overdraft: definition.overdraft,
-            borrow_wait: definition.borrow_wait,
-            reclaim: definition.reclaim,
-            lent: definition.lent,
-            shadow: definition.shadow,
-            cost: 1,
-        }
     }
 }
 

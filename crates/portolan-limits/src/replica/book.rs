@@ -1,7 +1,7 @@
 //! What the state machine knows of one limit beside the definition that the request path reads: every region's base
-//! share per slot, and what was counted. Pure: slots and standings are given.
+//! share per slot, and what was counted. Pure: slots are given.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use portolan_config::{Algorithm, SharePlan};
 use portolan_model::Ratio;
@@ -9,7 +9,7 @@ use portolan_model::Ratio;
 use crate::{
     definition::{Definition, KEPT_OF_LENT, Terms},
     replica::report::Tally,
-    reclaim::{self, Standing},
+    shares::shares_of_slot,
 };
 
 /// One limit.
@@ -22,12 +22,10 @@ pub(crate) struct Book {
     pub lender_reachable: bool,
     /// Whether regions lend each other units of it.
     pub lends: bool,
-    pub reclaims: bool,
     pub tally: Tally,
     plan: SharePlan,
     /// What the regions split between them.
     split: u64,
-    window: Duration,
     /// Base shares in the order of the scope, of the current slot and those around it.
     bases: BTreeMap<u64, Vec<u64>>,
     current: u64,
@@ -40,27 +38,24 @@ impl Book {
             lent: definition.lent,
             lender_reachable: true,
             lends: lends(definition),
-            reclaims: definition.reclaim.is_some(),
             tally: Tally::default(),
             plan: definition.shares.clone(),
             split: if definition.lent { KEPT_OF_LENT.of(terms.quota) } else { terms.quota },
-            window: terms.window,
             bases: BTreeMap::new(),
             current: 0,
         }
     }
 
-    /// Cuts the slots around `current`. Costs nothing while that is the same; after standings change, say so.
-    pub fn turn_to(&mut self, current: u64, terms: &Terms, standings: &[Standing], anew: bool) {
-        if self.current == current && !self.bases.is_empty() && !anew {
+    /// Cuts the slots around `current`. Costs nothing while that is the same.
+    pub fn turn_to(&mut self, current: u64, terms: &Terms, regions: usize) {
+        if self.current == current && !self.bases.is_empty() {
             return;
         }
         self.current = current;
         let kept = current.saturating_sub(1)..=current + 2;
-        self.bases.retain(|slot, _| kept.contains(slot) && !anew);
+        self.bases.retain(|slot, _| kept.contains(slot));
         for slot in kept {
-            let cut =
-                || reclaim::bases(self.split, &self.plan, terms.begin(slot), self.window, standings, self.reclaims);
+            let cut = || shares_of_slot(self.split, &self.plan, terms.begin(slot), regions);
             self.bases.entry(slot).or_insert_with(cut);
         }
     }

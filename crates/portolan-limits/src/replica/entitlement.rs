@@ -56,7 +56,9 @@ impl Limits {
             return;
         }
         let gate = self.shared.gates.of(key);
-        if !windowed || gate.is_foreign() || !gate.barrier().opens(&rights.terms, slot, rights.terms.begin(slot)) {
+        // What is published stays for the slot, so nothing is before the slot may be lent of: till then its split can change.
+        let open = gate.horizon().is_some_and(|horizon| rights.terms.begin(slot) < horizon);
+        if !windowed || !open || !gate.barrier().opens(&rights.terms, slot, rights.terms.begin(slot)) {
             return;
         }
         let most = self.most(rights, key, slot);

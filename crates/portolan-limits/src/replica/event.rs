@@ -58,11 +58,6 @@ pub enum Event {
         /// What each limit did meanwhile.
         limits: Vec<PartitionTally>,
     },
-    /// The shares of regions that are fenced, or whose lease lapsed, are split over the others from now on.
-    Reclaim {
-        /// The regions.
-        regions: Vec<RegionId>,
-    },
     /// Another set of definitions, or another split of shares, is known.
     EpochChange {
         /// The limits whose generation or split changed.

@@ -34,8 +34,7 @@ impl Limits {
     fn lend_in(&mut self, rights: &Rights, key: Key, slot: u64, when: Ahead) {
         let begin = rights.terms.begin(slot);
         // After a restart nothing may be left of a slot that this process lent of: the horizon says which those are.
-        let open = self.may_give(rights, key, slot, begin) && !self.stopped(rights, slot);
-        if !open || self.standings[self.me].absent(begin, self.reclaims(rights)) {
+        if !self.may_give(rights, key, slot, begin) || self.stopped(rights, slot) {
             return;
         }
         let parties = self.parties(rights, key, slot, when);

@@ -1,26 +1,27 @@
-//! Takes in what is said of regions and lenders: leases, and whether a lender can be counted on. Decides when the shares
-//! of a region that is gone are split over the others.
+//! Takes in what is said of this region and of lenders: where its leases end, and whether a lender can be counted on.
+//! Decides what may not be spent or lent for want of a lease; whose share that becomes, the split of the slot says.
 
 use std::collections::BTreeMap;
 
-use portolan_model::{Now, RegionId};
+use portolan_config::LimitId;
+use portolan_model::{Now, WallTime};
 
 use super::{Event, Limits, watch::Look};
 use crate::{
     key::Key,
-    lender::{LenderState, LoanReply, Standing as KeyStanding},
-    reclaim::Lease,
+    lender::{LenderState, LoanReply, Standing},
     rights::Rights,
 };
 
 impl Limits {
-    /// The leases under which regions use strict rights of limits that reclaim; a region not named has none to lose.
-    pub fn handle_leases(&mut self, leases: &BTreeMap<RegionId, Lease>, now: Now) {
+    /// Where this region's leases of limits end: nothing is spent, lent or granted of a slot that begins at that instant
+    /// or after (rights ledger, rule 9.6). A limit that is not named needs none. Counts for the definitions in force, so
+    /// it is to be said again after each [`handle_definitions`](Self::handle_definitions), before the next request.
+    pub fn handle_leases(&mut self, ends: &BTreeMap<LimitId, WallTime>, now: Now) {
         self.observe_clock(now);
-        for (at, region) in self.regions.iter().enumerate() {
-            self.standings[at].lease = leases.get(region).copied();
+        for rights in self.limiter.all_rights() {
+            rights.live.set_lease(ends.get(&rights.id).copied());
         }
-        self.standings_changed();
     }
 
     /// An answer of a limit's lender, early or late.
@@ -48,19 +49,20 @@ impl Limits {
         }
     }
 
-    /// Whether this region must not spend or lend of a slot: its lease has lapsed.
+    /// Whether this region has no lease of a slot.
     pub(super) fn stopped(&self, rights: &Rights, slot: u64) -> bool {
-        let (from, until) = self.standings[self.me].spending(self.reclaims(rights));
-        self.wall() >= until || rights.terms.begin(slot) < from
-    }
-
-    pub(super) fn reclaims(&self, rights: &Rights) -> bool {
-        self.books.get(&rights.id).is_some_and(|book| book.reclaims)
+        !rights.live.may_spend(rights.terms.begin(slot))
     }
 
     /// Cuts the shares of the slots around the present one.
     pub(super) fn turn_books(&mut self) {
-        self.cut_books(false);
+        let limiter = self.limiter();
+        let (wall, regions) = (self.wall(), self.regions.len());
+        for rights in limiter.all_rights() {
+            if let Some(book) = self.books.get_mut(&rights.id) {
+                book.turn_to(rights.terms.slot(wall), &rights.terms, regions);
+            }
+        }
     }
 
     /// Asks the limit's lender for a chunk, if it has one and the key will need it.
@@ -71,7 +73,7 @@ impl Limits {
         if !book.lender_reachable || key == Key::OVERFLOW || self.stopped(rights, slot) {
             return;
         }
-        let standing = KeyStanding {
+        let standing = Standing {
             left: self.entitled(rights, key, slot).saturating_sub(look.used),
             rate: watch.flow.rate(),
             quota: rights.terms.quota.saturating_sub(book.split()),
@@ -79,36 +81,5 @@ impl Limits {
             slot_ends: rights.terms.end(slot),
         };
         self.loans.consider(rights.id, key, slot, standing);
-    }
-
-    fn standings_changed(&mut self) {
-        let begin = self.wall();
-        let gone = |at: &usize| self.standings[*at].absent(begin + crate::horizon::CLOCK_TOLERANCE, true);
-        let regions: Vec<RegionId> = (0..self.regions.len()).filter(gone).map(|at| self.regions[at].clone()).collect();
-        if !regions.is_empty() {
-            self.events.push(Event::Reclaim { regions });
-        }
-        self.cut_books(true);
-        let limiter = self.limiter();
-        for rights in limiter.all_rights() {
-            let (from, until) = self.standings[self.me].spending(self.reclaims(rights));
-            rights.live.set_spending(from, until);
-        }
-        let places: Vec<_> = self.watched.keys().copied().collect();
-        for (limit, key) in places {
-            if let Some(rights) = limiter.rights(limit) {
-                self.publish(rights, key, rights.terms.slot(begin) + 1);
-            }
-        }
-    }
-
-    fn cut_books(&mut self, anew: bool) {
-        let limiter = self.limiter();
-        let wall = self.wall();
-        for rights in limiter.all_rights() {
-            if let Some(book) = self.books.get_mut(&rights.id) {
-                book.turn_to(rights.terms.slot(wall), &rights.terms, &self.standings, anew);
-            }
-        }
     }
 }

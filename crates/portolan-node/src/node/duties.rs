@@ -31,6 +31,7 @@ impl Node {
         }
         self.watch_rosters(now);
         self.tend_splits(now);
+        self.tend_leases(now);
     }
 
     /// As the leader: proposes rosters that follow what the regions' nodes say of each other.

@@ -6,10 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use portolan_config::{Command, Shares};
 use portolan_model::{Name, Now, RegionId, Timestamp};
 
-use super::{MAX_QUEUE, Node};
-
-/// How long a proposal is given before it is made again.
-const PROPOSE_AGAIN: Duration = Duration::from_secs(1);
+use super::{MAX_QUEUE, Node, PROPOSE_AGAIN};
 
 /// How often demand is read, and weighed by the leader.
 const READ_PERIOD: Duration = Duration::from_secs(10);
@@ -40,7 +37,8 @@ impl Node {
     /// Proposes what is due.
     pub(super) fn tend_splits(&mut self, now: Now) {
         if self.splits.acknowledged.is_none_or(|at| now.mono.since(at) >= PROPOSE_AGAIN)
-            && let Some(command) = self.intent.acknowledgement(&self.config.name, now.wall)
+            // By the limits' clock: one that was set back since would vouch for slots that are spent already.
+            && let Some(command) = self.intent.acknowledgement(&self.config.name, self.limits.latest().max(now.wall))
         {
             self.splits.acknowledged = Some(now.mono);
             self.propose(command);

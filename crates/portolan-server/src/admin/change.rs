@@ -130,7 +130,8 @@ async fn propose(state: &AdminState, command: Command) -> Result<Response, Failu
         | Applied::Listed { .. }
         | Applied::Acknowledged
         | Applied::Weighed
-        | Applied::Settled => {
+        | Applied::Settled
+        | Applied::Renewed => {
             return Err(Failure::unavailable("the cluster answered another question"));
         }
     };
@@ -149,6 +150,7 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::Acknowledge { .. } => ("acknowledge", String::new()),
         Command::Weigh { .. } => ("weigh", String::new()),
         Command::Settle { .. } => ("settle", String::new()),
+        Command::Renew { .. } => ("renew", String::new()),
         Command::FenceLimits { author, .. } => ("fence limits", author.clone()),
         Command::UnfenceLimits { author, .. } => ("unfence limits", author.clone()),
     }

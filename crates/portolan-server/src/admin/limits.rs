@@ -8,7 +8,7 @@ use axum::{
     extract::{State, rejection::BytesRejection},
     response::Response,
 };
-use portolan_config::Fence;
+use portolan_config::{Fence, Intent};
 use portolan_limits::{Key, KeyUsage, LimitUsage, Mode, PeerState};
 use portolan_model::RegionId;
 use portolan_node::{Binding, Meant, Tier, View};
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::api::{
     BudgetAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceAnswer, KeyAnswer, KeyRegionAnswer,
-    LenderAnswer, LimitsAnswer, PeerAnswer,
+    LapsedAnswer, LenderAnswer, LimitsAnswer, PeerAnswer, SplitChangeAnswer,
 };
 
 /// Longest key that is explained, in bytes.
@@ -60,6 +60,8 @@ pub(super) async fn limits(State(state): State<Arc<AdminState>>) -> Result<Respo
         peers: peers.collect(),
         lenders: lenders.collect(),
         fences: view.intent.limits.fences().iter().map(fence).collect(),
+        lapsed: lapsed(&view.intent),
+        changes: changes(&view.intent),
     }))
 }
 
@@ -106,6 +108,29 @@ pub(super) async fn explain(State(state): State<Arc<AdminState>>, body: Body) ->
 fn fence((region, fence): (&RegionId, &Fence)) -> (RegionId, FenceAnswer) {
     let Fence { reason, author, at } = fence;
     (region.clone(), FenceAnswer { reason: reason.clone(), author: author.clone(), at: at.to_string() })
+}
+
+fn lapsed(intent: &Intent) -> Vec<LapsedAnswer> {
+    let lapsed = intent.leases.lapsed().map(|(limit, region, from)| LapsedAnswer {
+        limit: limit.clone(),
+        region: region.clone(),
+        from: from.to_string(),
+    });
+    lapsed.collect()
+}
+
+fn changes(intent: &Intent) -> Vec<SplitChangeAnswer> {
+    let pending = intent.limits.pending(&intent.leases, &intent.rosters);
+    let waiting = pending.map(|pending| SplitChangeAnswer {
+        limit: pending.limit.clone(),
+        from: None,
+        waits_for: pending.missing.into_iter().cloned().collect(),
+    });
+    let settled = intent.snapshot.limits.keys().filter_map(|limit| {
+        let from = intent.limits.shares(limit)?.change.as_ref()?.from?;
+        Some(SplitChangeAnswer { limit: limit.clone(), from: Some(from.to_string()), waits_for: Vec::new() })
+    });
+    waiting.chain(settled).collect()
 }
 
 fn budget(view: &View, usage: &LimitUsage, names: &Names) -> Option<BudgetAnswer> {

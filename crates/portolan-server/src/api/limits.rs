@@ -24,6 +24,10 @@ pub struct LimitsAnswer {
     pub lenders: BTreeMap<Name, LenderAnswer>,
     /// Regions that are fenced.
     pub fences: BTreeMap<RegionId, FenceAnswer>,
+    /// Leases that have lapsed.
+    pub lapsed: Vec<LapsedAnswer>,
+    /// Splits of limits that are about to change.
+    pub changes: Vec<SplitChangeAnswer>,
 }
 
 /// One budget in its current slot, as one node sees it.
@@ -136,6 +140,28 @@ pub struct FenceAnswer {
     pub author: String,
     /// When, RFC 3339.
     pub at: String,
+}
+
+/// A region that has lost its lease of a limit that reclaims.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LapsedAnswer {
+    /// The limit.
+    pub limit: Name,
+    /// The region.
+    pub region: RegionId,
+    /// The region has no share of slots that begin from here on, RFC 3339.
+    pub from: String,
+}
+
+/// Another split of a limit between regions, on its way into force.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SplitChangeAnswer {
+    /// The limit.
+    pub limit: Name,
+    /// Slots that begin from here on have it, RFC 3339; none while it waits.
+    pub from: Option<String>,
+    /// Nodes that have not acknowledged it; it waits for all of them.
+    pub waits_for: Vec<NodeName>,
 }
 
 /// `POST /v1/limits/explain`: one key, as a person writes it.

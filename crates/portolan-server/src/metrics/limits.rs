@@ -63,7 +63,9 @@ fn read_use(readings: &mut Readings, node: &NodeStatus) {
             "Units that all regions together used above the quota, over all slots, as found when slots ended",
             |limit| limit.tally.overshoot,
         ),
-        ("portolan_limit_refused_under_pressure", "Units refused of keys close to their limit", |limit| limit.tally.refused),
+        ("portolan_limit_refused_under_pressure", "Units refused of keys close to their limit", |limit| {
+            limit.tally.refused
+        }),
         (
             "portolan_limit_false_reject_estimate",
             "Units refused while all regions together had room for them, as far as known here",

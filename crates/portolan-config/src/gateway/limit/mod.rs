@@ -139,6 +139,7 @@ fn refuse_what_has_no_window(fields: &Fields<'_>, algorithm: &Algorithm, report:
                 ("overdraft", "it has no window to be over in"),
                 ("refund_on", "a unit comes back when its request ends, whatever came of it"),
                 ("lender", "a loan would have no window to end with"),
+                ("reclaim", "what a region that is cut off holds in flight has no window to end with"),
                 ("expose_slot", "it has no windows"),
             ],
         ),
