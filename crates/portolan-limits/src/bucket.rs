@@ -3,6 +3,11 @@
 //! together admit at most `burst + rate * t` in any time `t`. Merging arrival times would not: a later one hides what was
 //! spent at the same time elsewhere.
 //!
+//! Tokens that are taken out to be spent elsewhere, by another region or another node, come back with time like all others.
+//! So that they are not there twice, a bucket never holds more than its burst less what is out; and when that is spent or
+//! lapses, it fills from where it stood. With tokens in buckets and tokens out together never above all bursts, and rising
+//! by the rate alone, whatever is lent to whomever admits at most `burst + rate * t`.
+//!
 //! Time is counted in 2^-24 ms, and what a token takes is rounded up: a bucket gives less, never more. The word wraps after
 //! two years; one that stands still for half of that would be read as spent, so the sweep frees full ones.
 
@@ -41,9 +46,9 @@ impl Bucket {
         self.interval.saturating_mul(tokens)
     }
 
-    /// Time in which the whole bucket comes back, while `out` of its tokens are on loan.
-    pub fn burst(&self, out: u64) -> u64 {
-        self.burst.saturating_sub(self.time_of(out))
+    /// Time in which the whole bucket comes back.
+    pub const fn burst(&self) -> u64 {
+        self.burst
     }
 
     /// Whole tokens in so much time.
@@ -132,7 +137,7 @@ mod tests {
     /// Asks for `cost` tokens.
     fn take(bucket: &Bucket, level: &mut Level, now: WallTime, cost: u64) -> bool {
         let debt = level.debt(now) + bucket.time_of(cost);
-        let fits = debt <= bucket.burst(0);
+        let fits = debt <= bucket.burst();
         if fits {
             *level = Level::new(3, now, debt);
         }

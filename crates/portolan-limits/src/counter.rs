@@ -119,6 +119,30 @@ impl Counter {
         Published::of(self.others.load(Relaxed), slot).map_or(0, |(_, amount)| amount)
     }
 
+    /// Of a bucket: what is out on loan or granted to other nodes, and the last slot that it can be spent in. The slot is
+    /// near `current`.
+    pub fn out(&self, current: u64) -> Option<(u64, u64)> {
+        Published::near(self.others.load(Acquire), current).filter(|&(_, amount)| amount > 0)
+    }
+
+    /// Publishes what of a bucket is out, to be spent by the end of `slot`.
+    pub fn publish_out(&self, slot: u64, amount: u64) {
+        let bits = if amount == 0 { 0 } else { Published::new(slot, 0, amount).bits() };
+        self.others.store(bits, Release);
+    }
+
+    /// What is used of `slot`. None of it can be given back from here on, so that the total never falls. Call less than
+    /// 16 times a slot: the number that tells charges from before wraps.
+    pub fn commit(&self, slot: u64) -> u64 {
+        let mut settled = 0;
+        self.change(slot, |word| {
+            let same = word.age(slot) == Age::Same;
+            settled = if same { word.amount() } else { 0 };
+            same.then(|| word.settled())
+        });
+        settled
+    }
+
     /// Moves the word of `slot` from `seen` to `amount` used; fails when anything happened to it since.
     #[inline]
     pub fn advance(&self, seen: Word, slot: u64, amount: u64) -> Option<Receipt> {

@@ -10,6 +10,7 @@ use crate::{
     bucket::Bucket,
     calendar::{Calendar, Calendars},
     counter::Counter,
+    drip::held,
     shares::base_shares,
     word::MAX_AMOUNT,
 };
@@ -195,6 +196,22 @@ impl Terms {
         if slot < self.share.turn { self.share.before } else { self.share.after }
     }
 
+    /// What all regions together may consume of one key in a slot.
+    pub fn most_in_slot(&self) -> u64 {
+        match self.kind {
+            Kind::Bucket(_) => self.burst.saturating_add(self.per_slot().ceil() as u64),
+            Kind::Fixed | Kind::Sliding | Kind::Concurrency => self.quota,
+        }
+    }
+
+    /// Units that a bucket's rate comes to in one of its slots; of others, the quota.
+    pub fn per_slot(&self) -> f64 {
+        match self.kind {
+            Kind::Bucket(_) => self.quota as f64 * CHUNK_MS as f64 / millis(self.window) as f64,
+            Kind::Fixed | Kind::Sliding | Kind::Concurrency => self.quota as f64,
+        }
+    }
+
     /// This region's bucket.
     pub fn bucket(&self, buckets: &Buckets, slot: u64, opened: bool) -> Bucket {
         match slot {
@@ -237,7 +254,10 @@ impl Terms {
     pub fn is_over(&self, counter: &Counter, wall: WallTime) -> bool {
         match self.kind {
             Kind::Fixed | Kind::Sliding => counter.is_over(self.slot(wall)),
-            Kind::Bucket(_) => counter.is_over(self.slot(wall)) && counter.level().debt(wall) == 0,
+            Kind::Bucket(buckets) => {
+                let held = || held(self, counter, &self.bucket(&buckets, self.slot(wall), false), wall);
+                counter.is_over(self.slot(wall)) && counter.level().debt(wall) == 0 && held() == 0
+            }
             Kind::Concurrency => counter.used(0) == 0,
         }
     }

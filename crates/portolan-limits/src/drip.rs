@@ -6,9 +6,10 @@ use std::time::Duration;
 use portolan_model::WallTime;
 
 use crate::{
-    bucket::{Level, to_duration},
-    counter::{Allowance, Receipt},
-    definition::Buckets,
+    bucket::{Bucket, Level, to_duration, to_fractions},
+    counter::{Allowance, Counter, Receipt},
+    definition::{Buckets, Terms},
+    horizon::CLOCK_TOLERANCE,
     peers::Mode,
     rights::View,
     shared::Shared,
@@ -21,7 +22,7 @@ use crate::{
 pub(crate) struct Purse {
     /// As found.
     pub seen: Level,
-    /// In the bucket's time.
+    /// What is gone of the burst or out, in the bucket's time.
     pub debt: u64,
     pub burst: u64,
     /// What the cost takes.
@@ -78,7 +79,8 @@ pub(crate) fn purse(shared: &Shared, site: Site<'_>, buckets: &Buckets, cost: u3
     let bucket = rights.terms.bucket(buckets, slot, mode == Mode::Degraded && rights.is_open());
     let seen = counter.level();
     let level = if seen.was_asked() { seen } else { rights.first_level(shared, site.key, &bucket, wall) };
-    let (debt, burst) = (level.debt(wall), bucket.burst(counter.others(0)));
+    // The level was read first: whoever takes tokens out says so before it moves the level.
+    let (debt, burst) = (level.debt(wall).max(held(&rights.terms, counter, &bucket, wall)), bucket.burst());
     let (whole, left) = (bucket.tokens(burst), bucket.tokens(burst.saturating_sub(debt)));
     let view = View {
         slot,
@@ -91,7 +93,35 @@ pub(crate) fn purse(shared: &Shared, site: Site<'_>, buckets: &Buckets, cost: u3
     Purse { seen, debt, burst, time: bucket.time_of(cost.into()), view }
 }
 
+/// What is not there because it is out: as a debt, which is paid off from the moment on that nobody can spend it any more,
+/// by a clock that is as far behind as is tolerated.
+pub(crate) fn held(terms: &Terms, counter: &Counter, bucket: &Bucket, wall: WallTime) -> u64 {
+    let Some((slot, out)) = counter.out(terms.slot(wall)) else { return 0 };
+    let lapsed = wall.since(terms.end(slot) + CLOCK_TOLERANCE);
+    bucket.time_of(out).min(bucket.burst()).saturating_sub(to_fractions(lapsed))
+}
+
+/// Raises a level to a debt of at least so much.
+pub(crate) fn owe(counter: &Counter, debt: u64, wall: WallTime) {
+    counter.change_level(|level| (level.debt(wall) < debt).then(|| Level::new(level.reuse(), wall, debt)));
+}
+
+/// Moves what is left of tokens that nobody can spend any more into the level, so that their slot can be forgotten.
+pub(crate) fn lapse(terms: &Terms, counter: &Counter, bucket: &Bucket, wall: WallTime) {
+    if let Some((slot, _)) = counter.out(terms.slot(wall))
+        && terms.end(slot) + CLOCK_TOLERANCE <= wall
+    {
+        owe(counter, held(terms, counter, bucket, wall), wall);
+        counter.publish_out(slot, 0);
+    }
+}
+
 impl Purse {
+    /// Whole tokens that are there.
+    pub fn tokens(&self) -> u64 {
+        self.view.rights.amount - self.view.used
+    }
+
     /// Whether the tokens are there.
     pub fn fits(&self) -> bool {
         self.debt.saturating_add(self.time) <= self.burst

@@ -1,13 +1,11 @@
 //! The state machine's side of one key's entry: what it may read, publish, take away and put back. Decides nothing; every
 //! call is a few atomic steps, and workers go on charging the same entry meanwhile.
 
-use portolan_model::WallTime;
-
 use crate::{
     bucket::Level,
     counter::{Allowance, Counter},
     definition::{Buckets, Kind},
-    drip::purse,
+    drip::{Purse, owe, purse},
     key::Key,
     rights::{Rights, View},
     shared::Shared,
@@ -23,6 +21,13 @@ pub(crate) struct Leaf<'a> {
     pub rights: &'a Rights,
     pub key: Key,
     counter: &'a Counter,
+}
+
+/// Tokens of a bucket that are lent or granted and may be unspent, all of them to be spent by the end of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Out {
+    pub slot: u64,
+    pub amount: u64,
 }
 
 #[allow(dead_code, reason = "what lending and granting are made of")]
@@ -68,12 +73,10 @@ impl<'a> Leaf<'a> {
     /// to come. Returns what was taken: it cannot be spent here any more. 0 for a slot that is over.
     ///
     /// Of a sliding window, take of the next slot only what was taken of the present one before: loans come in pairs.
-    /// Of a bucket, what is taken comes back to it with time, so its burst must shrink by what is out
-    /// ([`publish_others`](Self::publish_others) for slot 0) before this is called; `slot` and `rights` are not asked.
+    /// Of a bucket this takes what was borrowed; see [`take_tokens`](Self::take_tokens) for its own.
     pub fn withdraw(&self, slot: u64, at_most: u64, rights: u64) -> u64 {
         let latest = self.shared.latest();
         match &self.rights.terms.kind {
-            Kind::Bucket(buckets) if self.shared.owns(self.key) => self.take_tokens(buckets, at_most, latest),
             Kind::Sliding if slot > self.rights.terms.slot(latest) => {
                 // The word still counts the slot before the present one, which carries over.
                 let before = slot.saturating_sub(2);
@@ -104,23 +107,49 @@ impl<'a> Leaf<'a> {
         }
     }
 
-    /// Whole tokens that are in a bucket; none for other algorithms.
-    pub fn tokens(&self) -> Option<u64> {
-        let Kind::Bucket(buckets) = &self.rights.terms.kind else { return None };
-        let view = purse(self.shared, self.site(), buckets, 1, self.shared.latest()).view;
-        Some(view.rights.amount - view.used)
+    /// What a bucket holds. The key must be this node's.
+    pub fn purse(&self, buckets: &Buckets) -> Purse {
+        purse(self.shared, self.site(), buckets, 1, self.shared.latest())
     }
 
-    fn take_tokens(&self, buckets: &Buckets, at_most: u64, wall: WallTime) -> u64 {
+    /// Says what of a bucket is out, to be spent by the end of `slot`. Of what was out before and is not any more, `unspent`
+    /// units came back; all else counts as spent up to this moment, so that the bucket does not gain by the news of it.
+    pub fn publish_out(&self, buckets: &Buckets, out: Out, unspent: u64) {
+        let (purse, wall) = (self.purse(buckets), self.shared.latest());
+        // One that was never asked has a level from here on.
+        owe(self.counter, purse.debt, wall);
+        self.counter.publish_out(out.slot, out.amount);
+        if unspent > 0 {
+            let time = purse.time.saturating_mul(unspent);
+            self.counter.change_level(|level| Some(level.given_back(time)));
+        }
+    }
+
+    /// Takes up to `at_most` of a bucket's tokens, to be spent elsewhere by the end of the slot that `out` names, while
+    /// as much as that says is out already. Returns what was taken.
+    pub fn take_tokens(&self, buckets: &Buckets, at_most: u64, out: Out) -> u64 {
+        let wall = self.shared.latest();
+        self.publish_out(buckets, out, 0);
         loop {
             let purse = purse(self.shared, self.site(), buckets, 1, wall);
-            let taken = at_most.min(purse.view.rights.amount - purse.view.used);
-            let next =
-                Level::new(purse.seen.reuse(), wall, purse.debt.saturating_add(purse.time.saturating_mul(taken)));
-            if taken == 0 || self.counter.advance_level(purse.seen, next) {
+            let taken = at_most.min(purse.tokens());
+            if taken == 0 {
+                return 0;
+            }
+            // Before the level moves: whoever finds the new level finds this too.
+            self.counter.publish_out(out.slot, out.amount.saturating_add(taken));
+            let debt = purse.debt.saturating_add(purse.time.saturating_mul(taken));
+            if self.counter.advance_level(purse.seen, Level::new(purse.seen.reuse(), wall, debt)) {
                 return taken;
             }
+            self.counter.publish_out(out.slot, out.amount);
         }
+    }
+
+    /// What is left of units that were borrowed for a slot of a bucket.
+    pub fn borrowed_left(&self, slot: u64) -> u64 {
+        let rights = self.counter.rights(slot).map_or(0, |borrowed| borrowed.amount);
+        rights.saturating_sub(self.counter.used(slot))
     }
 
     fn site(&self) -> Site<'a> {
@@ -137,7 +166,7 @@ impl<'a> Leaf<'a> {
         self.counter.raise_used(slot, amount);
     }
 
-    /// Publishes what the other regions spent in `slot`; of a bucket, for slot 0, what is out on loan.
+    /// Publishes what the other regions spent in `slot`.
     pub fn publish_others(&self, slot: u64, amount: u64) {
         self.counter.publish_others(slot, amount);
     }

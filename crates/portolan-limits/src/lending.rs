@@ -18,6 +18,13 @@ pub(crate) struct Party {
     pub reachable: bool,
 }
 
+impl Party {
+    /// Whether it is heard and will be asked for more than it has.
+    pub fn lacks(&self) -> bool {
+        self.reachable && self.have < self.need
+    }
+}
+
 /// Units that the region at `me` should lend, by the position of the receiver. `turn` differs from slot to slot and from
 /// key to key: where less than a unit is due from each lender, they take turns by it.
 pub(crate) fn loans(parties: &[Party], me: usize, ahead: Ahead, turn: u64) -> SmallVec<[(usize, u64); 4]> {
@@ -77,7 +84,7 @@ impl Targets {
         let have: f64 = reachable().map(|party| party.have.max(0.0)).sum();
         let need: f64 = reachable().map(|party| party.need).sum();
         let slack = (have - need).max(0.0) / reachable().count().max(1) as f64;
-        let lacking = reachable().any(|party| party.have < party.need);
+        let lacking = parties.iter().any(Party::lacks);
         // The last units of a small limit are no reserve: they would only travel.
         let few = have < FEW * reachable().count() as f64;
         let reserve = match ahead {

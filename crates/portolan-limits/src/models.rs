@@ -54,7 +54,7 @@ fn drip(counter: &Counter, bucket: &Bucket) -> Option<Receipt> {
             return None;
         }
         let debt = level.debt(NOW) + bucket.time_of(1);
-        if debt > bucket.burst(0) {
+        if debt > bucket.burst() {
             return None;
         }
         if counter.advance_level(level, Level::new(level.reuse(), NOW, debt)) {

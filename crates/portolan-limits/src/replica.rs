@@ -18,6 +18,7 @@ mod siblings;
 mod standings;
 mod stats;
 mod subleasing;
+mod tokens;
 mod transmit;
 mod watch;
 
@@ -347,13 +348,14 @@ impl Limits {
     fn sweep_table(&mut self) {
         let (limiter, wall) = (&self.limiter, self.wall());
         for rights in limiter.all_rights() {
+            rights.lapse(&rights.live.overflow, wall);
             rights.live.retire(rights.terms.slot(wall));
         }
         let buckets = self.shared.table.buckets().div_ceil(SWEEP_TICKS);
         let is_dead = |counter: &Counter| match limiter.rights(counter.limit()) {
             Some(rights) => {
-                let current = rights.terms.slot(wall);
-                counter.retire_published(current);
+                rights.lapse(counter, wall);
+                counter.retire_published(rights.terms.slot(wall));
                 rights.terms.is_over(counter, wall)
             }
             None => true,
@@ -371,7 +373,7 @@ impl Limits {
         let count = SWEPT_ACCOUNTS.max(self.ledger.len() / SWEPT_PART);
         self.ledger.sweep(count, |limit, slot, _, account| {
             let (Some(rights), Some(book)) = (limiter.rights(limit), books.get_mut(&limit)) else { return };
-            book.close_slot(account.consumed(slot, regions).saturating_sub(rights.terms.quota));
+            book.close_slot(account.consumed(slot, regions).saturating_sub(rights.terms.most_in_slot()));
         });
         let live = |limit, slot| limiter.rights(limit).is_some_and(|rights| slot + 1 >= rights.terms.slot(wall));
         self.untold.retain(|place| live(place.limit, place.slot));

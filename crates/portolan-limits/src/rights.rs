@@ -11,6 +11,8 @@ use crate::{
     bucket::{Bucket, Level, to_fractions},
     counter::{Allowance, Aux, Counter, Receipt, Start},
     definition::{Definition, Kind, Terms, open_share},
+    drip::lapse,
+    horizon::CLOCK_TOLERANCE,
     key::Key,
     peers::Mode,
     shared::Shared,
@@ -163,14 +165,24 @@ impl Rights {
         }
     }
 
-    /// The level of a bucket that was never asked: full, but for what the process before may have taken.
+    /// The level of a bucket that was never asked: full, but for what the process before may have taken; and what that
+    /// process lent or granted can be spent to the end of its last slot, by a clock that is behind.
     pub fn first_level(&self, shared: &Shared, key: Key, bucket: &Bucket, wall: WallTime) -> Level {
-        let drained_at = shared.gates.of(key).barrier().last_spent();
+        let last_spent = shared.gates.of(key).barrier().last_spent();
+        if last_spent == WallTime::default() {
+            return Level::new(0, wall, 0);
+        }
+        let drained_at = self.terms.begin(self.terms.slots.beginning_from(last_spent)) + CLOCK_TOLERANCE;
         let until = to_fractions(drained_at.since(wall));
         let since = to_fractions(wall.since(drained_at));
-        let drained = drained_at > WallTime::default();
-        let debt = if drained { (bucket.burst(0) + until).saturating_sub(since) } else { 0 };
-        Level::new(0, wall, debt)
+        Level::new(0, wall, (bucket.burst() + until).saturating_sub(since))
+    }
+
+    /// Prepares an entry of a bucket for the end of the slots that stand in it; nothing for others.
+    pub fn lapse(&self, counter: &Counter, wall: WallTime) {
+        if let Kind::Bucket(buckets) = &self.terms.kind {
+            lapse(&self.terms, counter, &self.terms.bucket(buckets, self.terms.slot(wall), false), wall);
+        }
     }
 
     /// What any key may spend in `slot` on the marks that are durable for all keys.

@@ -79,6 +79,12 @@ impl Word {
         self.0 & AMOUNT_MASK == AMOUNT_MASK
     }
 
+    /// The same count, of which what was charged before can not be given back any more.
+    pub const fn settled(self) -> Self {
+        let reuse = (self.reuse() as u64 + 1) & REUSE_MASK;
+        Self((self.0 & !(REUSE_MASK << REUSE_SHIFT)) | (reuse << REUSE_SHIFT))
+    }
+
     /// The same slot with another amount.
     pub const fn with_amount(self, amount: u64) -> Self {
         Self((self.0 & !AMOUNT_MASK) | amount)
@@ -127,6 +133,18 @@ impl Published {
         bits != 0 && ahead != 0 && ahead <= u64::MAX >> (PUBLISHED_SHIFT + 1)
     }
 
+    /// The slot that these bits were published for, and the amount; exact while the slot is less than 16 million slots
+    /// from `near`.
+    pub const fn near(bits: u64, near: u64) -> Option<(u64, u64)> {
+        if bits == 0 {
+            return None;
+        }
+        let slots = u64::MAX >> PUBLISHED_SHIFT;
+        let ahead = (bits >> PUBLISHED_SHIFT).wrapping_sub(near) & slots;
+        let slot = if ahead <= slots / 2 { near.wrapping_add(ahead) } else { near.wrapping_sub(slots + 1 - ahead) };
+        Some((slot, (bits & AMOUNT_MASK) - 1))
+    }
+
     /// The tag and the amount, if these bits were published for `slot`.
     #[inline]
     pub const fn of(bits: u64, slot: u64) -> Option<(u64, u64)> {
@@ -158,6 +176,10 @@ mod tests {
         assert_eq!(word.with_amount(8).age(slot), Age::Same);
         assert_eq!((word.sealed().amount(), word.sealed().is_sealed(), word.is_sealed()), (1 << 36, true, false));
         assert!(!word.sealed().rolled(slot + 2, 1).is_sealed());
+        assert_eq!(
+            (word.settled().reuse(), word.settled().amount(), word.settled().age(slot)),
+            (0, 1 << 36, Age::Same)
+        );
         assert_eq!(word.changing_key().reuse(), 0);
         assert!(word.changing_key().is_changing_key() && !Word::new(slot, 0, u64::MAX).is_changing_key());
     }
@@ -183,5 +205,7 @@ mod tests {
         assert_eq!(Published::of(0, 0), None);
         let later = [slot - 1, slot, slot + 1].map(|slot| Published::is_later(published, slot));
         assert_eq!((later, Published::is_later(0, slot)), ([true, false, false], false));
+        let near = [slot - 3, slot, slot + 3].map(|near| Published::near(published, near));
+        assert_eq!((near, Published::near(0, slot)), ([Some((slot, 1 << 36)); 3], None));
     }
 }

@@ -2,6 +2,10 @@
 
 mod region;
 
+use std::time::Duration;
+
+use portolan_limits::{Algorithm, Definition, LimitId};
+use portolan_model::{Name, Rate};
 use region::{Region, SECOND};
 
 /// Requests of every node at more than the limit; returns what was admitted in each of the slots from `first`.
@@ -145,5 +149,53 @@ fn loss_and_reordering_between_the_nodes_cost_time_and_never_the_bound() {
         region.check_bound();
         let slots = region.full_slots();
         assert!(slots.iter().all(|(_, admitted)| *admitted >= 900), "seed {seed}: {slots:?}");
+    }
+}
+
+fn bucket(seed: u64, per_second: u64, burst: u64) -> Region {
+    let rate = Rate { count: per_second, per: Duration::from_secs(1) };
+    let name = Name::new("bucket").expect("a name");
+    Region::with(seed, vec![Definition::new(LimitId(1), name, Algorithm::TokenBucket { rate, burst })], 3)
+}
+
+#[test]
+fn rule_8_nodes_of_a_region_admit_in_no_interval_more_than_one_bucket_while_grants_are_under_way() {
+    for (seed, per_second, burst) in [(1, 300, 90), (2, 40, 10), (3, 1000, 1000), (4, 5, 40), (5, 100, 1)] {
+        let mut region = bucket(seed, per_second, burst);
+        for round in 0..6 {
+            // Quiet until the bucket is full and every node holds what it was granted, then everybody at once.
+            for at in 0..3 {
+                region.request(at);
+            }
+            region.pass(700 + 130 * round);
+            overload(&mut region, 2, 1);
+            region.lose_percent(10 * (round % 3));
+        }
+        let over = region.most_over(per_second, burst);
+        assert!(over <= 0, "seed {seed}: {over} thousandths of a token above {burst} and {per_second}/s");
+    }
+}
+
+#[test]
+fn rule_8_a_bucket_whose_owner_is_killed_or_changes_admits_no_token_twice() {
+    for seed in 1..=3 {
+        let mut region = bucket(seed, 50, 60);
+        for round in 0..5 {
+            overload(&mut region, 1, 1);
+            let [victim, ..] = region.roles();
+            match round % 3 {
+                0 => {
+                    region.kill(victim);
+                    region.pass(100 * seed);
+                    region.start(victim);
+                }
+                1 => region.list_after(10, &sorted([(victim + 1) % 3, (victim + 2) % 3])),
+                _ => region.list_after(10, &[0, 1, 2]),
+            }
+            overload(&mut region, 3, 1);
+        }
+        let over = region.most_over(50, 60);
+        assert!(over <= 0, "seed {seed}: {over} thousandths of a token too many");
+        assert!(region.admitted_in_all() >= 100, "seed {seed}: {} admitted", region.admitted_in_all());
     }
 }

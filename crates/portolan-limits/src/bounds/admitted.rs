@@ -12,7 +12,8 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
     let why = match &promise.algorithm {
         Algorithm::TokenBucket { rate, burst } => {
             let why = format!(
-                "{rate} and a burst of {burst}: the regions' shares of both add up, so a span t sees at most burst + rate × t"
+                "{rate} and a burst of {burst}: the regions' shares of both add up, and tokens that are lent or granted are \
+                 missing from their bucket until nobody can spend them, so a span t sees at most burst + rate × t"
             );
             return Bound { units: quota.saturating_add(*burst), why };
         }
@@ -148,6 +149,16 @@ pub(super) fn skewed(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
                  a span can touch three"
             );
             Some(Bound { units, why })
+        }
+        Algorithm::TokenBucket { rate, .. } => {
+            let tolerance = fleet.clock_tolerance;
+            let dripped = u128::from(rate.count).saturating_mul(tolerance.as_micros());
+            let dripped = u64::try_from(dripped.div_ceil(rate.per.as_micros().max(1))).unwrap_or(u64::MAX);
+            let why = format!(
+                "a clock that is set forward lets {dripped} tokens drip in at once, what the rate gives in {}",
+                render_duration(tolerance)
+            );
+            Some(Bound { units: in_a_partition(promise, fleet).units.saturating_add(dripped), why })
         }
         _ => None,
     }

@@ -18,7 +18,10 @@
 //!   differ by up to `ε` shift which slot a unit is charged to, so a third slot's units can fall into it: `3·`. A sliding
 //!   window keeps `C(s−1)·(1−f) + C(s) ≤ L`, so at fraction `f` of a slot the true count is
 //!   `C(s−1) + C(s) ≤ L + f·C(s−1) < 2·L` (rule 9.7).
-//! * Token bucket: shares of rate and burst add up, so any interval `t` admits at most `b + r·t` (rule 9.8).
+//! * Token bucket: shares of rate and burst add up, and a bucket never holds more than its burst less what of it is out
+//!   (lent to regions or granted to nodes, until that is spent or too old). So buckets and what is out never hold more than
+//!   `b` together, and gain at most `r·t`: any interval `t` admits at most `b + r·t` (rule 9.8). A clock set forward by up
+//!   to `ε` adds `r·ε`.
 //! * Refused wrongly: a part that is cut off admits exactly its shares, so the smallest region refuses
 //!   `L − base_min`. While all is well the same holds until a loan arrives, which takes `RTT + 2·G`: a round for the need
 //!   to be told, the way there and back, and a round for the loan to be decided.
@@ -135,8 +138,8 @@ pub struct Bounds {
     pub overdraft: Option<Bound>,
     /// Of a sliding window: the estimate that is held to the quota; `None` for others.
     pub estimate: Option<Bound>,
-    /// Admitted in any span as long as a slot, if clocks differ as much as is tolerated; `None` where no window depends on
-    /// a clock.
+    /// Admitted in any span as long as a slot, if clocks differ or step as much as is tolerated; `None` where nothing
+    /// depends on a clock.
     pub skewed: Option<Bound>,
     /// Of a concurrency limit with several nodes in a region: requests at work at one time once a node is cut from the
     /// others (rule 9.12); `None` for others.

@@ -30,8 +30,9 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
     let at_once = least.saturating_add(taken);
     let why = format!(
         "if all of it is asked at once of the region with the smallest share, {at_once} pass and the rest is refused \
-         until others have lent, which takes up to {wait}{}",
-        at_the_limits_rate(promise, fleet, at_once)
+         until others have lent, which takes up to {wait}{}{}",
+        at_the_limits_rate(promise, fleet, at_once),
+        slow_to_return(promise)
     );
     Bound { units: quota.saturating_sub(at_once), why }
 }
@@ -47,6 +48,16 @@ fn at_the_limits_rate(promise: &Promise, fleet: &Fleet, at_once: u64) -> String 
     match come.saturating_sub(u128::from(at_once)) {
         0 => "; spread evenly, none is refused".to_owned(),
         refused => format!("; spread evenly, {refused} are refused once"),
+    }
+}
+
+/// What a lender of tokens waits for before it can lend as much again.
+fn slow_to_return(promise: &Promise) -> &'static str {
+    match &promise.algorithm {
+        Algorithm::TokenBucket { .. } => {
+            "; a region lends at most its share of the burst, and again when the second that this was lent for is over"
+        }
+        _ => "",
     }
 }
 

@@ -101,7 +101,11 @@ fn a_token_bucket_admits_its_burst_and_what_drips_in() {
     let bucket = Promise::strict(Algorithm::TokenBucket { rate, burst: 50 });
     // Shares 200 + 17, 200 + 17 and 200 + 16.
     assert_eq!(figures(&bucket), [(650, Some(650), 434), (650, Some(650), 434)]);
-    assert_eq!(Bounds::of(&bucket, &Fleet::new(3, RTT, 1)).skewed, None);
+    // 5 more drip in when a clock is set forward by half a second.
+    let bounds = Bounds::of(&bucket, &Fleet::new(3, RTT, 1));
+    assert_eq!(bounds.skewed.map(|bound| bound.units), Some(655));
+    // A share of 17 and of 200 in 3.5 s of a minute.
+    assert_eq!((bounds.restart.units, bounds.restart_lasts), (16 + 11, Duration::from_millis(3500)));
     let open = Promise { on_partition: OnPartition::OPEN, ..bucket };
     assert_eq!(figures(&open)[1].0, 1950);
 }

@@ -6,7 +6,10 @@ use portolan_config::Algorithm;
 use portolan_model::render_duration;
 
 use super::{Bound, Fleet, KEPT, Promise};
-use crate::{definition::MARKED_WINDOW, horizon::HORIZON_LEAD};
+use crate::{
+    definition::MARKED_WINDOW,
+    horizon::{CLOCK_TOLERANCE, HORIZON_LEAD},
+};
 
 /// The share of a dead region lies idle until it is taken away from it.
 pub(super) fn dead_region(promise: &Promise, fleet: &Fleet) -> Bound {
@@ -34,8 +37,16 @@ pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
             (0, Duration::ZERO, "requests in flight end with the process, and their rights come back".to_owned())
         }
         Algorithm::TokenBucket { burst, .. } => {
-            let why = "the bucket begins empty: what it held is not known any more".to_owned();
-            (share_of(*burst, share, promise), Duration::ZERO, why)
+            // To the end of the last second that the process before may have lent of, by a clock that is behind.
+            let lasts = HORIZON_LEAD + Duration::from_secs(1) + CLOCK_TOLERANCE;
+            let dripped = u128::from(share) * lasts.as_micros() / window.as_micros().max(1);
+            let why = format!(
+                "the bucket begins empty, and fills from when nothing can be spent any more that the process before may \
+                 have lent: {} after its last word at most",
+                render_duration(lasts)
+            );
+            let units = share_of(*burst, share, promise).saturating_add(u64::try_from(dripped).unwrap_or(u64::MAX));
+            (units, lasts, why)
         }
         _ if window >= MARKED_WINDOW => {
             let second = share.saturating_mul(1000) / u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1);

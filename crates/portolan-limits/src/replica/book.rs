@@ -90,6 +90,6 @@ impl Book {
 }
 
 fn lends(definition: &Definition) -> bool {
-    let windowed = matches!(definition.algorithm, Algorithm::FixedWindow { .. });
-    windowed && !definition.lent && !definition.shadow
+    let can = matches!(definition.algorithm, Algorithm::FixedWindow { .. } | Algorithm::TokenBucket { .. });
+    can && !definition.lent && !definition.shadow
 }

@@ -55,6 +55,10 @@ impl Limits {
             // the loan until that is over.
             return;
         }
+        if matches!(rights.terms.kind, Kind::Bucket(_)) {
+            self.publish_borrowed(rights, key, slot);
+            return;
+        }
         let gate = self.shared.gates.of(key);
         // What is published stays for the slot, so nothing is before the slot may be lent of: till then its split can change.
         let open = gate.horizon().is_some_and(|horizon| rights.terms.begin(slot) < horizon);
@@ -111,7 +115,8 @@ impl Limits {
 
     /// Tells the path what the others spent. What they were lent from here counts here already.
     pub(super) fn publish_others(&self, rights: &Rights, slot: u64, key: Key) {
-        if slot != rights.terms.slot(self.wall()) {
+        // Of a bucket the path knows what is out in that place.
+        if slot != rights.terms.slot(self.wall()) || matches!(rights.terms.kind, Kind::Bucket(_)) {
             return;
         }
         let Some(account) = self.ledger.account(rights.id, key) else { return };

@@ -9,6 +9,7 @@ use portolan_model::{NodeName, Now, RegionId};
 use super::{Event, Limits, Place};
 use crate::{
     account::{MAX_AMOUNT, Row},
+    definition::Kind,
     horizon::CLOCK_TOLERANCE,
     key::Key,
     ledger::Joined,
@@ -146,6 +147,11 @@ impl Limits {
     fn runs_dry(&self, rights: &Rights, key: Key, slot: u64, region: usize) -> bool {
         let Some(account) = self.ledger.account(rights.id, key) else { return false };
         let balance = account.balances(slot, self.regions.len())[region];
+        if matches!(rights.terms.kind, Kind::Bucket(_)) {
+            // It has told because it refuses, or soon will.
+            let rate = self.base(rights, slot, region) as f64 * rights.terms.per_slot() / rights.terms.quota as f64;
+            return balance.demand.rate.units() > rate;
+        }
         let soon = 2.0 * balance.demand.rate.units() * self.worst_rtt.as_secs_f64();
         soon > 0.0 && (self.unspent(rights, slot, region, balance) as f64) < soon
     }

@@ -6,9 +6,11 @@ use smallvec::SmallVec;
 use super::Limits;
 use crate::{
     counter::Counter,
+    definition::Kind,
     forecast::with_margin,
     key::Key,
     lending::{self, Ahead, Party},
+    peers::GOSSIP_INTERVAL,
     rights::Rights,
 };
 
@@ -21,6 +23,13 @@ impl Limits {
         }
         let slot = rights.terms.slot(self.wall());
         let left = self.left(rights, slot);
+        if matches!(rights.terms.kind, Kind::Bucket(_)) {
+            self.publish_out(rights, key);
+            // A little before its end what comes for this second comes too late.
+            let late = left <= self.one_way() + GOSSIP_INTERVAL.as_secs_f64();
+            self.lend_in(rights, key, slot + u64::from(late), Ahead::Begun);
+            return;
+        }
         // A loan that comes when its slot is over helps nobody.
         if left > self.one_way() {
             let when = if rights.terms.marked() && left > HURRY_SECONDS { Ahead::Unhurried } else { Ahead::Begun };
@@ -37,10 +46,19 @@ impl Limits {
         if !self.may_give(rights, key, slot, begin) || self.stopped(rights, slot) {
             return;
         }
-        let parties = self.parties(rights, key, slot, when);
+        let parties = match &rights.terms.kind {
+            Kind::Bucket(buckets) => self.token_parties(rights, buckets, key, slot),
+            _ => self.parties(rights, key, slot, when),
+        };
+        if matches!(rights.terms.kind, Kind::Bucket(_)) && !parties.iter().any(Party::lacks) {
+            return;
+        }
         let due = lending::loans(&parties, self.me, when, slot ^ key.bits() >> 8);
         for (to, amount) in due {
-            let taken = self.withdraw(rights, key, slot, amount);
+            let taken = match &rights.terms.kind {
+                Kind::Bucket(_) => self.withdraw_tokens(rights, key, slot, amount),
+                _ => self.withdraw(rights, key, slot, amount),
+            };
             if taken == 0 {
                 return;
             }

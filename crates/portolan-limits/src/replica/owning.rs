@@ -7,6 +7,8 @@ use portolan_model::{Now, WallTime};
 use super::{Event, Limits};
 use crate::{
     counter::{Allowance, Counter},
+    definition::Kind,
+    drip::owe,
     key::Key,
     marks::Mark,
     region::{Legacy, Shard, ShardSet, ownership::Taken},
@@ -103,6 +105,10 @@ impl Limits {
         let wall = self.wall();
         let count = |rights: &Rights, key: Key, counter: &Counter| {
             let slot = rights.terms.slot(wall);
+            if let Kind::Bucket(buckets) = &rights.terms.kind {
+                let bucket = rights.terms.bucket(buckets, slot, false);
+                owe(counter, rights.first_level(&self.shared, key, &bucket, wall).debt(wall), wall);
+            }
             let start = rights.start(&self.shared, key, slot);
             if start > 0 {
                 counter.raise_used(slot, start);

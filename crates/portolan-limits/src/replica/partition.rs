@@ -153,7 +153,8 @@ impl Limits {
         let regions = self.regions.len();
         let over = |account: &Account| -> u64 {
             let slots = account.slots();
-            slots.iter().map(|&slot| account.consumed(slot, regions).saturating_sub(rights.terms.quota)).sum()
+            let most = rights.terms.most_in_slot();
+            slots.iter().map(|&slot| account.consumed(slot, regions).saturating_sub(most)).sum()
         };
         self.ledger.of_limit(rights.id).take(MAX_TALLIED).map(|(_, account)| over(account)).sum()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portolan_model::Now;
 
-use super::{Limits, watch::Look};
+use super::Limits;
 use crate::{counter::Counter, key::Key, rights::Rights, table::Moved};
 
 impl Limits {
@@ -17,7 +17,7 @@ impl Limits {
         let (mut pressed, mut foreign) = (Vec::new(), Vec::new());
         let mut note = |rights, key, counter: &Counter, pressed: &mut Vec<_>| {
             let rights: &Rights = rights;
-            let look = Look::at(counter, rights.terms.slot(wall), counter.take_refused());
+            let look = self.look_at(rights, key, counter);
             if self.shared.gates.of(key).is_foreign() {
                 foreign.push((rights.id, key, look));
                 return;
@@ -65,10 +65,7 @@ impl Limits {
                 self.watched.remove(&(limit, key));
                 continue;
             };
-            let slot = rights.terms.slot(self.wall());
-            let refused_too = |counter: &Counter| Look::at(counter, slot, counter.take_refused());
-            let nothing = Look { used: 0, used_before: 0, refused: 0 };
-            let look = self.with_counter(rights, key, refused_too).unwrap_or(nothing);
+            let look = self.with_counter(rights, key, |counter| self.look_at(rights, key, counter)).unwrap_or_default();
             self.look(rights, key, look, now);
             self.ask_lender(rights, key, look);
             self.attend(rights, key, now);
@@ -86,10 +83,7 @@ impl Limits {
         for (limit, key) in due {
             self.urgent.remove(&(limit, key));
             let Some(rights) = limiter.rights(limit) else { continue };
-            let slot = rights.terms.slot(self.wall());
-            let refused_too = |counter: &Counter| Look::at(counter, slot, counter.take_refused());
-            let nothing = Look { used: 0, used_before: 0, refused: 0 };
-            let look = self.with_counter(rights, key, refused_too).unwrap_or(nothing);
+            let look = self.with_counter(rights, key, |counter| self.look_at(rights, key, counter)).unwrap_or_default();
             self.look(rights, key, look, now);
             self.attend(rights, key, now);
             self.hurry.insert((limit, key));

@@ -9,6 +9,7 @@ use super::Limits;
 use crate::{
     Cell,
     counter::{Allowance, Counter},
+    definition::Kind,
     key::Key,
     leaf::Leaf,
     message::Neighbour,
@@ -64,6 +65,16 @@ impl Limits {
     /// Queues the asks that are due, by owner.
     pub(super) fn send_asks(&mut self, now: Timestamp) {
         let mut by_owner = BTreeMap::<NodeName, Vec<Ask>>::new();
+        let (limiter, table) = (self.limiter(), &self.shared.table);
+        self.siblings.requests.settle_due(now, |cell| {
+            let rights = limiter.rights(cell.limit)?;
+            let counts = |counter: &Counter| counter.commit(cell.slot);
+            match (&rights.terms.kind, cell.key) {
+                (Kind::Bucket(_), Key::OVERFLOW) => Some(counts(&rights.live.overflow)),
+                (Kind::Bucket(_), key) => table.with(key, counts),
+                _ => None,
+            }
+        });
         let super::siblings::Siblings { requests, ownership, .. } = &mut self.siblings;
         let owner = |cell: &Cell| ownership.ranking().owner(Shard::of(cell.key)).cloned();
         while let Some((owner, ask)) = requests.poll_ask(now, owner) {
@@ -111,6 +122,9 @@ impl Limits {
         let Some(step) = self.siblings.grants.handle_ask(from, life, ask) else {
             return Some(Grants::nothing(ask));
         };
+        if matches!(rights.terms.kind, Kind::Bucket(_)) {
+            return self.grant_tokens(rights, (from, life), ask, step);
+        }
         if step.refund > 0 {
             self.with_counter(rights, key, |counter| counter.restore(slot, step.refund));
         }
@@ -173,7 +187,7 @@ impl Limits {
     }
 
     /// A key of which another node of the region wants more cannot wait for the next round.
-    fn press(&mut self, rights: &Rights, key: Key) {
+    pub(super) fn press(&mut self, rights: &Rights, key: Key) {
         if self.watched.contains_key(&(rights.id, key)) {
             self.urgent.insert((rights.id, key));
         }

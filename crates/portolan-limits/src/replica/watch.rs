@@ -5,10 +5,11 @@
 use portolan_model::{Now, Timestamp};
 use smallvec::smallvec;
 
-use super::{Limits, Place};
+use super::{Limits, Place, tokens::Drawn};
 use crate::{
     account::Row,
     counter::Counter,
+    definition::Kind,
     forecast::{Demand, Flow, with_margin},
     key::Key,
     rights::Rights,
@@ -24,6 +25,8 @@ pub(crate) struct Watch {
     pub net: u64,
     /// What the rights were raised by beyond base and loans.
     pub overdraft: u64,
+    /// Of a bucket: how it stood then.
+    pub drawn: Drawn,
     /// What the others were last told, and when.
     pub told: Demand,
     pub told_at: Timestamp,
@@ -34,17 +37,13 @@ pub(crate) struct Watch {
 }
 
 /// One look at a counter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Look {
     pub used: u64,
     pub used_before: u64,
     pub refused: u64,
-}
-
-impl Look {
-    pub fn at(counter: &Counter, current: u64, refused: u64) -> Self {
-        Self { used: counter.used(current), used_before: counter.used(current.wrapping_sub(1)), refused }
-    }
+    /// Half of a bucket is gone.
+    pub low: bool,
 }
 
 impl Watch {
@@ -54,6 +53,7 @@ impl Watch {
             slot,
             net: 0,
             overdraft: 0,
+            drawn: Drawn::default(),
             told: Demand::default(),
             told_at: Timestamp::ZERO,
             lent_at: Timestamp::ZERO,
@@ -63,8 +63,22 @@ impl Watch {
 }
 
 impl Limits {
+    /// Looks at a counter, and takes what was refused since the last look.
+    pub(super) fn look_at(&self, rights: &Rights, key: Key, counter: &Counter) -> Look {
+        let current = rights.terms.slot(self.wall());
+        let low = match &rights.terms.kind {
+            Kind::Bucket(buckets) if self.shared.owns(key) => self.runs_low(rights, buckets, key, counter),
+            _ => false,
+        };
+        let (used, used_before) = (counter.used(current), counter.used(current.wrapping_sub(1)));
+        Look { used, used_before, refused: counter.take_refused(), low }
+    }
+
     /// Whether a key deserves a closer look: told cheaply, for it is asked of every key that moved.
     pub(super) fn is_pressed(&self, rights: &Rights, look: Look) -> bool {
+        if matches!(rights.terms.kind, Kind::Bucket(_)) {
+            return look.low || look.refused > 0 || self.shares_view(rights);
+        }
         let slot = rights.terms.slot(self.wall());
         let base = rights.terms.base(slot);
         let elapsed = self.wall().since(rights.terms.begin(slot)).as_secs_f64();
@@ -87,20 +101,27 @@ impl Limits {
         if watch.slot != slot {
             if watch.slot + 1 == slot {
                 // What came after the last look of the slot before belongs to it.
-                let last = self.consumed(rights, key, watch.slot, look.used_before).max(net);
+                let last = match rights.terms.kind {
+                    Kind::Bucket(_) => net,
+                    _ => self.consumed(rights, key, watch.slot, look.used_before).max(net),
+                };
                 flow.record(watch.slot, last - net, now.mono);
                 self.count(rights, last - net, 0);
                 self.join_own(rights, key, watch.slot, last, Demand::default());
             }
             net = 0;
         }
-        let consumed = self.consumed(rights, key, slot, look.used);
+        let (drawn, bucket) = self.drawn(rights, key, watch.drawn, look);
+        let consumed = match rights.terms.kind {
+            Kind::Bucket(_) => net.saturating_add(drawn),
+            _ => self.consumed(rights, key, slot, look.used),
+        };
         let asked = consumed.saturating_sub(net) + look.refused;
         flow.record(slot, asked, now.mono);
         self.count(rights, consumed.saturating_sub(net), look.refused);
         self.count_refused_below(rights, key, slot, consumed, look.refused);
         let overdraft = if watch.slot == slot { watch.overdraft } else { 0 };
-        let watch = Watch { flow, slot, net: consumed, overdraft, ..watch };
+        let watch = Watch { flow, slot, net: consumed, overdraft, drawn: bucket, ..watch };
         self.watched.insert(place, watch);
         let demand = self.demand_of(rights, &watch);
         if self.must_tell(rights, key, &watch, look) {
@@ -118,9 +139,12 @@ impl Limits {
 
     /// Whether the others have to know of this key in this slot.
     fn must_tell(&self, rights: &Rights, key: Key, watch: &Watch, look: Look) -> bool {
+        let told = self.ledger.account(rights.id, key).is_some_and(|account| account.has_row(watch.slot, self.me));
+        if matches!(rights.terms.kind, Kind::Bucket(_)) {
+            return told || self.is_pressed(rights, look);
+        }
         let entitled = self.entitled(rights, key, watch.slot);
         let expected = with_margin(watch.flow.rate() * self.left(rights, watch.slot));
-        let told = self.ledger.account(rights.id, key).is_some_and(|account| account.has_row(watch.slot, self.me));
         told || look.refused > 0
             || look.used.saturating_mul(2) >= entitled
             || look.used as f64 + expected > entitled as f64
@@ -172,7 +196,7 @@ impl Limits {
             return;
         }
         let known = net.saturating_add(self.ledger.others(rights.id, key, slot, self.me));
-        let below = refused.min(rights.terms.quota.saturating_sub(known));
+        let below = refused.min((rights.terms.per_slot() as u64).saturating_sub(known));
         if let Some(book) = self.books.get_mut(&rights.id) {
             book.tally.refused_below += below;
         }

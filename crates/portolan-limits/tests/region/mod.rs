@@ -73,7 +73,11 @@ fn definition(id: u32, rate: &str) -> Definition {
 impl Region {
     /// Nodes that have shared the region's limits for a few seconds.
     pub fn started(seed: u64, rates: &[&str], nodes: usize) -> Self {
-        let definitions = (1..).zip(rates).map(|(id, rate)| definition(id, rate)).collect();
+        Self::with(seed, (1..).zip(rates).map(|(id, rate)| definition(id, rate)).collect(), nodes)
+    }
+
+    /// The same with these limits.
+    pub fn with(seed: u64, definitions: Vec<Definition>, nodes: usize) -> Self {
         let names = (1..=nodes).map(|number| NodeName::new(&format!("here-{number}")).expect("a name"));
         let node = |name| Node {
             name,
@@ -304,6 +308,18 @@ impl Region {
         }
         while limits.poll_event().is_some() {}
         node.limits = Some(limits);
+    }
+
+    /// A token bucket of these many a second: the first limit admitted in no interval more than the burst and what drips
+    /// in meanwhile. Thousandths of a token that it came nearest to that by, at most 0.
+    pub fn most_over(&self, per_second: u64, burst: u64) -> i64 {
+        let (mut lowest, mut most) = (i64::MAX, i64::MIN);
+        for (count, at) in self.verdicts.iter().enumerate() {
+            let level = count as i64 * 1000 - (at * per_second) as i64;
+            lowest = lowest.min(level);
+            most = most.max(level + 1000 - lowest - burst as i64 * 1000);
+        }
+        most
     }
 
     /// No slot of any limit admitted more than the quota.

@@ -11,7 +11,9 @@ use super::{Ask, Cell, Grant};
 #[derive(Debug)]
 pub(crate) struct Grants {
     life: u64,
-    given: BTreeMap<(Cell, NodeName), Given>,
+    given: BTreeMap<Cell, BTreeMap<NodeName, Given>>,
+    /// Cells of nodes in `given`.
+    held: usize,
     /// Asks that found nothing while more was expected.
     waiting: VecDeque<(NodeName, u64, Ask)>,
     /// Asks there was no room for.
@@ -24,6 +26,10 @@ struct Given {
     life: u64,
     granted: u64,
     returned: u64,
+    /// Of a bucket: what is known to be spent.
+    spent: u64,
+    /// Granted to earlier processes of the asker, and neither returned nor known to be spent.
+    lost: u64,
 }
 
 /// What an ask comes to.
@@ -38,25 +44,29 @@ pub(crate) struct Step {
 impl Grants {
     /// Of a process; `life` tells it from every other one of the region.
     pub fn new(life: u64) -> Self {
-        Self { life, given: BTreeMap::new(), waiting: VecDeque::new(), refused: 0 }
+        Self { life, given: BTreeMap::new(), held: 0, waiting: VecDeque::new(), refused: 0 }
     }
 
     /// Takes an ask of the process `life` of `from`. `None`: nothing can be granted for want of room.
     pub fn handle_ask(&mut self, from: &NodeName, life: u64, ask: &Ask) -> Option<Step> {
-        let at = (ask.cell, from.clone());
-        if !self.given.contains_key(&at) && self.given.len() >= MAX_GIVEN {
+        let known = self.given.get(&ask.cell).is_some_and(|nodes| nodes.contains_key(from));
+        if !known && self.held >= MAX_GIVEN {
             self.refused += 1;
             return None;
         }
-        let given = self.given.entry(at).or_default();
+        self.held += usize::from(!known);
+        let own = self.life;
+        let given = self.given_to(from, ask);
         if given.life != life {
             // What an earlier process of the node had is consumed, whether it spent it or not.
-            *given = Given { life, ..Given::default() };
+            *given = Given { life, lost: given.out(), ..Given::default() };
         }
-        let (granted, returned) = if ask.granted_by == self.life { (ask.granted, ask.returned) } else { (0, 0) };
-        let returned = returned.min(given.granted);
+        let (granted, returned, spent) =
+            if ask.granted_by == own { (ask.granted, ask.returned, ask.spent) } else { (0, 0, 0) };
+        let returned = returned.min(given.granted - given.spent);
         let refund = returned.saturating_sub(given.returned);
         given.returned += refund;
+        given.spent = given.spent.max(spent.min(given.granted - given.returned));
         Some(Step { refund, grants: ask.need > 0 && granted == given.granted })
     }
 
@@ -70,7 +80,7 @@ impl Grants {
 
     /// The answer after `taken` units were taken for an ask.
     pub fn settle(&mut self, from: &NodeName, ask: &Ask, taken: u64, more: bool) -> Grant {
-        let given = self.given.entry((ask.cell, from.clone())).or_default();
+        let given = self.given_to(from, ask);
         given.granted += taken;
         Grant { cell: ask.cell, granted: given.granted, returned: given.returned, more }
     }
@@ -78,6 +88,16 @@ impl Grants {
     /// The answer to an ask for which there is no room or which this node has no say in.
     pub fn nothing(ask: &Ask) -> Grant {
         Grant { cell: ask.cell, granted: 0, returned: 0, more: false }
+    }
+
+    /// Units of a cell that are granted, not returned, and not known to be spent.
+    pub fn out(&self, cell: &Cell) -> u64 {
+        let given = self.given.get(cell).into_iter().flat_map(BTreeMap::values);
+        given.fold(0, |sum, given| sum.saturating_add(given.out()))
+    }
+
+    fn given_to(&mut self, from: &NodeName, ask: &Ask) -> &mut Given {
+        self.given.entry(ask.cell).or_default().entry(from.clone()).or_default()
     }
 
     /// Keeps an ask that found nothing until more has come. The latest of a node and cell counts; of too many the oldest
@@ -97,8 +117,15 @@ impl Grants {
 
     /// Forgets cells that are not `live`.
     pub fn retain(&mut self, live: impl Fn(&Cell) -> bool) {
-        self.given.retain(|(cell, _), _| live(cell));
+        self.given.retain(|cell, _| live(cell));
+        self.held = self.given.values().map(BTreeMap::len).sum();
         self.waiting.retain(|(_, _, ask)| live(&ask.cell));
+    }
+}
+
+impl Given {
+    fn out(&self) -> u64 {
+        (self.granted - self.returned - self.spent).saturating_add(self.lost)
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Ask {
     pub granted: u64,
     /// Total handed back to that process.
     pub returned: u64,
+    /// Of a bucket: units of those granted that are spent for certain, up to the latest settlement; else 0.
+    pub spent: u64,
     /// Units that wait for a decision.
     pub waiting: u64,
     /// Units that would last for a moment, those that wait included; 0 to hand back only.
@@ -56,5 +58,5 @@ pub struct Grant {
     pub more: bool,
 }
 
-/// Asks or grants in one message: 24 of at most 45 bytes fit a datagram.
-pub(crate) const MAX_ITEMS: usize = 24;
+/// Asks or grants in one message: 20 of at most 55 bytes fit a datagram.
+pub(crate) const MAX_ITEMS: usize = 20;

@@ -37,6 +37,11 @@ struct Held {
     used: u64,
     /// Units handed back, which the entry counts as used.
     withdrawn: u64,
+    /// Of a bucket: use when it was last settled, and when that was.
+    settled: u64,
+    settled_at: Timestamp,
+    /// Settled after the rest was handed back.
+    settled_last: bool,
     /// Use of the slot before the first grant: what this node spent while it owned the key.
     before: u64,
     /// Units that wait, and those that would last for a moment; none: only to hand back.
@@ -174,6 +179,21 @@ impl Requests {
         }
     }
 
+    /// Settles the use of cells whose ask is due: `settle` says what of a cell's use can not be given back any more, if
+    /// that matters for its limit. Not oftener than a counter allows.
+    pub fn settle_due(&mut self, now: Timestamp, settle: impl Fn(&Cell) -> Option<u64>) {
+        for cell in &self.due {
+            let Some(held) = self.cells.get_mut(cell) else { continue };
+            let last = held.closing && !held.settled_last;
+            if now.since(held.settled_at) < SETTLE && !last {
+                continue;
+            }
+            if let Some(used) = settle(cell) {
+                (held.settled, held.settled_at, held.settled_last) = (used, now, held.closing);
+            }
+        }
+    }
+
     /// The next ask to send, of a key whose owner `owner` tells.
     pub fn poll_ask(&mut self, now: Timestamp, owner: impl Fn(&Cell) -> Option<NodeName>) -> Option<(NodeName, Ask)> {
         while let Some(cell) = self.due.pop_first() {
@@ -183,8 +203,9 @@ impl Requests {
             let same = held.by.as_ref().filter(|(node, _)| *node == owner);
             let (granted_by, granted, returned) =
                 same.map_or((0, 0, 0), |(_, life)| (*life, held.granted, held.returned));
+            let spent = if same.is_some() { held.spent() } else { 0 };
             let (waiting, need) = (held.waiting, held.need);
-            return Some((owner, Ask { cell, granted_by, granted, returned, waiting, need }));
+            return Some((owner, Ask { cell, granted_by, granted, returned, spent, waiting, need }));
         }
         None
     }
@@ -220,6 +241,12 @@ impl Held {
         self.past.iter().fold(self.granted, |sum, (.., granted)| sum.saturating_add(*granted))
     }
 
+    /// What is spent for certain of what the present owner granted: what earlier ones did goes first.
+    fn spent(&self) -> u64 {
+        let past = self.rights() - self.granted;
+        self.settled.saturating_sub(self.before).saturating_sub(past).saturating_sub(self.returned)
+    }
+
     /// Whether another process than the present one may grant: one that never did, in answer to an ask.
     fn takes(&self, from: &NodeName, life: u64) -> bool {
         let known = self.past.iter().any(|(node, by, _)| (node, *by) == (from, life));
@@ -233,6 +260,9 @@ pub(crate) const HAND_BACK: Duration = Duration::from_millis(50);
 
 /// How long a rest is kept that nobody uses: else a node that served one request of a day would hold a chunk of the day.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// A counter can be settled 16 times in a slot, and slots of a bucket last a second.
+const SETTLE: Duration = Duration::from_millis(80);
 
 /// After which time an ask is sent again: some round trips within a region.
 const ASK_AGAIN: Duration = Duration::from_millis(20);

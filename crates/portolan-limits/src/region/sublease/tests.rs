@@ -21,7 +21,7 @@ fn cell() -> Cell {
 }
 
 fn ask(granted: u64, returned: u64, need: u64) -> Ask {
-    Ask { cell: cell(), granted_by: 7, granted, returned, waiting: need.min(1), need }
+    Ask { cell: cell(), granted_by: 7, granted, returned, spent: 0, waiting: need.min(1), need }
 }
 
 #[test]
