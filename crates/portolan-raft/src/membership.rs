@@ -225,7 +225,8 @@ impl Inner {
         Ok(())
     }
 
-    /// As the leader: moves the vote of a node that its region no longer lists to a neighbour, and fills free seats.
+    /// As the leader: moves the vote of a node that its region no longer lists to a neighbour and the vote of an id that
+    /// its node has lost to the id it has, and fills free seats. So an admission that stops half way is ended.
     pub async fn keep_seats_filled(self: Arc<Self>) {
         loop {
             Runtime::sleep(FINISHING_PACE).await;
@@ -235,7 +236,8 @@ impl Inner {
                 continue;
             }
             let (voters, learners) = members(core);
-            let Some(next) = self.seats().next(&voters, &learners, &self.state().intent.rosters) else { continue };
+            let intent = self.state().intent;
+            let Some(next) = self.seats().next(&voters, &learners, &intent.members, &intent.rosters) else { continue };
             tracing::info!(voters = ?next, "moving a vote");
             let change = async {
                 for id in next.iter().filter(|id| !voters.contains_key(id)) {

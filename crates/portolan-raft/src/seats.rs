@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portolan_config::Roster;
+use portolan_config::{MemberRecord, Roster};
 use portolan_model::{NodeName, RegionId};
 
 use crate::types::Member;
@@ -50,25 +50,29 @@ impl Seats {
         voters
     }
 
-    /// The voters to have in place of `voters`, if one should go or come: a node that its region no longer lists gives
-    /// its vote to a learner that is listed, and a free seat is taken. One change at a time; a region of which no other
-    /// node is left keeps its vote.
+    /// The voters to have in place of `voters`, if one should go or come. A seat is held by an id, not by a name: an id
+    /// that its node has lost gives its vote to the id that `present` names, or to a neighbour. So does a node that its
+    /// region no longer lists. A free seat is taken. One change at a time; a region of which no other node is left keeps
+    /// its vote.
     pub fn next(
         self,
         voters: &BTreeMap<u64, Member>,
         learners: &BTreeMap<u64, Member>,
+        present: &BTreeMap<NodeName, MemberRecord>,
         rosters: &BTreeMap<RegionId, Roster>,
     ) -> Option<BTreeSet<u64>> {
-        let listed = |region: &RegionId, name: &NodeName| rosters.get(region).is_some_and(|list| list.contains(name));
-        let candidates = || learners.iter().filter(|(_, member)| listed(&member.region, &member.name));
+        let lost = |id: u64, member: &Member| present.get(&member.name).is_some_and(|record| record.member.0 != id);
+        let listed = |member: &Member| rosters.get(&member.region).is_some_and(|roster| roster.contains(&member.name));
+        let candidates = || learners.iter().filter(|(id, member)| listed(member) && !lost(**id, member));
         let with = |gone: Option<u64>, id: u64| {
             voters.keys().copied().filter(|voter| Some(*voter) != gone).chain([id]).collect::<BTreeSet<_>>()
         };
         if let Some((id, _)) = candidates().find(|(_, member)| self.is_free(&member.region, voters.values())) {
             return Some(with(None, *id));
         }
-        voters.iter().filter(|(_, voter)| !listed(&voter.region, &voter.name)).find_map(|(gone, voter)| {
-            let heir = candidates().find(|(_, member)| member.region == voter.region)?;
+        voters.iter().filter(|(id, voter)| lost(**id, voter) || !listed(voter)).find_map(|(gone, voter)| {
+            let neighbour = || candidates().find(|(_, member)| member.region == voter.region);
+            let heir = candidates().find(|(_, member)| member.name == voter.name).or_else(neighbour)?;
             Some(with(Some(*gone), *heir.0))
         })
     }
@@ -76,6 +80,8 @@ impl Seats {
 
 #[cfg(test)]
 mod tests {
+    use portolan_model::MemberId;
+
     use super::*;
 
     fn members(names: &[&str]) -> BTreeMap<u64, Member> {
@@ -114,12 +120,32 @@ mod tests {
             };
             let rosters = ["a", "b", "c"].map(listed).into();
             let (voters, learners) = all.clone().into_iter().partition(|(id, _)| *id < 103);
-            let next = Seats::of(3).next(&voters, &learners, &rosters);
+            let next = Seats::of(3).next(&voters, &learners, &BTreeMap::new(), &rosters);
             assert_eq!(next.map(|ids| names(&all, ids)), expected.map(<[&str]>::to_vec), "{present:?}");
         };
         check(&["a-1", "b-1", "c-1", "a-2", "b-2"], None);
         check(&["b-1", "c-1", "a-2", "b-2"], Some(&["b-1", "c-1", "a-2"]));
         check(&["b-1", "c-1", "b-2"], None);
         check(&["a-1", "b-1", "a-2", "b-2"], None);
+    }
+
+    #[test]
+    fn an_id_that_its_node_has_lost_gives_its_vote_to_the_nodes_present_id() {
+        // 100 is what a-1 was before its disk was wiped, 103 and 104 are what it became, one after the other.
+        let all = members(&["a-1", "b-1", "c-1", "a-1", "a-1", "a-2"]);
+        let check = |present: u64, listed: &[&str], expected: Option<[u64; 3]>| {
+            let name = NodeName::new("a-1").expect("a name");
+            let region = RegionId::new("a").expect("a name");
+            let record = MemberRecord { member: MemberId(present), region: region.clone(), incarnation: 2 };
+            let nodes = listed.iter().map(|name| NodeName::new(name).expect("a name")).collect();
+            let rosters = [(region, Roster { epoch: 1, nodes })].into();
+            let (voters, learners) = all.clone().into_iter().partition(|(id, _)| *id < 103);
+            let next = Seats::of(3).next(&voters, &learners, &[(name, record)].into(), &rosters);
+            assert_eq!(next, expected.map(BTreeSet::from), "{present} {listed:?}");
+        };
+        check(104, &["a-1", "a-2"], Some([101, 102, 104]));
+        check(104, &["a-2"], Some([101, 102, 105]));
+        check(104, &[], None);
+        check(100, &["a-1", "a-2"], None);
     }
 }

@@ -39,6 +39,39 @@ fn a_change_of_membership_that_a_crash_interrupts_is_finished_and_the_lost_membe
         });
     }
 }
+
+#[test]
+fn a_wiped_voter_that_falls_while_it_is_admitted_votes_under_its_new_id_and_the_lost_id_does_not() {
+    for seed in 1..=3 {
+        simulate(seed, || async move {
+            let mut world = World::founded(seed, 0).await;
+            let leader = world.leader().await;
+            let [lost, other] = world.followers(&leader).try_into().expect("two followers");
+            world.crash(&lost).await;
+            world.replace_disk(&lost, MemoryDisk::new());
+            let before = world.raft(&leader).status().last_log;
+            world.start(&lost).await;
+            // The leader has begun to make it a learner, and waits in vain for it to catch up.
+            while world.raft(&leader).status().last_log == before {
+                pass(Duration::from_millis(1)).await;
+            }
+            world.crash(&lost).await;
+            pass(secs(10)).await;
+            world.start(&lost).await;
+            let votes = |world: &World| {
+                let raft = world.raft(&lost);
+                *raft.joined().borrow() == Some(2) && raft.status().role == Role::Follower
+            };
+            world.until(secs(20), "the new id votes", votes).await;
+            // With the lost id's vote there would be no majority.
+            world.crash(&other).await;
+            let via = world.leader().await;
+            let outcome = world.raft(&via).propose(document(1, 0)).await;
+            assert!(matches!(outcome, Ok(Applied::Accepted { .. })), "{outcome:?}\n{}", world.describe());
+        });
+    }
+}
+
 /// Names of the voters, as the leader has them.
 async fn voters(world: &World) -> Vec<String> {
     let leader = world.leader().await;
