@@ -85,6 +85,15 @@ pub enum Command {
         /// When it was proposed.
         at: WallTime,
     },
+    /// A node holds every shard that a roster gives it, so whoever held one before spends no more. Proposed by that node.
+    TakeOver {
+        /// The node.
+        node: NodeName,
+        /// The epoch of its region's roster.
+        epoch: u64,
+        /// When it was proposed.
+        at: WallTime,
+    },
     /// Split a limit by demand. Proposed by the leader; the demand is frozen in the entry.
     Weigh {
         /// The limit.
@@ -139,6 +148,7 @@ impl Command {
             | Self::Join { at, .. }
             | Self::Roster { at, .. }
             | Self::Acknowledge { at, .. }
+            | Self::TakeOver { at, .. }
             | Self::Weigh { at, .. }
             | Self::Settle { at }
             | Self::Renew { at, .. }
@@ -177,6 +187,8 @@ pub enum Applied {
     },
     /// What the node knows is noted.
     Acknowledged,
+    /// What the node holds is noted.
+    TakenOver,
     /// The demand is weighed.
     Weighed,
     /// Splits have taken the steps that they could.

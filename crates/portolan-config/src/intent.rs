@@ -122,6 +122,7 @@ impl Intent {
             Command::Join { node, region, member, at: _ } => self.join(node, region, *member),
             Command::Roster { region, expected, present, at: _ } => self.change_roster(region, *expected, present),
             Command::Acknowledge { node, change, at: _ } => self.acknowledge(node, *change),
+            Command::TakeOver { node, epoch, at: _ } => self.take_over(node, *epoch),
             Command::Weigh { limit, demand, at } => self.weigh(limit, demand, *at),
             Command::Settle { at: _ } => Ok(Applied::Settled),
             Command::Renew { regions, at } => self.renew(regions, *at),
@@ -259,7 +260,9 @@ impl Intent {
         bounded("the cluster's members", others + 1, MAX_MEMBERS)?;
         let incarnation = self.members.get(node).map_or(1, |record| record.incarnation + 1);
         self.members.insert(node.clone(), MemberRecord { member, region: region.clone(), incarnation });
-        self.rosters.entry(region.clone()).or_default().join(node);
+        let roster = self.rosters.entry(region.clone()).or_default();
+        roster.join(node);
+        self.limits.follow_roster(region, &[], roster);
         self.limits.forget(node);
         Ok(Applied::Joined { incarnation })
     }
@@ -268,7 +271,12 @@ impl Intent {
         self.known(region)?;
         let members = self.members.iter().map(|(node, record)| (node, &record.region)).collect();
         let roster = self.rosters.entry(region.clone()).or_default();
-        roster.change(region, expected, present, &members).map(|epoch| Applied::Listed { epoch })
+        let before = roster.nodes.clone();
+        let epoch = roster.change(region, expected, present, &members)?;
+        if *roster.nodes != before {
+            self.limits.follow_roster(region, &before, roster);
+        }
+        Ok(Applied::Listed { epoch })
     }
 
     fn known(&self, region: &RegionId) -> Result<(), Refusal> {

@@ -60,6 +60,12 @@ fn all_acknowledge(intent: &mut Intent, secs: u64) {
     }
 }
 
+/// Nodes that a change of the limit `a` waits for.
+fn missing(intent: &Intent) -> Vec<&str> {
+    let pending = intent.limits.pending(&intent.leases, &intent.rosters);
+    pending.flat_map(|pending| pending.missing).map(NodeName::as_str).collect()
+}
+
 /// Weights, and the moment in seconds from which they hold.
 type Change = (Vec<u32>, Option<u64>);
 
@@ -123,12 +129,7 @@ fn a_new_limit_has_its_shares_at_once_and_a_changed_one_when_all_have_acknowledg
     assert_eq!(split(&intent), waiting);
     acknowledge(&mut intent, "ap-southeast-1", 201);
     acknowledge(&mut intent, "us-east-1", 202);
-    let missing: Vec<String> = intent
-        .limits
-        .pending(&intent.leases, &intent.rosters)
-        .flat_map(|pending| pending.missing.into_iter().map(ToString::to_string).collect::<Vec<_>>())
-        .collect();
-    assert_eq!(missing, ["eu-west-1"]);
+    assert_eq!(missing(&intent), ["eu-west-1"]);
     // However long it takes.
     accept(&mut intent, &Command::Settle { at: at(9000) });
     assert_eq!(split(&intent), waiting);
@@ -140,7 +141,8 @@ fn a_new_limit_has_its_shares_at_once_and_a_changed_one_when_all_have_acknowledg
 }
 
 #[test]
-fn a_node_that_lost_its_past_acknowledges_again_and_one_off_the_roster_is_not_waited_for() {
+fn a_node_that_lost_its_past_acknowledges_again_and_one_off_the_roster_is_waited_for_until_the_others_go_on_without_it()
+{
     let mut intent = fleet();
     let join = |name: &str, id: &str, member| Command::Join {
         node: node(name),
@@ -159,7 +161,82 @@ fn a_node_that_lost_its_past_acknowledges_again_and_one_off_the_roster_is_not_wa
     accept(&mut intent, &Command::Roster { region: region("eu-west"), expected, present, at: at(103) });
     assert_eq!(split(&intent).1, Some((vec![1, 3, 6], None)), "us-east-1 came without its past");
     acknowledge(&mut intent, "us-east-1", 104);
+    // Nobody hears eu-west-2, which may live on beside its standby and go on by the split that it knows.
+    assert_eq!(missing(&intent), ["eu-west-2"]);
+    assert_eq!(intent.takeover(&node("eu-west-1"), expected, at(104)), None, "under the roster before");
+    assert_eq!(intent.takeover(&node("eu-west-2"), expected + 1, at(104)), None, "it is not listed");
+    let stale = Command::TakeOver { node: node("eu-west-1"), epoch: expected, at: at(104) };
+    assert!(matches!(intent.apply(&stale), Applied::Refused(Refusal::StaleRoster { .. })));
+    assert_eq!(split(&intent).1, Some((vec![1, 3, 6], None)));
+    let command = intent.takeover(&node("eu-west-1"), expected + 1, at(104)).expect("it is waited for");
+    accept(&mut intent, &command);
+    assert_eq!(intent.takeover(&node("eu-west-1"), expected + 1, at(105)), None);
     assert_eq!(split(&intent).1, Some((vec![1, 3, 6], Some(107))));
+}
+
+#[test]
+fn who_is_dropped_is_waited_for_until_it_speaks_is_replaced_or_all_that_are_listed_have_taken_over() {
+    let eu = region("eu-west");
+    let join = |name: &str, member| Command::Join {
+        node: node(name),
+        region: region("eu-west"),
+        member: MemberId(member),
+        at: at(5),
+    };
+    let list = |intent: &mut Intent, names: &[&str]| {
+        let (expected, present) = (intent.rosters[&eu].epoch, names.iter().map(|name| node(name)).collect());
+        accept(intent, &Command::Roster { region: eu.clone(), expected, present, at: at(6) });
+    };
+    let take_over = |intent: &mut Intent, name: &str| {
+        let command = intent.takeover(&node(name), intent.rosters[&eu].epoch, at(7)).expect("it is waited for");
+        accept(intent, &command);
+    };
+    let pending = || {
+        let mut intent = fleet();
+        accept(&mut intent, &join("eu-west-2", 9));
+        accept(&mut intent, &join("eu-west-3", 10));
+        apply(&mut intent, "key: global, rate: 10/s", 100);
+        list(&mut intent, &["eu-west-1", "eu-west-2"]);
+        apply(&mut intent, "key: global, rate: 10/s, shares: { ap-southeast: 1, eu-west: 3, us-east: 6 }", 101);
+        for name in ["ap-southeast-1", "us-east-1", "eu-west-1", "eu-west-2"] {
+            acknowledge(&mut intent, name, 102);
+        }
+        assert_eq!(missing(&intent), ["eu-west-3"]);
+        intent
+    };
+    // Both that are listed have to take over, under one roster.
+    let mut intent = pending();
+    take_over(&mut intent, "eu-west-1");
+    assert_eq!(missing(&intent), ["eu-west-3"]);
+    list(&mut intent, &["eu-west-2"]);
+    take_over(&mut intent, "eu-west-2");
+    assert_eq!(missing(&intent), [""; 0]);
+    // A Raft snapshot does not forget it, nor does a roster that lists it and drops it again.
+    let mut intent = pending();
+    take_over(&mut intent, "eu-west-1");
+    list(&mut intent, &["eu-west-1", "eu-west-2", "eu-west-3"]);
+    list(&mut intent, &["eu-west-1", "eu-west-2"]);
+    let bytes = intent.to_bytes().expect("encodes");
+    let mut intent = Intent::from_bytes(&bytes, Arc::new(regions())).expect("decodes");
+    assert_eq!(missing(&intent), ["eu-west-3"]);
+    take_over(&mut intent, "eu-west-2");
+    assert_eq!(missing(&intent), ["eu-west-3"]);
+    take_over(&mut intent, "eu-west-1");
+    assert_eq!(missing(&intent), [""; 0]);
+    // It speaks, from wherever it is.
+    let mut intent = pending();
+    acknowledge(&mut intent, "eu-west-3", 103);
+    assert_eq!(missing(&intent), [""; 0]);
+    // It is replaced: the new one is listed, and speaks for itself.
+    let mut intent = pending();
+    accept(&mut intent, &join("eu-west-3", 11));
+    acknowledge(&mut intent, "eu-west-3", 103);
+    assert_eq!(missing(&intent), [""; 0]);
+    // Its region is fenced.
+    let mut intent = pending();
+    let (reason, author) = ("flooded".to_owned(), "ann".to_owned());
+    accept(&mut intent, &Command::FenceLimits { region: eu.clone(), reason, author, at: at(104) });
+    assert!(!missing(&intent).contains(&"eu-west-3"));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A split belongs to a slot (rules 9.2 and 9.6): while shares change, fences come and go, leases lapse, limits begin and
-//! cease to reclaim and nodes lag behind each other, no slot is ever cut in a way that adds up to more than the quota.
+//! cease to reclaim, rosters drop nodes that live on and nodes lag behind each other, no slot is ever cut in a way that
+//! adds up to more than the quota.
 //!
-//! Each region spends and lends the most that it may by the state it has applied, which can be any older one. What it took
-//! for granted about a slot is kept outside the register, and the sum over all regions is what is held to the quota.
+//! Each node spends and lends the most that it may by the state it has applied, which can be any older one. What was
+//! taken for granted about a slot is kept outside the register, and the sum over all regions is what is held to the quota.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,34 +30,43 @@ fn region_map() -> Arc<RegionMap> {
     Arc::new(RegionMap::parse(&files).unwrap_or_else(|faults| panic!("{faults}")))
 }
 
-/// A fleet with one node per region, a log, and what every region took for granted.
+/// The first region has two nodes: these, and one each of the others.
+const NODES: [&str; 4] = ["a-1", "b-1", "c-1", "a-2"];
+
+/// How long a node whose standby is another's may go on.
+const HORIZON: Duration = Duration::from_secs(2);
+
+/// A fleet with a log, and what every region took for granted.
 struct Fleet {
     log: Vec<Intent>,
-    /// Index into the log of the state that each region has applied.
-    applied: [usize; 3],
+    /// Index into the log of the state that each node has applied.
+    applied: [usize; 4],
+    /// Of nodes that were taken over: the epoch of the roster, and where their slots end.
+    taken_over: [Option<(u64, WallTime)>; 4],
     dead: Option<usize>,
     now: WallTime,
-    /// Clocks of the regions, in milliseconds from the true time.
-    clocks: [u64; 3],
+    /// Clocks of the nodes, in milliseconds from the true time.
+    clocks: [u64; 4],
     taken: BTreeMap<(LimitId, u64), [u64; 3]>,
 }
 
 impl Fleet {
-    fn new(clocks: [u64; 3]) -> Self {
+    fn new(clocks: [u64; 4]) -> Self {
         let mut intent = Intent::new(region_map());
         let now = WallTime::from_unix_millis(1_000_000);
-        for (member, region) in REGIONS.iter().enumerate() {
-            let (node, region) = (node(member), RegionId::new(region).expect("a region"));
+        for member in 0..NODES.len() {
+            let (node, region) = (node(member), region_of(member));
             intent.apply(&Command::Join { node, region, member: MemberId(member as u64), at: now });
         }
-        let mut fleet = Self { log: vec![intent], applied: [0; 3], dead: None, now, clocks, taken: BTreeMap::new() };
+        let (log, taken) = (vec![intent], BTreeMap::new());
+        let mut fleet = Self { log, applied: [0; 4], taken_over: [None; 4], dead: None, now, clocks, taken };
         fleet.order_shares([1, 1, 1], Reclaim::Never, 0);
-        fleet.applied = [1; 3];
+        fleet.applied = [1; 4];
         fleet
     }
 
-    fn at(&self, region: usize) -> WallTime {
-        self.now + Duration::from_millis(self.clocks[region])
+    fn at(&self, node: usize) -> WallTime {
+        self.now + Duration::from_millis(self.clocks[node])
     }
 
     fn order(&mut self, command: &Command) {
@@ -78,15 +88,47 @@ impl Fleet {
         self.order(&Command::Apply { bundle, author: "ann".to_owned(), at: self.at(proposer), expected: None });
     }
 
-    /// A region applies the log as far as `share` of what it lacks.
-    fn catch_up(&mut self, region: usize, share: usize) {
-        let lacking = self.log.len() - 1 - self.applied[region];
-        self.applied[region] += (lacking * share).div_ceil(4);
+    /// A node applies the log as far as `share` of what it lacks.
+    fn catch_up(&mut self, node: usize, share: usize) {
+        let lacking = self.log.len() - 1 - self.applied[node];
+        self.applied[node] += (lacking * share).div_ceil(4);
+        let epoch = self.epoch_of(node);
+        self.taken_over[node] = self.taken_over[node].filter(|(at, _)| epoch.is_none_or(|epoch| epoch <= *at));
     }
 
-    fn acknowledge(&mut self, region: usize) {
-        let intent = &self.log[self.applied[region]];
-        if let Some(command) = intent.acknowledgement(&node(region), self.at(region)) {
+    /// The epoch of the roster that a node knows and is on.
+    fn epoch_of(&self, at: usize) -> Option<u64> {
+        let roster = &self.log[self.applied[at]].rosters[&region_of(at)];
+        roster.contains(&node(at)).then_some(roster.epoch)
+    }
+
+    fn acknowledge(&mut self, at: usize) {
+        let intent = &self.log[self.applied[at]];
+        if let Some(command) = intent.acknowledgement(&node(at), self.at(at)) {
+            self.order(&command);
+        }
+    }
+
+    /// The leader lists these nodes of the first region.
+    fn list(&mut self, listed: [bool; 2], proposer: usize) {
+        let present = [0, 3].into_iter().zip(listed).filter(|(_, listed)| *listed).map(|(at, _)| node(at)).collect();
+        let region = region_of(0);
+        let expected = self.log.last().expect("a first state").rosters[&region].epoch;
+        self.order(&Command::Roster { region, expected, present, at: self.at(proposer) });
+    }
+
+    /// A node of the first region takes over what the roster that it knows gives it, if the other one is bound by that
+    /// roster or off it: then its standby, this node, has told it no more.
+    fn take_over(&mut self, at: usize) {
+        let (Some(epoch), other) = (self.epoch_of(at), 3 - at) else { return };
+        let intent = &self.log[self.applied[at]];
+        if !intent.rosters[&region_of(0)].contains(&node(other)) {
+            let horizon = self.at(other) + HORIZON;
+            self.taken_over[other] = self.taken_over[other].or(Some((epoch, horizon)));
+        } else if self.epoch_of(other).is_none_or(|known| known < epoch) {
+            return;
+        }
+        if let Some(command) = intent.takeover(&node(at), epoch, self.at(at)) {
             self.order(&command);
         }
     }
@@ -100,15 +142,19 @@ impl Fleet {
         }
     }
 
-    /// A region spends and lends all that it may of the slot under way and of the next.
-    fn take(&mut self, region: usize) {
-        let at = self.at(region);
-        let intent = &self.log[self.applied[region]];
+    /// A node spends and lends all that its region may of the slot under way and of the next.
+    fn take(&mut self, node: usize) {
+        let (at, region) = (self.at(node), node % 3);
+        if self.epoch_of(node).is_none() {
+            return;
+        }
+        let horizon = self.taken_over[node].map(|(_, horizon)| horizon);
+        let intent = &self.log[self.applied[node]];
         for budget in intent.limits.budgets(&intent.snapshot) {
             let slot = at.as_unix_millis() / WINDOW.as_millis() as u64;
             let name = RegionId::new(REGIONS[region]).expect("a region");
             let until = intent.leases.until(&budget.limit.name, &name);
-            let leased = |slot: &u64| until.is_none_or(|until| begin(*slot) < until);
+            let leased = |slot: &u64| [until, horizon].iter().flatten().all(|until| begin(*slot) < *until);
             for slot in [slot, slot + 1].into_iter().filter(leased) {
                 let share = share(budget.shares, region, slot);
                 let taken = &mut self.taken.entry((budget.binding.id, slot)).or_default()[region];
@@ -133,9 +179,9 @@ impl Fleet {
     /// The region comes back with the log as it is, as a restart under a newer roster does.
     fn revive(&mut self) {
         if let Some(dead) = self.dead.take() {
-            let region = RegionId::new(REGIONS[dead]).expect("a region");
+            let region = region_of(dead);
             self.order(&Command::UnfenceLimits { region, author: "ann".to_owned(), at: self.now });
-            self.applied[dead] = self.log.len() - 1;
+            (0..NODES.len()).filter(|node| node % 3 == dead).for_each(|node| self.catch_up(node, 4));
         }
     }
 }
@@ -159,8 +205,12 @@ fn begin(slot: u64) -> WallTime {
     WallTime::from_unix_millis(slot * WINDOW.as_millis() as u64)
 }
 
-fn node(region: usize) -> NodeName {
-    NodeName::new(&format!("{}-1", REGIONS[region])).expect("a node")
+fn node(at: usize) -> NodeName {
+    NodeName::new(NODES[at]).expect("a node")
+}
+
+fn region_of(node: usize) -> RegionId {
+    RegionId::new(REGIONS[node % 3]).expect("a region")
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -180,6 +230,8 @@ enum Step {
     Settle(usize),
     Kill(usize),
     Revive,
+    List([bool; 2], usize),
+    TakeOver(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -191,12 +243,15 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(weights, reclaim, proposer)| Step::Shares(weights, reclaim, proposer)),
         4 => (prop::array::uniform3(any::<bool>()), 0..3usize)
             .prop_map(|(present, proposer)| Step::Renew(present, proposer)),
-        6 => (0..3usize, 1..=4usize).prop_map(|(region, share)| Step::CatchUp(region, share)),
-        6 => (0..3usize).prop_map(Step::Acknowledge),
-        6 => (0..3usize).prop_map(Step::Take),
+        8 => (0..4usize, 1..=4usize).prop_map(|(node, share)| Step::CatchUp(node, share)),
+        8 => (0..4usize).prop_map(Step::Acknowledge),
+        8 => (0..4usize).prop_map(Step::Take),
         2 => (0..3usize).prop_map(Step::Settle),
         1 => (0..3usize).prop_map(Step::Kill),
         1 => Just(Step::Revive),
+        2 => (prop::array::uniform2(any::<bool>()), 0..3usize)
+            .prop_map(|(listed, proposer)| Step::List(listed, proposer)),
+        2 => any::<bool>().prop_map(Step::TakeOver),
     ]
 }
 
@@ -205,7 +260,7 @@ proptest! {
 
     #[test]
     fn no_slot_is_ever_cut_beyond_the_quota(
-        clocks in prop::array::uniform3(0..400u64),
+        clocks in prop::array::uniform4(0..400u64),
         steps in prop::collection::vec(step(), 1..80),
     ) {
         let mut fleet = Fleet::new(clocks);
@@ -217,11 +272,14 @@ proptest! {
                 Step::Settle(region) => fleet.order(&Command::Settle { at: fleet.at(region) }),
                 Step::Kill(region) => fleet.kill(region),
                 Step::Revive => fleet.revive(),
-                Step::CatchUp(region, _) | Step::Acknowledge(region) | Step::Take(region)
-                    if fleet.dead == Some(region) => {}
-                Step::CatchUp(region, share) => fleet.catch_up(region, share),
-                Step::Acknowledge(region) => fleet.acknowledge(region),
-                Step::Take(region) => fleet.take(region),
+                Step::List(listed, proposer) => fleet.list(listed, proposer),
+                Step::TakeOver(_) if fleet.dead == Some(0) => {}
+                Step::TakeOver(second) => fleet.take_over(if second { 3 } else { 0 }),
+                Step::CatchUp(node, _) | Step::Acknowledge(node) | Step::Take(node)
+                    if fleet.dead == Some(node % 3) => {}
+                Step::CatchUp(node, share) => fleet.catch_up(node, share),
+                Step::Acknowledge(node) => fleet.acknowledge(node),
+                Step::Take(node) => fleet.take(node),
             }
         }
         for ((limit, slot), taken) in &fleet.taken {
@@ -232,16 +290,16 @@ proptest! {
 
 #[test]
 fn a_change_that_all_acknowledge_comes_into_force() {
-    let mut fleet = Fleet::new([0, 100, 300]);
+    let mut fleet = Fleet::new([0, 100, 300, 200]);
     fleet.order_shares([8, 1, 1], Reclaim::Never, 0);
-    for region in 0..3 {
-        fleet.catch_up(region, 4);
-        fleet.acknowledge(region);
+    for node in 0..4 {
+        fleet.catch_up(node, 4);
+        fleet.acknowledge(node);
     }
     fleet.now = fleet.now + Duration::from_secs(20);
-    for region in 0..3 {
-        fleet.catch_up(region, 4);
-        fleet.take(region);
+    for node in 0..4 {
+        fleet.catch_up(node, 4);
+        fleet.take(node);
     }
     let newest = fleet.taken.values().last().expect("something was taken");
     assert_eq!(newest, &[8, 1, 1]);
@@ -252,9 +310,9 @@ fn pass(fleet: &mut Fleet, seconds: u64, present: [bool; 3]) {
     for _ in 0..seconds {
         fleet.now = fleet.now + Duration::from_secs(1);
         fleet.renew(present, 0);
-        for region in (0..3).filter(|&region| present[region]) {
-            fleet.catch_up(region, 4);
-            fleet.acknowledge(region);
+        for node in (0..4).filter(|node| present[node % 3]) {
+            fleet.catch_up(node, 4);
+            fleet.acknowledge(node);
         }
         fleet.order(&Command::Settle { at: fleet.now });
     }
@@ -262,7 +320,7 @@ fn pass(fleet: &mut Fleet, seconds: u64, present: [bool; 3]) {
 
 #[test]
 fn rule_6_the_share_of_a_region_that_falls_silent_goes_to_the_others_and_comes_back_to_it() {
-    let mut fleet = Fleet::new([0, 100, 300]);
+    let mut fleet = Fleet::new([0, 100, 300, 0]);
     fleet.order_shares([6, 3, 1], Reclaim::After(10), 0);
     let newest = |fleet: &Fleet| fleet.taken.values().last().copied().expect("something was taken");
     let take = |fleet: &mut Fleet, regions: &[usize]| {
@@ -283,7 +341,7 @@ fn rule_6_the_share_of_a_region_that_falls_silent_goes_to_the_others_and_comes_b
 
 #[test]
 fn rule_6_a_region_that_does_not_know_that_a_limit_reclaims_keeps_its_share() {
-    let mut fleet = Fleet::new([0; 3]);
+    let mut fleet = Fleet::new([0; 4]);
     pass(&mut fleet, 5, [true; 3]);
     fleet.order_shares([1, 1, 1], Reclaim::After(10), 0);
     pass(&mut fleet, 60, [true, false, true]);
@@ -291,4 +349,30 @@ fn rule_6_a_region_that_does_not_know_that_a_limit_reclaims_keeps_its_share() {
     pass(&mut fleet, 5, [true; 3]);
     pass(&mut fleet, 20, [true, false, true]);
     assert_eq!(fleet.log.last().expect("a state").leases.lapsed().count(), 1);
+}
+
+#[test]
+fn rule_2_a_node_that_its_roster_dropped_is_waited_for_until_it_can_spend_no_more() {
+    let mut fleet = Fleet::new([0; 4]);
+    pass(&mut fleet, 1, [true; 3]);
+    // The second node of the first region is cut off from all but its standby, and spends on by what it knows.
+    fleet.list([true, false], 0);
+    fleet.order_shares([1, 1, 4], Reclaim::Never, 0);
+    let speak = |fleet: &mut Fleet| {
+        for node in 0..3 {
+            fleet.catch_up(node, 4);
+            fleet.acknowledge(node);
+        }
+    };
+    let take_all = |fleet: &mut Fleet| {
+        fleet.now = fleet.now + Duration::from_secs(20);
+        (0..4).for_each(|node| fleet.take(node));
+        fleet.taken.values().last().copied().expect("something was taken")
+    };
+    speak(&mut fleet);
+    speak(&mut fleet);
+    assert_eq!(take_all(&mut fleet), [4, 1, 3], "the old share of the first, the smaller ones of the others");
+    fleet.take_over(0);
+    speak(&mut fleet);
+    assert_eq!(take_all(&mut fleet), [2, 1, 7]);
 }

@@ -13,7 +13,7 @@ use std::{
 use portolan_model::{Name, NodeName, RegionId, WallTime};
 use serde::{Deserialize, Serialize};
 
-use super::Fence;
+use super::{Fence, absent::Absent};
 use crate::{Algorithm, Limit, Roster, Snapshot};
 
 /// The leases of all limits that reclaim.
@@ -46,6 +46,8 @@ struct Lease {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heeding<'a> {
     pub rosters: &'a BTreeMap<RegionId, Roster>,
+    /// Nodes off the rosters that may spend yet.
+    pub absent: &'a Absent,
     /// Up to which change each node has them all.
     pub seen: &'a BTreeMap<NodeName, u64>,
     pub fences: &'a BTreeMap<RegionId, Fence>,
@@ -170,7 +172,7 @@ impl Heeding<'_> {
     /// Whether every node of a region knows that a limit reclaims.
     fn heeds(&self, region: &RegionId, number: u64) -> bool {
         let nodes = self.rosters.get(region).map_or(&[][..], |roster| &roster.nodes);
-        nodes.iter().all(|node| self.seen.get(node).copied().unwrap_or(0) >= number)
+        nodes.iter().chain(self.absent.of(region)).all(|node| self.seen.get(node).copied().unwrap_or(0) >= number)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the cluster has agreed on about its limits: their numbers, the split of their quotas between regions, and which
 //! regions are fenced. Part of the replicated state: changed by commands alone, with the times that these carry.
 
+mod absent;
 mod binding;
 mod budget;
 mod demand;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use portolan_model::{Name, NodeName, RegionId, WallTime};
 use serde::{Deserialize, Serialize};
 
-use self::{binding::Numbers, lease::Heeding, split::Split};
+use self::{absent::Absent, binding::Numbers, lease::Heeding, split::Split};
 pub use self::{
     binding::{LimitBinding, LimitId},
     budget::{Budgeted, Consumers},
@@ -31,6 +32,8 @@ pub struct LimitRegister {
     changes: u64,
     /// Up to which change each node has them all.
     seen: BTreeMap<NodeName, u64>,
+    /// Nodes off the rosters that may spend yet.
+    absent: Absent,
 }
 
 /// One limit.
@@ -111,7 +114,7 @@ impl LimitRegister {
         })
     }
 
-    /// Nodes that share a limit, and are of no region that is fenced or without its lease.
+    /// Nodes that share a limit, off the rosters too, and are of no region that is fenced or without its lease.
     fn holders<'a>(
         &'a self,
         limit: &'a Name,
@@ -119,16 +122,22 @@ impl LimitRegister {
         rosters: &'a BTreeMap<RegionId, Roster>,
     ) -> impl Iterator<Item = &'a NodeName> + 'a {
         let holds = |region| !self.fences.contains_key(region) && !leases.has_lapsed(limit, region);
-        rosters.iter().filter(move |(region, _)| holds(region)).flat_map(|(_, roster)| &roster.nodes)
+        let nodes = |(region, roster): (&RegionId, &'a Roster)| roster.nodes.iter().chain(self.absent.of(region));
+        rosters.iter().filter(move |(region, _)| holds(region)).flat_map(nodes)
     }
 
     fn heeding<'a>(&'a self, rosters: &'a BTreeMap<RegionId, Roster>) -> Heeding<'a> {
-        Heeding { rosters, seen: &self.seen, fences: &self.fences }
+        Heeding { rosters, absent: &self.absent, seen: &self.seen, fences: &self.fences }
     }
 
     /// A node came without its past: what it had acknowledged, it may have forgotten.
     pub(crate) fn forget(&mut self, node: &NodeName) {
         self.seen.remove(node);
+    }
+
+    /// Follows a new roster that came after `before`.
+    pub(crate) fn follow_roster(&mut self, region: &RegionId, before: &[NodeName], roster: &Roster) {
+        self.absent.follow(region, before, roster);
     }
 
     /// For a Raft snapshot: without the names that the document has.
@@ -140,6 +149,7 @@ impl LimitRegister {
             fences: self.fences.clone(),
             changes: self.changes,
             seen: self.seen.clone(),
+            absent: self.absent.clone(),
         }
     }
 
@@ -155,6 +165,7 @@ impl LimitRegister {
             fences: saved.fences,
             changes: saved.changes,
             seen: saved.seen,
+            absent: saved.absent,
         }
     }
 }
@@ -167,4 +178,5 @@ pub(crate) struct SavedRegister {
     fences: BTreeMap<RegionId, Fence>,
     changes: u64,
     seen: BTreeMap<NodeName, u64>,
+    absent: Absent,
 }

@@ -127,6 +127,15 @@ impl Intent {
         })
     }
 
+    /// What `node` should propose once it holds all shards that the roster of epoch `held` gives it: that its region's
+    /// other nodes can spend no more. `None` when it has said so or nobody waits for it.
+    pub fn takeover(&self, node: &NodeName, held: u64, at: WallTime) -> Option<Command> {
+        let region = &self.members.get(node)?.region;
+        let listed = self.rosters.get(region).is_some_and(|roster| roster.epoch == held && roster.contains(node));
+        let waits = listed && self.limits.absent.waits_for(region, node);
+        waits.then(|| Command::TakeOver { node: node.clone(), epoch: held, at })
+    }
+
     /// What the leader should propose: splits by the demand that it knows, units per region since it was weighed last,
     /// of the limits that ask for it; and steps that nothing else would take.
     pub fn weighings(&self, demand: &BTreeMap<Name, BTreeMap<RegionId, u64>>, at: WallTime) -> Vec<Command> {
@@ -170,6 +179,18 @@ impl Intent {
         let seen = self.limits.seen.entry(node.clone()).or_default();
         *seen = change.min(self.limits.changes).max(*seen);
         Ok(Applied::Acknowledged)
+    }
+
+    pub(crate) fn take_over(&mut self, node: &NodeName, epoch: u64) -> Result<Applied, Refusal> {
+        let unknown = || Refusal::UnknownNode { node: node.clone() };
+        let region = &self.members.get(node).ok_or_else(unknown)?.region;
+        let roster = self.rosters.get(region).filter(|roster| roster.contains(node)).ok_or_else(unknown)?;
+        if roster.epoch != epoch {
+            let region = region.clone();
+            return Err(Refusal::StaleRoster { region, expected: epoch, current: roster.epoch });
+        }
+        self.limits.absent.settle(region, node, roster);
+        Ok(Applied::TakenOver)
     }
 
     pub(crate) fn weigh(

@@ -119,10 +119,13 @@ fn without(weights: &[u32], gone: &[Option<WallTime>]) -> Option<(Vec<u32>, Wall
 }
 
 /// How far ahead of the last acknowledgement a split begins: beyond every slot that may have been spent or lent in by any
-/// clock. Of fixed windows those begin at most [`SLOT_LEAD`] later; a sliding window counts the slot before it too.
+/// clock. Of fixed windows those begin at most [`SLOT_LEAD`] later, which is also how long a node that was dropped may
+/// go on; a sliding window counts the slot before it too.
 fn lead(algorithm: &Algorithm) -> Duration {
-    let windows = 2 * algorithm.window();
-    let touched = if matches!(algorithm, Algorithm::FixedWindow { .. }) { windows.min(SLOT_LEAD) } else { windows };
+    let touched = match algorithm {
+        Algorithm::FixedWindow { .. } => SLOT_LEAD,
+        other => SLOT_LEAD.max(2 * other.window()),
+    };
     touched + CLOCK_TOLERANCE
 }
 
@@ -239,5 +242,8 @@ mod tests {
         assert_eq!(lead(&Algorithm::FixedWindow { quota: 10, window: month }), Duration::from_secs(3));
         let window = Duration::from_secs(60);
         assert_eq!(lead(&Algorithm::SlidingWindow { quota: 10, window }), Duration::from_secs(121));
+        // However short its period: a node that is dropped spends tokens for two seconds more.
+        let rate = portolan_model::Rate { count: 1, per: Duration::from_millis(1) };
+        assert_eq!(lead(&Algorithm::TokenBucket { rate, burst: 1 }), Duration::from_secs(3));
     }
 }

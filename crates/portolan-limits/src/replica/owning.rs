@@ -124,6 +124,14 @@ impl Limits {
         }
     }
 
+    /// The epoch of the roster that this node follows, once every shard that it gives this node is open here. Whoever had
+    /// one of them before can spend nothing more than its horizon and its marks reach.
+    pub fn taken_over(&self) -> Option<u64> {
+        let ownership = &self.siblings.ownership;
+        let settled = ownership.is_settled() && ownership.held().without(&self.siblings.open).is_empty();
+        (settled && !self.fenced).then(|| ownership.ranking().epoch())
+    }
+
     /// Lets what is durable here and at the standbys be spent.
     pub(super) fn release(&mut self) {
         let limiter = self.limiter();
@@ -142,9 +150,7 @@ impl Limits {
             }
             self.siblings.relief = true;
         }
-        let owned = self.siblings.ownership.held();
-        let settled = self.siblings.ownership.is_settled() && owned.without(&self.siblings.open).is_empty();
-        if settled && !self.fenced && !self.shared.set_active(true) {
+        if self.taken_over().is_some() && !self.shared.set_active(true) {
             self.events.push(Event::Active);
         }
         self.answer_waiting();

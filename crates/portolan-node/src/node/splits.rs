@@ -1,5 +1,5 @@
-//! How limits are split between regions, as far as it takes a node's word: every node says that it heeds a change, and
-//! the leader orders splits by the demand that nodes publish. What a split means and when it is in force is the intent's.
+//! How limits are split between regions, as far as it takes a node's word: every node says that it heeds a change and that
+//! it goes on without those that its roster dropped, and the leader orders splits by the demand that nodes publish. What a split means and when it is in force is the intent's.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,6 +21,7 @@ const MAX_PUBLISHED: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Splits {
     acknowledged: Option<Timestamp>,
+    taken_over: Option<Timestamp>,
     read: Option<Timestamp>,
     /// Units asked of limits that are split by demand: in all, and a thousand seconds' worth by the average.
     asked: BTreeMap<Name, (u64, f64)>,
@@ -43,12 +44,23 @@ impl Node {
             self.splits.acknowledged = Some(now.mono);
             self.propose(command);
         }
+        self.tell_takeover(now);
         if self.splits.read.is_none_or(|at| now.mono.since(at) >= READ_PERIOD) {
             self.read_demand(now.mono);
             if self.guard.raft().is_some_and(|raft| raft.is_leader) {
                 let orders = self.intent.weighings(&self.demand(now.mono), now.wall);
                 orders.into_iter().for_each(|command| self.propose(command));
             }
+        }
+    }
+
+    /// Says that this node's region goes on without those that its roster dropped.
+    fn tell_takeover(&mut self, now: Now) {
+        let rests = self.splits.taken_over.is_some_and(|at| now.mono.since(at) < PROPOSE_AGAIN);
+        let Some(held) = self.limits.taken_over().filter(|_| !rests) else { return };
+        if let Some(command) = self.intent.takeover(&self.config.name, held, self.limits.latest().max(now.wall)) {
+            self.splits.taken_over = Some(now.mono);
+            self.propose(command);
         }
     }
 

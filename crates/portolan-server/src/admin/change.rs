@@ -129,6 +129,7 @@ async fn propose(state: &AdminState, command: Command) -> Result<Response, Failu
         Applied::Joined { .. }
         | Applied::Listed { .. }
         | Applied::Acknowledged
+        | Applied::TakenOver
         | Applied::Weighed
         | Applied::Settled
         | Applied::Renewed => {
@@ -148,6 +149,7 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::Join { .. } => ("join", String::new()),
         Command::Roster { .. } => ("roster", String::new()),
         Command::Acknowledge { .. } => ("acknowledge", String::new()),
+        Command::TakeOver { .. } => ("take over", String::new()),
         Command::Weigh { .. } => ("weigh", String::new()),
         Command::Settle { .. } => ("settle", String::new()),
         Command::Renew { .. } => ("renew", String::new()),
