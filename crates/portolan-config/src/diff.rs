@@ -16,7 +16,10 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     let limits: BTreeMap<&str, &str> = old
         .limits
         .iter()
-        .filter_map(|(name, before)| Some((name.as_str(), consequence(before, new.limits.get(name)?))))
+        .filter_map(|(name, before)| {
+            let after = new.limits.get(name)?;
+            Some((name.as_str(), consequence(before, after, old.lender_of(before) != new.lender_of(after))))
+        })
         .collect();
     let (old, new) = (things(old), things(new));
     let mut lines = Vec::new();
@@ -57,8 +60,12 @@ fn changes(before: &Facts, after: &Facts) -> String {
 }
 
 /// What a change of a limit does to counts and shares, where that is not plain from the change.
-fn consequence(before: &Limit, after: &Limit) -> &'static str {
-    if before.key != after.key || !before.algorithm.comparable(&after.algorithm) {
+fn consequence(before: &Limit, after: &Limit, other_lender: bool) -> &'static str {
+    if other_lender
+        || before.per != after.per
+        || before.key != after.key
+        || !before.algorithm.comparable(&after.algorithm)
+    {
         "; its counts start anew"
     } else if before.shares != after.shares && after.shares != Shares::Demand {
         "; the shares follow when every region has acknowledged"

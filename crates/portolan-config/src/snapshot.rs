@@ -31,6 +31,11 @@ impl Snapshot {
     pub fn parse(bundle: &Bundle, regions: &RegionMap) -> Result<Self, Faults> {
         gateway::parse(bundle, regions)
     }
+
+    /// Who lends out a part of a limit of this document.
+    pub fn lender_of(&self, limit: &Limit) -> Option<&Lender> {
+        self.lenders.get(limit.lender.as_ref()?).map(|lender| &**lender)
+    }
 }
 
 /// A set of equal endpoints per region.

@@ -120,6 +120,26 @@ fn each_plan_and_override_is_a_budget_with_a_number_of_its_own() {
 }
 
 #[test]
+fn another_lender_or_another_address_of_it_makes_counts_start_anew() {
+    let mut intent = fleet();
+    let mut check = |lender: &str, address: &str, expected: &str| {
+        let lenders = format!("lenders: {{ x: {{ redis: {address} }}, y: {{ redis: redis://10.0.0.9:6379/0 }} }}");
+        let text = format!("version: 1\n{lenders}\nlimits: {{ a: {{ key: user, quota: 90/month{lender} }} }}\n");
+        accept(&mut intent, &Command::Apply { bundle: bundle(&text), author: "ann".into(), at: at(1), expected: None });
+        assert_eq!(budgets(&intent), expected, "{text}");
+        assert_eq!(split(&intent), (vec![], None));
+    };
+    let (one, two) = ("redis://10.0.0.1:6379/0", "redis://10.0.0.2:6379/0");
+    check("", one, "all 1.1 90");
+    // Regions have a third each of the slot, and the lender would lend four fifths of it again.
+    check(", lender: x", one, "all 2.1 90");
+    check(", lender: x", two, "all 3.1 90");
+    check(", lender: y", two, "all 4.1 90");
+    check(", lender: y, shares: demand", one, "all 4.1 90");
+    check("", two, "all 5.1 90");
+}
+
+#[test]
 fn a_new_limit_has_its_shares_at_once_and_a_changed_one_when_all_have_acknowledged() {
     let mut intent = fleet();
     apply(&mut intent, "key: global, rate: 10/10s, shares: { ap-southeast: 6, eu-west: 3, us-east: 1 }", 100);

@@ -15,7 +15,7 @@ pub struct LimitId(pub u32);
 /// Which counters a budget has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitBinding {
-    /// Changes with the window, the key or the way of counting: spend is not comparable then.
+    /// Changes with the window, the key, the way of counting or the lender: spend is not comparable then.
     pub id: LimitId,
     /// Grows with every change of the count: spend carries over.
     pub generation: u32,
@@ -41,9 +41,9 @@ pub(super) struct SavedNumbers {
 }
 
 impl Numbers {
-    /// Numbers the budgets of `limit`, which `before` had with these numbers: unchanged, same number and generation;
-    /// another count, next generation, since spend carries over; another window, key or algorithm, or a new budget, a
-    /// fresh number.
+    /// Numbers the budgets of `limit`, which `before` had with these numbers, and with the same lender if any: unchanged,
+    /// same number and generation; another count, next generation, since spend carries over; another window, key or
+    /// algorithm, or a new budget, a fresh number.
     pub fn follow(before: Option<(&Limit, &Self)>, limit: &Limit, next: &mut LimitId) -> Self {
         let comparable = |was: &Limit| was.key == limit.key && was.algorithm.comparable(&limit.algorithm);
         let before = before.filter(|(was, _)| comparable(was));

@@ -28,7 +28,9 @@ impl LimitRegister {
         let mut counted = BTreeSet::new();
         for (name, limit) in &new.limits {
             let before = old.limits.get(name).zip(self.limits.get(name));
-            let known = before.map(|(was, registered)| (&**was, &registered.numbers));
+            // What was lent of a slot, and what regions had of it beside, does not fit another lender's part.
+            let known = before.filter(|(was, _)| old.lender_of(was) == new.lender_of(limit));
+            let known = known.map(|(was, registered)| (&**was, &registered.numbers));
             let numbers = Numbers::follow(known, limit, &mut self.next);
             let split = before.map(|(_, registered)| registered.split.clone()).unwrap_or_default();
             let split = if before.is_some_and(|(_, registered)| registered.numbers.own.id == numbers.own.id) {

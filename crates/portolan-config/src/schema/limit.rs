@@ -45,8 +45,8 @@ pub(super) struct Limit {
     /// After about how long a region that the cluster's leader does not hear loses its share of later windows to the
     /// others, 10s to 1d. It refuses in those. Default: when an operator orders it with `portolan limits fence`.
     reclaim: Option<Duration>,
-    /// Who holds four fifths of the limit and lends them out: a name under `lenders`. Default: the regions lend to each
-    /// other.
+    /// Who holds four fifths of the limit and lends them out: a name under `lenders`. With another one, or another address
+    /// of it, counts start anew. Default: the regions lend to each other.
     lender: Option<Name>,
     /// Units that a request takes: a number, or a header that says it. Default 1.
     cost: Option<Cost>,
