@@ -1,7 +1,10 @@
 //! What can be put into the replicated log, and what comes of it. Facts that a rule needs are frozen into the command by
 //! its proposer: applying one reads nothing but the state and the command.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use portolan_model::{MemberId, Name, NodeName, RegionId, Revision, WallTime};
 use serde::{Deserialize, Serialize};
@@ -156,6 +159,44 @@ impl Command {
             | Self::UnfenceLimits { at, .. } => *at,
         }
     }
+
+    /// The same, proposed at another time.
+    #[must_use]
+    pub fn proposed_at(mut self, time: WallTime) -> Self {
+        match &mut self {
+            Self::Apply { at, .. }
+            | Self::Rollback { at, .. }
+            | Self::Drain { at, .. }
+            | Self::Restore { at, .. }
+            | Self::Join { at, .. }
+            | Self::Roster { at, .. }
+            | Self::Acknowledge { at, .. }
+            | Self::TakeOver { at, .. }
+            | Self::Weigh { at, .. }
+            | Self::Settle { at }
+            | Self::Renew { at, .. }
+            | Self::FenceLimits { at, .. }
+            | Self::UnfenceLimits { at, .. } => *at = time,
+        }
+        self
+    }
+
+    /// The node that alone can say this, of commands that speak for one.
+    pub const fn speaker(&self) -> Option<&NodeName> {
+        match self {
+            Self::Join { node, .. } | Self::Acknowledge { node, .. } | Self::TakeOver { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The node that vouches by this for slots before [`Command::at`]: it has touched none that begins much later, and
+    /// will not forget what it heeds.
+    pub const fn vouches(&self) -> Option<&NodeName> {
+        match self {
+            Self::Acknowledge { node, .. } | Self::TakeOver { node, .. } => Some(node),
+            _ => None,
+        }
+    }
 }
 
 /// What came of a command. The same on every node.
@@ -290,6 +331,14 @@ pub enum Refusal {
     UnknownNode {
         /// The node.
         node: NodeName,
+    },
+    /// A node vouches for slots that are to come by the leader's clock.
+    #[error("the clock of `{node}`, or what it has spent by an earlier one, is {ahead:?} ahead of the leader's")]
+    ClockAhead {
+        /// The node.
+        node: NodeName,
+        /// By how much.
+        ahead: Duration,
     },
     /// No document in force asks for this split.
     #[error("limit `{limit}` is not split by demand")]

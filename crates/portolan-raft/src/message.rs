@@ -64,7 +64,7 @@ pub enum Response {
     InstallSnapshot(InstallSnapshotResponse<u64>),
     /// To [`MemberRequest::InstallSnapshot`]: this piece does not follow; begin anew.
     SnapshotMismatch,
-    /// To [`Request::Propose`]: committed and applied.
+    /// To [`Request::Propose`]: committed and applied, or refused by the leader before that.
     Applied(Applied),
     /// To [`Request::Propose`]: it may or may not take effect.
     Uncertain,

@@ -1,11 +1,12 @@
 //! Commands on their way to the leader. Decides when a proposal may be repeated: only where it provably was not
 //! appended. A proposal that may be in a log is never sent again, since a second copy could take effect after others.
+//! The times that commands carry are held to the leader's clock.
 
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, ServerState};
-use portolan_config::{Applied, Command};
-use portolan_model::{NodeName, codec};
+use portolan_config::{Applied, Command, Refusal};
+use portolan_model::{NodeName, WallTime, codec};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -22,6 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const PACE: Duration = Duration::from_millis(50);
 /// Largest command in bytes: fits a message together with others.
 const MAX_COMMAND: usize = 2 << 20;
+
+/// Largest difference between the clocks of sound nodes.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 
 /// Why a proposal has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -85,6 +89,11 @@ impl Inner {
         if let Some(reason) = self.store.shortage(len) {
             return Err(ProposeError::DiskFull { node: self.config.me.clone(), reason });
         }
+        if command.vouches().is_some() && !self.store.keeps(self.state().applied) {
+            // After a restart with no peer in reach, this node would not know what it said it heeds.
+            let reason = "what is in force is not on it yet".to_owned();
+            return Err(ProposeError::DiskFull { node: self.config.me.clone(), reason });
+        }
         let mut failure = ProposeError::NoLeader;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -144,6 +153,10 @@ impl Inner {
         if let Some(refusal) = self.refusal_unless_leading(deadline).await {
             return refusal;
         }
+        let command = match at_sound_time(command, (self.config.clock)()) {
+            Ok(command) => command,
+            Err(refusal) => return Response::Applied(Applied::Refused(refusal)),
+        };
         match Runtime::timeout_at(deadline, core.client_write(command)).await {
             Ok(Ok(written)) => written.data.map_or(Response::Uncertain, Response::Applied),
             // Also when openraft says that another node leads: the entry may have been appended and truncated here, and
@@ -167,4 +180,15 @@ impl Inner {
         let accepts = leads && heard && !stepping_aside;
         (!accepts).then(|| Response::NotLeader { leader: self.leader().filter(|name| *name != self.config.me) })
     }
+}
+
+/// Holds the time of a command to the leader's, `now`: one from a clock that is years off would set when a split begins.
+/// A later begin costs only patience. But a node that has spent by a clock that was ahead vouches for what it spent, so
+/// its word cannot be moved back, and has to wait until that time has come.
+fn at_sound_time(command: Command, now: WallTime) -> Result<Command, Refusal> {
+    let (at, latest) = (command.at(), now + CLOCK_TOLERANCE);
+    if let Some(node) = command.vouches().filter(|_| at > latest) {
+        return Err(Refusal::ClockAhead { node: node.clone(), ahead: at.since(now) });
+    }
+    Ok(command.proposed_at(at.clamp(now - CLOCK_TOLERANCE, latest)))
 }

@@ -248,9 +248,16 @@ impl Store {
         change: impl FnOnce(&mut LogState),
     ) -> Result<(), StorageError> {
         let mut log = self.log();
-        self.attempt_on(&mut log, batch)?;
-        change(&mut log);
+        if self.attempt_on(&mut log, batch)? {
+            change(&mut log);
+        }
         Ok(())
+    }
+
+    /// Whether a start from what is on disk comes as far as `applied` with no peer in reach.
+    pub(crate) fn keeps(&self, applied: Option<LogId>) -> bool {
+        let of_snapshot = || self.snapshot().and_then(|saved| saved.meta.last_log_id);
+        applied <= self.log().committed || applied <= of_snapshot()
     }
 
     /// Whether there was space. Takes a few milliseconds; the owner of the runtime gives Raft a thread of its own.

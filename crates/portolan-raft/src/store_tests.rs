@@ -107,6 +107,28 @@ fn a_crash_between_purge_and_snapshot_leaves_the_earlier_state_and_its_log() {
 }
 
 #[test]
+fn a_commit_index_that_found_no_space_is_not_taken_for_kept() {
+    simulate(async {
+        let disk = MemoryDisk::new();
+        let mut store = open(&disk);
+        append(&mut store, 1, 0..=10).await;
+        store.save_committed(Some(id(1, 7))).await.expect("saves");
+        assert!(store.keeps(Some(id(1, 7))) && !store.keeps(Some(id(1, 8))));
+        disk.fill();
+        store.save_committed(Some(id(1, 9))).await.expect("does without");
+        assert!(!store.keeps(Some(id(1, 9))));
+        disk.free();
+        store.save_committed(Some(id(1, 10))).await.expect("saves");
+        assert!(store.keeps(Some(id(1, 10))));
+        let mut store = check(&disk, None, 0..=10, None).await;
+        assert_eq!(store.read_committed().await.expect("reads"), Some(id(1, 10)));
+        // A snapshot keeps what it covers.
+        store.save_snapshot(snapshot(id(2, 20))).await.expect("saves");
+        assert!(store.keeps(Some(id(2, 20))) && !store.keeps(Some(id(2, 21))));
+    });
+}
+
+#[test]
 fn a_purge_up_to_a_snapshot_within_the_log_keeps_what_follows() {
     simulate(async {
         let disk = MemoryDisk::new();

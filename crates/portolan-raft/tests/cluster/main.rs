@@ -9,4 +9,5 @@ mod network;
 mod partition;
 mod regions;
 mod slow;
+mod speaking;
 mod world;

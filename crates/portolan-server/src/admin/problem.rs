@@ -80,6 +80,7 @@ impl Failure {
                 (StatusCode::CONFLICT, "stale-roster")
             }
             Refusal::UnknownNode { .. } => (StatusCode::NOT_FOUND, "unknown-node"),
+            Refusal::ClockAhead { .. } => (StatusCode::CONFLICT, "clock-ahead"),
             Refusal::NotByDemand { .. } => (StatusCode::CONFLICT, "not-by-demand"),
             Refusal::AlreadyFenced { .. } => (StatusCode::CONFLICT, "already-fenced"),
             Refusal::NotFenced { .. } => (StatusCode::CONFLICT, "not-fenced"),
