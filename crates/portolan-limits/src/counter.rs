@@ -10,6 +10,7 @@
 //! anything of another key has read a word that its compare-and-swap no longer finds.
 
 use portolan_config::LimitId;
+use portolan_model::WallTime;
 
 use crate::{
     bucket::Level,
@@ -19,7 +20,7 @@ use crate::{
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
     verdict::WaitReason,
-    word::{Age, Published, Word},
+    word::{Age, MAX_AMOUNT, Published, Word},
 };
 
 /// Atomics only.
@@ -204,12 +205,34 @@ impl Counter {
         })
     }
 
-    /// Raises the use of `slot` to at least `amount`.
+    /// Raises the use of `slot` to at least `amount`, unless its word counts a later slot.
     pub fn raise_used(&self, slot: u64, amount: u64) {
-        self.change(slot, |word| {
-            let behind = word.age(slot) != Age::Same || word.amount() < amount;
-            behind.then(|| word.rolled(slot, amount))
+        self.change(slot, |word| match word.age(slot) {
+            Age::Same => (word.amount() < amount).then(|| word.with_amount(amount.min(MAX_AMOUNT))),
+            Age::Past(_) => Some(word.rolled(slot, amount)),
+            Age::Ahead => None,
         });
+    }
+
+    /// Raises what `slot` carries over to at least `amount`.
+    pub fn raise_carried(&self, slot: u64, amount: u64) {
+        self.publish_carried(slot, amount.max(self.used(slot)).max(self.carried(slot).unwrap_or(0)));
+    }
+
+    /// Raises everything to what an entry would begin with that was made at `wall`.
+    pub fn raise_to(&self, Start { slot, used, aux }: Start, wall: WallTime) {
+        match aux {
+            Aux::None => {}
+            // Before the word of the slot to come takes its place.
+            Aux::Carried(amount) => self.raise_carried(slot.wrapping_sub(1), amount),
+            Aux::Level(level) => {
+                let behind = |seen: &Level| seen.was_asked() && seen.debt(wall) < level.debt(wall);
+                self.change_level(|seen| behind(&seen).then(|| level.with_reuse(seen.reuse())));
+            }
+        }
+        for (slot, used) in (slot..).zip(used).filter(|(_, used)| *used > 0) {
+            self.raise_used(slot, used);
+        }
     }
 
     /// Counts units refused.

@@ -92,7 +92,7 @@ pub(crate) struct Terms {
     pub slots: Slots,
     /// Nominal length of a slot, for clients.
     pub window: Duration,
-    /// What a key may spend in a slot without a durable mark; the share itself for windows without marks.
+    /// What a key may spend in a slot without a durable mark.
     pub allowance: u64,
     /// How far beyond the spend a durable mark is set.
     pub chunk: u64,
@@ -242,6 +242,11 @@ impl Terms {
     #[inline]
     pub fn end(&self, slot: u64) -> WallTime {
         self.begin(slot.saturating_add(1))
+    }
+
+    /// From when on it does not matter what was used of a slot: a sliding window carries it over to the next.
+    pub fn forgotten(&self, slot: u64) -> WallTime {
+        self.end(if self.kind == Kind::Sliding { slot.saturating_add(1) } else { slot })
     }
 
     /// From `wall` to the end of a slot; nominal for one without end.

@@ -80,7 +80,7 @@ impl<'a> Leaf<'a> {
             Kind::Sliding if slot > self.rights.terms.slot(latest) => {
                 // The word still counts the slot before the present one, which carries over.
                 let before = slot.saturating_sub(2);
-                let used = self.counter.seal(before, self.rights.carried_unseen(self.shared, self.key, before));
+                let used = self.counter.seal(before, self.rights.start(self.shared, self.key, before));
                 if let Some(used) = used.filter(|_| self.counter.carried(before).is_none()) {
                     self.counter.publish_carried(before, used);
                 }

@@ -32,7 +32,8 @@ pub struct Mark {
     pub slot: u64,
     /// The spend.
     pub spent: u64,
-    /// First instant after the slot; the mark means nothing once [`MarkWrite::floor`] has reached it.
+    /// The mark means nothing once [`MarkWrite::floor`] has reached this: the end of the slot, or of the next one if that
+    /// carries it over.
     pub ends: WallTime,
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Live {
     pub overflow: Counter,
     /// What each key may spend in a slot, by a mark for all of them: set when there are too many for marks of their own.
     allowance: AtomicU64,
+    /// What any key may have spent in a slot under such marks before this node owned it, by the parity of the slot.
+    assumed: [AtomicU64; 2],
     /// The overflow counter moved since the state machine last looked.
     overflow_moved: AtomicBool,
     /// Only slots that begin before this may be spent: the region's lease.
@@ -156,15 +158,6 @@ impl Rights {
         (!self.borrow_wait.is_zero() && mode != Mode::Degraded).then_some(WaitReason::Borrow)
     }
 
-    /// What a sliding window takes of a slot as spent where nothing is counted of it.
-    pub fn carried_unseen(&self, shared: &Shared, key: Key, slot: u64) -> u64 {
-        match slot {
-            _ if !self.was_touched(shared, key, slot) => 0,
-            _ if self.terms.marked() => self.unmarked(slot),
-            _ => self.terms.base(slot),
-        }
-    }
-
     /// The level of a bucket that was never asked: full, but for what the process before may have taken; and what that
     /// process lent or granted can be spent to the end of its last slot, by a clock that is behind.
     pub fn first_level(&self, shared: &Shared, key: Key, bucket: &Bucket, wall: WallTime) -> Level {
@@ -191,10 +184,18 @@ impl Rights {
         self.live.allowance(slot).max(self.terms.allowance)
     }
 
-    /// What counts as used at the first touch of a key in `slot`: what needed no mark, of a slot that may have been spent
-    /// before.
+    /// What counts as used of a slot of which nothing is counted here: what a key without a mark can have spent, if anybody
+    /// can before this node owned it. What was in flight, and tokens that were borrowed, are gone with whoever had them.
     pub fn start(&self, shared: &Shared, key: Key, slot: u64) -> u64 {
-        if self.was_touched(shared, key, slot) { self.unmarked(slot) } else { 0 }
+        match self.terms.kind {
+            Kind::Bucket(_) | Kind::Concurrency => 0,
+            _ if !self.was_touched(shared, key, slot) => 0,
+            Kind::Fixed | Kind::Sliding if self.terms.marked() => {
+                let assumed = self.live.assumed(slot).unwrap_or_else(|| self.terms.base(slot));
+                assumed.max(self.terms.allowance)
+            }
+            Kind::Fixed | Kind::Sliding => self.terms.base(slot),
+        }
     }
 
     /// Whether a slot of a key may have been spent before this node owned it.
@@ -217,7 +218,7 @@ impl Rights {
             Kind::Fixed | Kind::Concurrency => Aux::None,
             Kind::Sliding => {
                 let before = slot.wrapping_sub(1);
-                Aux::Carried(overflow.used(before).max(self.carried_unseen(shared, key, before)))
+                Aux::Carried(overflow.used(before).max(self.start(shared, key, before)))
             }
             Kind::Bucket(buckets) => {
                 let of_all = overflow.level();
@@ -337,6 +338,7 @@ impl Live {
             minority: AtomicBool::new(false),
             overflow: Counter::default(),
             allowance: AtomicU64::new(0),
+            assumed: [0, 0].map(AtomicU64::new),
             overflow_moved: AtomicBool::new(false),
             lease: AtomicU64::new(u64::MAX),
         }
@@ -400,14 +402,32 @@ impl Live {
         Published::of(self.allowance.load(SeqCst), slot).map_or(0, |(_, amount)| amount)
     }
 
+    /// Counts so much of `slot` as spent of every key, unless a later slot stands there.
+    pub fn assume(&self, slot: u64, amount: u64) {
+        let assumed = &self.assumed[(slot & 1) as usize];
+        if self.assumed(slot).is_some_and(|known| known < amount) {
+            assumed.store(Published::new(slot, 0, amount).bits(), SeqCst);
+        }
+    }
+
+    /// What any key may have spent of `slot`; `None` when that is not known any more.
+    fn assumed(&self, slot: u64) -> Option<u64> {
+        let bits = self.assumed[(slot & 1) as usize].load(SeqCst);
+        match Published::of(bits, slot) {
+            Some((_, amount)) => Some(amount),
+            None => (!Published::is_later(bits, slot)).then_some(0),
+        }
+    }
+
     /// Forgets what belongs to slots other than `current` and its neighbours: see [`Counter::retire`].
     pub fn retire(&self, current: u64) {
         self.overflow.retire(current);
-        let bits = self.allowance.load(SeqCst);
-        let live =
-            [current.wrapping_sub(1), current, current + 1].iter().any(|&slot| Published::of(bits, slot).is_some());
-        if !live {
-            self.allowance.store(0, SeqCst);
+        for word in [&self.allowance, &self.assumed[0], &self.assumed[1]] {
+            let bits = word.load(SeqCst);
+            let near = [current.wrapping_sub(1), current, current + 1];
+            if !near.iter().any(|&slot| Published::of(bits, slot).is_some()) {
+                word.store(0, SeqCst);
+            }
         }
     }
 }

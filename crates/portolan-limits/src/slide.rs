@@ -44,7 +44,7 @@ fn carry_over(shared: &Shared, site: Site<'_>, slot: u64) -> Option<Carried> {
             return Some(Carried(published));
         }
     }
-    let used = counter.seal(before, rights.carried_unseen(shared, site.key, before))?;
+    let used = counter.seal(before, rights.start(shared, site.key, before))?;
     Some(Carried(counter.carried(before).unwrap_or(used)))
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn peek_carried(shared: &Shared, site: Site<'_>, slot: u64) -> Carrie
     let Site { rights, counter, .. } = site;
     let counted = || match counter.word(before).age(before) {
         Age::Same => counter.used(before),
-        Age::Past(_) | Age::Ahead => rights.carried_unseen(shared, site.key, before),
+        Age::Past(_) | Age::Ahead => rights.start(shared, site.key, before),
     };
     Carried(if site.slides(shared) { counter.carried(before).unwrap_or_else(counted) } else { 0 })
 }

@@ -32,6 +32,7 @@ pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
     let share = promise.shares(fleet).into_iter().max().unwrap_or(0);
     let window = promise.algorithm.window();
     let lead = render_duration(HORIZON_LEAD);
+    let slides = matches!(promise.algorithm, Algorithm::SlidingWindow { .. });
     let (units, lasts, why) = match &promise.algorithm {
         Algorithm::Concurrency { .. } => {
             (0, Duration::ZERO, "requests in flight end with the process, and their rights come back".to_owned())
@@ -51,11 +52,15 @@ pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
         _ if window >= MARKED_WINDOW => {
             let second = share.saturating_mul(1000) / u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1);
             let why = "it goes on from a durable mark, which is at most this far ahead of what was spent".to_owned();
-            ((share / 10).max(second).max(1).min(share), Duration::ZERO, why)
+            let ahead = (share / 10).max(second).max(1).min(share);
+            let counted = if slides { ahead.saturating_mul(2) } else { ahead };
+            (counted, Duration::ZERO, why)
         }
         _ => {
-            let lasts = HORIZON_LEAD + window;
-            let slots = HORIZON_LEAD.as_millis().div_ceil(window.as_millis().max(1)) + 1;
+            // A sliding window takes the last of them to be spent, which counts in the next.
+            let after = if slides { 2 } else { 1 };
+            let lasts = HORIZON_LEAD + window * after;
+            let slots = HORIZON_LEAD.as_millis().div_ceil(window.as_millis().max(1)) + u128::from(after);
             let slots = u64::try_from(slots).unwrap_or(u64::MAX);
             let why = format!(
                 "windows that the process before may have spent give no rights: {slots} at most, those that begin up \

@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
-use portolan_config::Roster;
+use portolan_config::{LimitId, Roster};
 use portolan_model::{NodeName, Now, Timestamp, WallTime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     horizon::Barrier,
+    key::Key,
     marks::Mark,
     region::{
         ranking::Ranking,
@@ -178,17 +179,16 @@ impl Ownership {
             return None;
         }
         let mut held = BTreeMap::<u64, ShardSet>::new();
-        let (mut never, mut legacy) = (ShardSet::default(), Legacy::default());
+        let mut never = ShardSet::default();
         for shard in question.shards.iter() {
             match self.word(shard) {
-                Word::Held(epoch) => {
-                    held.entry(epoch).or_default().insert(shard);
-                    self.bequeath(shard, own, &mut legacy);
-                }
+                Word::Held(epoch) => held.entry(epoch).or_default().insert(shard),
                 Word::Never => never.insert(shard),
                 Word::Unknown => {}
             }
         }
+        let of = held.values().fold(ShardSet::default(), |all, shards| all.or(shards));
+        let legacy = self.bequeath(&of, own);
         Some(Answer { epoch: question.epoch, held: held.into_iter().collect(), never, legacy })
     }
 
@@ -220,6 +220,11 @@ impl Ownership {
         self.outbox.pop_front()
     }
 
+    /// Forgets marks that mean nothing any more.
+    pub fn forget(&mut self, wall: WallTime) {
+        self.mirror.forget(wall);
+    }
+
     /// When to call [`handle_timeout`](Self::handle_timeout) again.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         (!self.sought.is_empty()).then_some(self.ask_at)
@@ -241,46 +246,53 @@ impl Ownership {
             groups.entry(source).or_default().insert(shard);
         }
         let (source, shards) = groups.pop_first()?;
+        let known = self.bequeath(&shards, own);
+        let mut legacy = match &source {
+            Source::Nothing => Legacy::default(),
+            Source::Lost => Legacy::from(Barrier::of_lost(now)),
+            Source::Node(node) if *node == self.me => known.clone(),
+            Source::Node(node) => self.answers.get(node).map(|answer| answer.legacy.clone()).unwrap_or_default(),
+        };
+        // Marks only rise, so what anybody else knows of a key costs nothing, and one that is missing might cost a slot.
+        let others = self.answers.values().map(|answer| &answer.legacy).chain([&known]);
+        let others = others.flat_map(|other| &other.marks).filter(|mark| mark.key != Key::EVERY);
+        legacy.marks = highest(others.chain(&legacy.marks).copied(), &shards);
         self.sought = self.sought.without(&shards);
         self.held = self.held.or(&shards);
         shards.iter().for_each(|shard| self.held_at[shard.index()] = self.ranking.epoch());
-        let legacy = match source {
-            Source::Nothing => Legacy::default(),
-            Source::Lost => Legacy::from(Barrier::of_lost(now)),
-            Source::Node(node) if node == self.me => {
-                let mut legacy = Legacy::default();
-                shards.iter().for_each(|shard| self.bequeath(shard, own, &mut legacy));
-                legacy
-            }
-            Source::Node(node) => self.answers.get(&node).map(|answer| answer.legacy.clone()).unwrap_or_default(),
-        };
         let barrier = Barrier::of(legacy.horizon, legacy.floor, legacy.closed);
-        let marks = legacy.marks.into_iter().filter(|mark| mark.is_of(&shards)).collect();
-        Some(Taken { shards, barrier, marks })
+        Some(Taken { shards, barrier, marks: legacy.marks })
     }
 
-    /// Adds to `legacy` what this node knows of a shard, as owner and as standby.
-    fn bequeath(&self, shard: Shard, own: &Legacy, legacy: &mut Legacy) {
+    /// What this node knows of shards, as owner and as standby.
+    fn bequeath(&self, shards: &ShardSet, own: &Legacy) -> Legacy {
+        let mut legacy = Legacy::default();
+        let mut marks = Vec::new();
         let mut add = |horizon: WallTime, floor: WallTime, closed: WallTime| {
             legacy.horizon = legacy.horizon.max(horizon);
             legacy.floor = legacy.floor.max(floor);
             legacy.closed = legacy.closed.max(closed);
         };
-        let mut of_shard = ShardSet::default();
-        of_shard.insert(shard);
-        if self.held_at[shard.index()] > 0 {
+        let held = shards.iter().any(|shard| self.held_at[shard.index()] > 0);
+        if held {
             add(own.horizon, own.floor, own.closed);
-            legacy.marks.extend(own.marks.iter().filter(|mark| mark.is_of(&of_shard)));
         }
-        if let Some((_, mirrored)) = self.mirror.held(shard) {
+        let owners: BTreeMap<_, _> = shards.iter().filter_map(|shard| self.mirror.owner(shard)).collect();
+        for mirrored in owners.values() {
             add(mirrored.horizon, mirrored.floor, mirrored.closed);
-            legacy.marks.extend(mirrored.marks(shard));
         }
+        // A mark of every key is of those who held the shards; of a key it is whoever's.
+        let of_key = |mark: &&Mark| mark.key != Key::EVERY;
+        marks.extend(own.marks.iter().filter(|mark| held || of_key(mark)));
+        marks.extend(owners.values().flat_map(|mirrored| mirrored.marks()));
+        marks.extend(self.mirror.marks().filter(of_key));
+        legacy.marks = highest(marks.into_iter().copied(), shards);
+        legacy
     }
 
     /// What this node says of its past with a shard.
     fn word(&self, shard: Shard) -> Word {
-        let mirrored = self.mirror.held(shard).map_or(0, |(epoch, _)| epoch);
+        let mirrored = self.mirror.held_at(shard);
         match (self.held_at[shard.index()].max(mirrored), self.past) {
             (0, Past::None) => Word::Never,
             (0, Past::Known { .. } | Past::Lost) => Word::Unknown,
@@ -319,6 +331,16 @@ impl From<Barrier> for Legacy {
         let [horizon, floor, closed] = barrier.instants();
         Self { horizon, floor, closed, marks: Vec::new() }
     }
+}
+
+/// Of these marks the highest of every key and slot of some shards.
+fn highest(marks: impl Iterator<Item = Mark>, shards: &ShardSet) -> Vec<Mark> {
+    let mut highest = BTreeMap::<(LimitId, Key, u64), Mark>::new();
+    for mark in marks.filter(|mark| mark.is_of(shards)) {
+        let known = highest.entry((mark.limit, mark.key, mark.slot)).or_insert(mark);
+        known.spent = known.spent.max(mark.spent);
+    }
+    highest.into_values().collect()
 }
 
 /// Nodes of one region.

@@ -289,18 +289,31 @@ impl Mirror {
         answer(through)
     }
 
-    /// The last epoch under which a shard was whole here, and what its owner may have spent since.
-    pub fn held(&self, shard: Shard) -> Option<(u64, &Mirrored)> {
-        let (epoch, owner) = self.held.get(&shard)?;
-        Some((*epoch, self.owners.get(owner)?))
+    /// The last epoch under which a shard was whole here; 0 for never.
+    pub fn held_at(&self, shard: Shard) -> u64 {
+        self.held.get(&shard).map_or(0, |(epoch, _)| *epoch)
+    }
+
+    /// The owner of a shard then, and what it may have spent since.
+    pub fn owner(&self, shard: Shard) -> Option<(&NodeName, &Mirrored)> {
+        let (_, owner) = self.held.get(&shard)?;
+        self.owners.get_key_value(owner)
+    }
+
+    /// Marks of every owner that this node stood by for.
+    pub fn marks(&self) -> impl Iterator<Item = &Mark> {
+        self.owners.values().flat_map(Mirrored::marks)
+    }
+
+    /// Forgets marks that mean nothing any more, of owners that are gone, too.
+    pub fn forget(&mut self, wall: WallTime) {
+        self.owners.values_mut().for_each(|owner| owner.marks.retain(|_, mark| mark.ends > wall));
     }
 }
 
 impl Mirrored {
-    /// Marks of a shard.
-    pub fn marks(&self, shard: Shard) -> impl Iterator<Item = Mark> + '_ {
-        let shards = [shard].into_iter().collect();
-        self.marks.values().copied().filter(move |mark| mark.is_of(&shards))
+    pub fn marks(&self) -> impl Iterator<Item = &Mark> {
+        self.marks.values()
     }
 }
 
@@ -384,9 +397,9 @@ mod tests {
         copies.handle_acknowledgement(&node("b"), answer);
         assert_eq!(released(&mut copies), [(100, 1)]);
         assert!(copies.poll_transmit(at(40)).is_none());
-        let (epoch, mirrored) = mirror.held(shard).expect("whole");
-        assert_eq!((epoch, mirrored.horizon), (1, wall(100)));
-        assert_eq!(mirrored.marks(shard).map(|mark| mark.spent).collect::<Vec<_>>(), [7]);
+        let (_, mirrored) = mirror.owner(shard).expect("whole");
+        assert_eq!((mirror.held_at(shard), mirrored.horizon), (1, wall(100)));
+        assert_eq!(mirrored.marks().map(|mark| mark.spent).collect::<Vec<_>>(), [7]);
     }
 
     #[test]
@@ -452,8 +465,7 @@ mod tests {
             assert_eq!(rounds, if number == 3 { 2 } else { 1 });
             assert_eq!(released(&mut copies), [(number * 100, 1)]);
         }
-        let (_, mirrored) = mirror.held(shard).expect("whole again");
-        assert_eq!(mirrored.marks(shard).map(|mark| mark.spent).collect::<Vec<_>>(), [3]);
+        assert_eq!((mirror.held_at(shard), mirror.marks().map(|mark| mark.spent).collect::<Vec<_>>()), (1, vec![3]));
     }
 
     #[test]
@@ -470,9 +482,8 @@ mod tests {
                 mirror.handle_update(&node("b"), &node("a"), update, &new).expect("an answer");
             }
         }
-        let kept = mirror.held(shard).map(|(epoch, held)| (epoch, held.marks(shard).count()));
-        assert_eq!(kept, Some((1, 1)));
+        assert_eq!((mirror.held_at(shard), mirror.marks().count()), (1, 1));
         let other = shard_of(&new, "a", Some("b"));
-        assert_eq!(mirror.held(other).map(|(epoch, _)| epoch), Some(2));
+        assert_eq!(mirror.held_at(other), 2);
     }
 }

@@ -27,9 +27,21 @@ impl Limits {
             return base;
         }
         let account = self.ledger.account(rights.id, key);
-        let borrowed = account.map_or(0, |account| account.balances(slot, self.regions.len())[self.me].borrowed);
+        let borrowed = match account {
+            Some(account) if !self.forgot(rights, key, slot) => {
+                account.balances(slot, self.regions.len())[self.me].borrowed
+            }
+            _ => 0,
+        };
         let granted = self.loans.held(rights.id, key, slot);
         base.saturating_add(borrowed).saturating_add(granted).min(rights.terms.quota)
+    }
+
+    /// Whether it is not known what was spent of the slot before, which counts here: then that is taken to be the base, and
+    /// loans of the two slots, which come in pairs, may have been spent there already.
+    fn forgot(&self, rights: &Rights, key: Key, slot: u64) -> bool {
+        let slides = rights.terms.kind == Kind::Sliding && !rights.terms.marked();
+        slides && rights.was_touched(&self.shared, key, slot.wrapping_sub(1))
     }
 
     /// A region's base share of a slot.

@@ -4,7 +4,8 @@ use portolan_model::Now;
 
 use super::Limits;
 use crate::{
-    counter::{Allowance, Counter, Start},
+    counter::{Allowance, Counter},
+    definition::Kind,
     key::Key,
     marks::{MAX_MARKS, Mark, MarkSequence},
     rights::Rights,
@@ -48,37 +49,47 @@ impl Limits {
     /// Puts the marks of owners before in place, before the limit can be charged.
     pub(super) fn restore_marks(&mut self, rights: &Rights) {
         let found = self.recovered.remove(&rights.id).unwrap_or_default();
-        found.into_iter().for_each(|mark| self.restore_mark(rights, mark));
+        self.inherit_marks(rights, found);
     }
 
-    /// Counts what an owner before may have spent of a key as spent. Of a cluster that was founded anew over old marks
-    /// the number may have been another limit's: its slots mean nothing under this window.
-    pub(super) fn restore_mark(&mut self, rights: &Rights, mark: Mark) {
+    /// Counts what owners before may have spent of keys of one limit as spent. Of a cluster that was founded anew over old
+    /// marks the number may have been another limit's: its slots mean nothing under this window.
+    pub(super) fn inherit_marks(&mut self, rights: &Rights, marks: Vec<Mark>) {
+        let known = |mark: &Mark| rights.terms.forgotten(mark.slot) == mark.ends;
+        let (of_all, of_keys): (Vec<_>, Vec<_>) =
+            marks.into_iter().filter(known).partition(|mark| mark.key == Key::EVERY);
+        // First, for no key begins below them.
+        for mark in &of_all {
+            rights.live.assume(mark.slot, mark.spent);
+        }
+        for mark in of_keys.iter().chain(&of_all) {
+            let held = self.marked.entry((mark.limit, mark.key, mark.slot)).or_insert((0, mark.ends));
+            held.0 = held.0.max(mark.spent);
+        }
+        of_keys.into_iter().for_each(|mark| self.inherit_mark(rights, mark));
+    }
+
+    fn inherit_mark(&self, rights: &Rights, mark: Mark) {
         let wall = self.wall();
-        if rights.terms.end(mark.slot) == mark.ends {
-            self.marked.insert((mark.limit, mark.key, mark.slot), (mark.spent, mark.ends));
-            let most = self.most(rights, mark.key, mark.slot);
-            let raise = |counter: &Counter| {
+        let most = self.most(rights, mark.key, mark.slot);
+        let carried = rights.terms.kind == Kind::Sliding && mark.slot < rights.terms.slot(wall);
+        let raise = |counter: &Counter| {
+            if carried {
+                counter.raise_carried(mark.slot, mark.spent);
+            } else {
                 counter.raise_used(mark.slot, mark.spent);
                 raise_ceiling(counter, mark.slot, mark.spent, most);
-            };
-            match mark.key {
-                Key::EVERY => rights.live.raise_allowance(mark.slot, mark.spent),
-                Key::OVERFLOW => raise(&rights.live.overflow),
-                key => {
-                    let tenant = Tenant { key, limit: mark.limit };
-                    let table = &self.shared.table;
-                    let start = || Start {
-                        used: [mark.spent, rights.start(&self.shared, mark.key, mark.slot + 1)],
-                        ..rights.beginning_in(&self.shared, mark.key, mark.slot, wall)
-                    };
-                    let is_dead = |counter: &Counter| self.limiter.is_dead(counter, wall);
-                    let found = |place| raise(table.counter(place));
-                    // Without room the key will share the overflow counter, which then may not start below the mark.
-                    table.enter(tenant, is_dead, start, found, || raise(&rights.live.overflow));
-                }
             }
+        };
+        if mark.key == Key::OVERFLOW {
+            return raise(&rights.live.overflow);
         }
+        let tenant = Tenant { key: mark.key, limit: mark.limit };
+        let start = || rights.beginning(&self.shared, mark.key, wall);
+        let is_dead = |counter: &Counter| self.limiter.is_dead(counter, wall);
+        let found = |place| raise(self.shared.table.counter(place));
+        // Without room the key will share the overflow counter, which then may not start below the mark.
+        self.shared.table.enter(tenant, is_dead, start, found, || raise(&rights.live.overflow));
     }
 
     /// Asks for a mark before a key comes to its durable ceiling.
@@ -98,7 +109,7 @@ impl Limits {
     pub(super) fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {
         let crowded = self.marked.len() >= MAX_MARKED && !self.marked.contains_key(&(rights.id, key, slot));
         let key = if crowded { Key::EVERY } else { key };
-        let ends = rights.terms.end(slot);
+        let ends = rights.terms.forgotten(slot);
         let asked = self.marked.entry((rights.id, key, slot)).or_insert((0, ends));
         if asked.0 < spent {
             asked.0 = spent;
@@ -118,3 +129,83 @@ fn raise_ceiling(counter: &Counter, slot: u64, spent: u64, most: u64) {
 /// Keys with marks of their own; beyond it all keys of a limit are marked together. Half of what fits, for the marks of
 /// the process before may be as many.
 const MAX_MARKED: usize = MAX_MARKS / 2;
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use portolan_model::{ByteSize, HashKey, NodeName, RegionId, Timestamp, WallTime};
+
+    use super::*;
+    use crate::{Admission, Claim, Definition, LimitId, LimitsConfig, RecoveredMarks, Recovery, ShardSet};
+
+    const NOW: Now = Now { mono: Timestamp::ZERO, wall: WallTime::from_unix_millis(1_795_312_345_678) };
+
+    /// A node alone that starts from marks of 3000 a minute, of which a key may spend 300 without one.
+    fn started(marks: &[(Key, u64)]) -> Limits {
+        let config = LimitsConfig {
+            node: NodeName::new("here-1").expect("a name"),
+            region: RegionId::new("here").expect("a name"),
+            neighbours: Vec::new(),
+            rosters: BTreeMap::new(),
+            life: 1,
+            regions: Vec::new(),
+            hash_key: HashKey::new([3; 16]),
+            capacity: 64,
+            worst_rtt: Duration::from_millis(100),
+            budget: ByteSize(1 << 20),
+        };
+        let marks = marks.iter().map(|&(key, spent)| mark(key, spent)).collect();
+        let (horizon, floor) = (NOW.wall + Duration::from_secs(2), NOW.wall);
+        let past = RecoveredMarks { horizon, floor, epoch: 1, held: ShardSet::ALL, marks, ..RecoveredMarks::default() };
+        let mut limits = Limits::new(config, Recovery::Marks(past), NOW);
+        limits.handle_definitions(&[Definition::of_rate(1, "3000/min")], NOW);
+        make_durable(&mut limits);
+        limits
+    }
+
+    fn mark(key: Key, spent: u64) -> Mark {
+        let slot = NOW.wall.as_unix_millis() / 60_000;
+        Mark { limit: LimitId(1), key, slot, spent, ends: WallTime::from_unix_millis((slot + 1) * 60_000) }
+    }
+
+    fn make_durable(limits: &mut Limits) {
+        while let Some(write) = limits.poll_marks() {
+            limits.handle_durable(write.sequence, NOW);
+        }
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new(&HashKey::new([3; 16]), LimitId(1), &[name.as_bytes()])
+    }
+
+    fn admitted(limits: &mut Limits, key: Key) -> usize {
+        let admits = |limits: &mut Limits| {
+            let admission = limits.limiter().admit(&[Claim { limit: LimitId(1), key, cost: 1 }], NOW);
+            limits.handle_timeout(NOW);
+            make_durable(limits);
+            matches!(admission, Admission::Allow(_))
+        };
+        (0..4000).filter(|_| admits(limits)).count()
+    }
+
+    #[test]
+    fn a_key_begins_at_the_higher_of_its_own_mark_and_that_of_every_key() {
+        let mut limits = started(&[(key("k"), 40), (Key::EVERY, 900), (key("m"), 1200)]);
+        let left = ["k", "l", "m"].map(|name| admitted(&mut limits, key(name)));
+        assert_eq!(left, [2100, 2100, 1800]);
+    }
+
+    #[test]
+    fn a_lower_mark_that_comes_later_does_not_hide_a_higher_one() {
+        let mut limits = started(&[]);
+        let limiter = limits.limiter();
+        let rights = limiter.rights(LimitId(1)).expect("it is defined");
+        for spent in [500, 300] {
+            limits.inherit_marks(rights, vec![mark(key("k"), spent)]);
+        }
+        let known = limits.legacy().marks;
+        assert_eq!(known.iter().filter(|mark| mark.key == key("k")).map(|mark| mark.spent).collect::<Vec<_>>(), [500]);
+        assert_eq!(admitted(&mut limits, key("k")), 2500);
+    }
+}

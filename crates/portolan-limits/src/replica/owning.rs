@@ -1,14 +1,14 @@
 //! What follows from the roster of this region: shards come and go. A shard that goes is shut before anything is told of
 //! it; one that comes is opened when what it came with is durable here and at its standby.
 
-use portolan_config::Roster;
+use std::collections::BTreeMap;
+
+use portolan_config::{LimitId, Roster};
 use portolan_model::{Now, WallTime};
 
 use super::{Event, Limits};
 use crate::{
     counter::{Allowance, Counter},
-    definition::Kind,
-    drip::owe,
     key::Key,
     marks::Mark,
     region::{Legacy, Shard, ShardSet, ownership::Taken},
@@ -61,16 +61,20 @@ impl Limits {
             shards.iter().for_each(|shard| self.shared.gates.shard(shard).take(&barrier));
         }
         self.durability.close(barrier.closed());
-        self.count_unmarked(&shards);
-        let limiter = self.limiter();
         let wall = self.wall();
+        let mut by_limit = BTreeMap::<LimitId, Vec<Mark>>::new();
         for mark in marks.into_iter().filter(|mark| mark.ends > wall) {
             self.durability.want(mark);
-            match limiter.rights(mark.limit) {
-                Some(rights) => self.restore_mark(rights, mark),
-                None => self.recovered.entry(mark.limit).or_default().push(mark),
+            by_limit.entry(mark.limit).or_default().push(mark);
+        }
+        let limiter = self.limiter();
+        for (limit, marks) in by_limit {
+            match limiter.rights(limit) {
+                Some(rights) => self.inherit_marks(rights, marks),
+                None => self.recovered.entry(limit).or_default().extend(marks),
             }
         }
+        self.raise_entries(&shards);
     }
 
     /// Takes back what was published to entries of shards that are another node's from now on. A request that is being
@@ -98,29 +102,21 @@ impl Limits {
         }
     }
 
-    /// Counts what needed no mark as spent of slots that another node may have spent: for entries that this node has
-    /// already, from chunks it was granted.
-    fn count_unmarked(&self, shards: &ShardSet) {
+    /// Raises entries that this node has already, from chunks it was granted, to what they would begin with now: what it
+    /// counted is not all that was spent of them.
+    fn raise_entries(&self, shards: &ShardSet) {
         let limiter = self.limiter();
         let wall = self.wall();
-        let count = |rights: &Rights, key: Key, counter: &Counter| {
-            let slot = rights.terms.slot(wall);
-            if let Kind::Bucket(buckets) = &rights.terms.kind {
-                let bucket = rights.terms.bucket(buckets, slot, false);
-                owe(counter, rights.first_level(&self.shared, key, &bucket, wall).debt(wall), wall);
-            }
-            let start = rights.start(&self.shared, key, slot);
-            if start > 0 {
-                counter.raise_used(slot, start);
-            }
+        let raise = |rights: &Rights, key: Key, counter: &Counter| {
+            counter.raise_to(rights.beginning(&self.shared, key, wall), wall);
         };
         self.shared.table.for_each(|key, counter| {
             if let Some(rights) = limiter.rights(counter.limit()).filter(|_| shards.contains(Shard::of(key))) {
-                count(rights, key, counter);
+                raise(rights, key, counter);
             }
         });
         if shards.contains(Shard::of(Key::OVERFLOW)) {
-            limiter.all_rights().iter().for_each(|rights| count(rights, Key::OVERFLOW, &rights.live.overflow));
+            limiter.all_rights().iter().for_each(|rights| raise(rights, Key::OVERFLOW, &rights.live.overflow));
         }
     }
 

@@ -231,6 +231,7 @@ impl Limits {
 
     pub(super) fn forget_siblings(&mut self, wall: WallTime) {
         self.siblings.copies.forget(wall);
+        self.siblings.ownership.forget(wall);
         let limiter = self.limiter();
         let live = |cell: &crate::Cell| {
             limiter.rights(cell.limit).is_some_and(|rights| cell.slot + 1 >= rights.terms.slot(wall))

@@ -1,6 +1,8 @@
 //! The nodes of one region in virtual time, over a seeded network, with disks that survive a kill, and an oracle that
 //! counts verdicts by the slot that was charged.
 
+mod oracle;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -8,8 +10,8 @@ use std::{
 
 use portolan_config::Roster;
 use portolan_limits::{
-    Admission, Algorithm, Claim, Definition, Found, LimitId, Limits, LimitsConfig, MarkLog, MarkSequence, Message,
-    PageWrite, Ranking, Recovery, SEGMENT_LEN, Shard, Window,
+    Admission, Algorithm, Charge, Claim, Definition, Found, LimitId, Limits, LimitsConfig, MarkLog, MarkSequence,
+    Message, PageWrite, Ranking, Recovery, SEGMENT_LEN, Shard, Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, Rate, RegionId, Timestamp, WallTime, codec};
 use rand_chacha::{
@@ -17,11 +19,16 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
+use self::oracle::Oracle;
+
 /// Milliseconds.
 pub const SECOND: u64 = 1000;
 
 const EPOCH_MS: u64 = 1_795_312_345_678;
 const DISK_MS: u64 = 3;
+
+/// Longest time that a request of a concurrency limit takes.
+const MOST_MS: u64 = 300;
 
 pub struct Region {
     nodes: Vec<Node>,
@@ -34,7 +41,9 @@ pub struct Region {
     roster: Roster,
     /// Rosters that nodes hear of, with the time.
     planned: VecDeque<(u64, Vec<usize>)>,
-    admitted: BTreeMap<(LimitId, u64), u64>,
+    oracle: Oracle,
+    /// Requests of concurrency limits under way: when they end, and at which process.
+    under_way: Vec<(u64, usize, Charge, Vec<u8>)>,
     /// When each limit admitted anything last, and the longest pauses since.
     verdicts: Vec<u64>,
     first_full_slot: u64,
@@ -55,17 +64,24 @@ fn region_id() -> RegionId {
     RegionId::new("here").expect("a name")
 }
 
-fn definition(id: u32, rate: &str) -> Definition {
-    let algorithm = match rate.strip_suffix("/day") {
-        Some(quota) => {
-            let period = portolan_config::Period::Day;
-            let window = Window::Calendar { period, zone: "UTC".to_owned() };
-            Algorithm::FixedWindow { quota: quota.parse().expect("a count"), window }
-        }
-        None => {
-            let rate: Rate = rate.parse().expect("a rate");
-            Algorithm::FixedWindow { quota: rate.count, window: Window::Length(rate.per) }
-        }
+/// `1000/s` or `5000/day` in fixed windows, `sliding 60/min`, `bucket 10/s burst 50`, `concurrency 5`.
+fn definition(id: u32, text: &str) -> Definition {
+    let words: Vec<&str> = text.split(' ').collect();
+    let count = |text: &str| text.parse().expect("a count");
+    let rate = |text: &str| -> Rate { text.parse().expect("a rate") };
+    let algorithm = match words[..] {
+        ["sliding", text] => Algorithm::SlidingWindow { quota: rate(text).count, window: rate(text).per },
+        ["bucket", text, "burst", burst] => Algorithm::TokenBucket { rate: rate(text), burst: count(burst) },
+        ["concurrency", limit] => Algorithm::Concurrency { limit: count(limit) },
+        [text] => match text.strip_suffix("/day") {
+            Some(quota) => {
+                let period = portolan_config::Period::Day;
+                let window = Window::Calendar { period, zone: "UTC".to_owned() };
+                Algorithm::FixedWindow { quota: count(quota), window }
+            }
+            None => Algorithm::FixedWindow { quota: rate(text).count, window: Window::Length(rate(text).per) },
+        },
+        _ => panic!("an unknown limit: {text}"),
     };
     Definition::new(LimitId(id), Name::new(&format!("limit-{id}")).expect("a name"), algorithm)
 }
@@ -73,11 +89,7 @@ fn definition(id: u32, rate: &str) -> Definition {
 impl Region {
     /// Nodes that have shared the region's limits for a few seconds.
     pub fn started(seed: u64, rates: &[&str], nodes: usize) -> Self {
-        Self::with(seed, (1..).zip(rates).map(|(id, rate)| definition(id, rate)).collect(), nodes)
-    }
-
-    /// The same with these limits.
-    pub fn with(seed: u64, definitions: Vec<Definition>, nodes: usize) -> Self {
+        let definitions = (1..).zip(rates).map(|(id, rate)| definition(id, rate)).collect();
         let names = (1..=nodes).map(|number| NodeName::new(&format!("here-{number}")).expect("a name"));
         let node = |name| Node {
             name,
@@ -98,7 +110,8 @@ impl Region {
             loss_percent: 0,
             roster: Roster::default(),
             planned: VecDeque::new(),
-            admitted: BTreeMap::new(),
+            oracle: Oracle::default(),
+            under_way: Vec::new(),
             verdicts: Vec::new(),
             first_full_slot: 0,
         };
@@ -127,9 +140,14 @@ impl Region {
 
     /// Owner, standby and the third node of the first limit's key, as the cluster has them.
     pub fn roles(&self) -> [usize; 3] {
+        self.roles_of(b"k")
+    }
+
+    /// The same for another key.
+    pub fn roles_of(&self, key: &[u8]) -> [usize; 3] {
         let ranking = Ranking::new(&self.roster);
         let limiter = self.nodes.iter().find_map(|node| Some(node.limits.as_ref()?.limiter())).expect("one runs");
-        let shard = Shard::of(limiter.key(LimitId(1), &[b"k"]));
+        let shard = Shard::of(limiter.key(LimitId(1), &[key]));
         let at = |name: &NodeName| self.nodes.iter().position(|node| node.name == *name).expect("a node");
         let [owner, standby] =
             [ranking.owner(shard), ranking.standby(shard)].map(|name| at(name.expect("three nodes")));
@@ -176,6 +194,9 @@ impl Region {
         self.nodes[at].limits = None;
         self.nodes[at].writes.clear();
         self.in_flight.retain(|(_, _, to, _)| *to != at);
+        for (_, _, charge, key) in self.under_way.extract_if(.., |(_, by, ..)| *by == at) {
+            self.oracle.release(charge.limit, &key);
+        }
     }
 
     /// Nobody hears a node, and it hears nobody.
@@ -220,13 +241,23 @@ impl Region {
 
     /// One request against each limit at a node; the oracle counts the verdict.
     pub fn request(&mut self, at: usize) {
+        self.request_of(at, b"k");
+    }
+
+    /// The same for another key.
+    pub fn request_of(&mut self, at: usize, key: &[u8]) {
         let now = self.now(0);
         let Some(limits) = &mut self.nodes[at].limits else { return };
         let limiter = limits.limiter();
         for definition in &self.definitions {
-            let claim = Claim { limit: definition.id, key: limiter.key(definition.id, &[b"k"]), cost: 1 };
+            let claim = Claim { limit: definition.id, key: limiter.key(definition.id, &[key]), cost: 1 };
             if let Admission::Allow(charges) = limiter.admit(&[claim], now) {
-                *self.admitted.entry((definition.id, charges[0].slot)).or_default() += 1;
+                let wall = now.wall.as_unix_millis();
+                self.oracle.allow(definition, key, charges[0].slot, wall);
+                if matches!(definition.algorithm, Algorithm::Concurrency { .. }) {
+                    let lasts = 1 + self.rng.next_u64() % MOST_MS;
+                    self.under_way.push((self.now_ms + lasts, at, charges[0].clone(), key.to_vec()));
+                }
                 if definition.id == LimitId(1) {
                     self.verdicts.push(self.now_ms);
                 }
@@ -238,6 +269,21 @@ impl Region {
         }
     }
 
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.rng.next_u64() % n
+    }
+
+    fn end_requests(&mut self) {
+        let now_ms = self.now_ms;
+        for (_, at, charge, key) in self.under_way.extract_if(.., |(ends, ..)| *ends <= now_ms) {
+            self.oracle.release(charge.limit, &key);
+            if let Some(limits) = &self.nodes[at].limits {
+                limits.limiter().release(&charge);
+            }
+        }
+    }
+
     /// Lets time pass, millisecond by millisecond.
     pub fn pass(&mut self, millis: u64) {
         for _ in 0..millis {
@@ -246,6 +292,7 @@ impl Region {
             if let Some((_, nodes)) = due.and_then(|due| self.planned.remove(due)) {
                 self.list(&nodes);
             }
+            self.end_requests();
             let now_ms = self.now_ms;
             let arriving: Vec<_> = self.in_flight.extract_if(.., |(at, ..)| *at <= now_ms).collect();
             for (_, from, to, message) in arriving {
@@ -310,36 +357,26 @@ impl Region {
         node.limits = Some(limits);
     }
 
-    /// A token bucket of these many a second: the first limit admitted in no interval more than the burst and what drips
-    /// in meanwhile. Thousandths of a token that it came nearest to that by, at most 0.
-    pub fn most_over(&self, per_second: u64, burst: u64) -> i64 {
-        let (mut lowest, mut most) = (i64::MAX, i64::MIN);
-        for (count, at) in self.verdicts.iter().enumerate() {
-            let level = count as i64 * 1000 - (at * per_second) as i64;
-            lowest = lowest.min(level);
-            most = most.max(level + 1000 - lowest - burst as i64 * 1000);
-        }
-        most
-    }
-
-    /// No slot of any limit admitted more than the quota.
+    /// No limit admitted more than it promises, of any key.
     pub fn check_bound(&self) {
-        for ((limit, slot), admitted) in &self.admitted {
-            let definition = self.definitions.iter().find(|definition| definition.id == *limit).expect("defined");
-            let quota = definition.algorithm.quota();
-            assert!(*admitted <= quota, "{admitted} of {quota} admitted in slot {slot} of {}", definition.name);
-        }
+        self.oracle.check();
     }
 
     /// Slots of the first limit that lie wholly under load, with what they admitted; its window is a second.
     pub fn full_slots(&self) -> Vec<(u64, u64)> {
         let last = self.now(0).wall.as_unix_millis() / SECOND;
-        let full = self.first_full_slot..last;
-        full.map(|slot| (slot, self.admitted.get(&(LimitId(1), slot)).copied().unwrap_or(0))).collect()
+        let slots = self.oracle.by_slot(LimitId(1));
+        (self.first_full_slot..last).map(|slot| (slot, slots.get(&slot).copied().unwrap_or(0))).collect()
     }
 
+    /// Units of the first limit's key.
     pub fn admitted_in_all(&self) -> u64 {
-        self.admitted.iter().filter(|((limit, _), _)| *limit == LimitId(1)).map(|(_, admitted)| admitted).sum()
+        self.admitted(1, b"k")
+    }
+
+    /// Units of another key.
+    pub fn admitted(&self, limit: u32, key: &[u8]) -> u64 {
+        self.oracle.admitted(LimitId(limit), key)
     }
 
     /// The longest time without any admission by the first limit.

@@ -1,0 +1,152 @@
+//! Nodes that restart and that take over from one another: whatever was spent before counts, and what was not comes back.
+
+use crate::region::{Region, SECOND};
+
+/// Keys that requests ask for.
+const KEYS: [&[u8]; 4] = [b"k", b"l", b"m", b"n"];
+
+/// Requests of every node for every key, one a millisecond.
+fn load(region: &mut Region, millis: u64) {
+    for at in 0..millis {
+        for node in 0..region.len() {
+            region.request_of(node, KEYS[(at % 4) as usize]);
+        }
+        region.pass(1);
+    }
+}
+
+/// Ends a process, and starts it again when the others have taken over from it.
+fn replace(region: &mut Region, at: usize) {
+    let rest: Vec<usize> = (0..3).filter(|node| *node != at).collect();
+    region.kill(at);
+    region.list_after(20, &rest);
+    region.pass(100);
+    region.start(at);
+}
+
+#[test]
+fn a_day_s_quota_is_not_spent_again_in_two_rolling_deploys() {
+    for seed in 1..=2 {
+        let mut region = Region::started(seed, &["600/day"], 3);
+        let [owner, heir, third] = region.roles();
+        let spend = |region: &mut Region, units: u64| {
+            let before = region.admitted_in_all();
+            while region.admitted_in_all() < before + units {
+                (0..3).for_each(|at| region.request(at));
+                region.pass(1);
+            }
+        };
+        spend(&mut region, 280);
+        // The heir spends on from what its own mirror said; the owner comes back and asks it.
+        replace(&mut region, owner);
+        spend(&mut region, 200);
+        region.list_after(1, &[0, 1, 2]);
+        region.pass(300);
+        // From here on nobody spends: the third node hears of the key from the owner alone, and is left alone with it.
+        region.kill(heir);
+        region.list_after(20, &[owner, third]);
+        region.pass(300);
+        region.kill(owner);
+        region.list_after(20, &[third]);
+        region.pass(300);
+        load(&mut region, 2 * SECOND);
+        region.check_bound();
+        assert!(region.admitted_in_all() >= 480, "{}", region.admitted_in_all());
+    }
+}
+
+#[test]
+fn a_concurrency_limit_has_all_its_units_after_restarts() {
+    for limit in ["concurrency 1", "concurrency 9"] {
+        let mut region = Region::started(1, &[limit], 1);
+        let mut before = 0;
+        for _ in 0..3 {
+            load(&mut region, 5 * SECOND);
+            let admitted = region.admitted_in_all() - before;
+            assert!(admitted >= 20, "{admitted} of {limit} in five seconds");
+            before = region.admitted_in_all();
+            region.kill(0);
+            region.pass(50);
+            region.start(0);
+        }
+        region.check_bound();
+    }
+}
+
+#[test]
+fn a_sliding_window_carries_over_what_was_spent_before_a_restart() {
+    for (seed, limit) in [(1, "sliding 400/12s"), (2, "sliding 400/12s"), (3, "sliding 90/s"), (4, "sliding 90/s")] {
+        let mut region = Region::started(seed, &[limit], 1);
+        for _ in 0..6 {
+            load(&mut region, 2 * SECOND + 700);
+            region.kill(0);
+            region.pass(20 + 100 * seed);
+            region.start(0);
+        }
+        load(&mut region, 8 * SECOND);
+        region.check_bound();
+        assert!(region.admitted_in_all() >= 150, "{} of {limit}", region.admitted_in_all());
+    }
+}
+
+/// Deploys, deaths, cuts and rosters at random under load.
+fn shaken(seed: u64, limits: &[&str]) -> Region {
+    let mut region = Region::started(seed, limits, 3);
+    for _ in 0..8 {
+        let (at, millis) = (region.below(3) as usize, region.below(2500));
+        load(&mut region, 200 + millis);
+        let rest: Vec<usize> = (0..3).filter(|node| *node != at).collect();
+        match region.below(4) {
+            0 => replace(&mut region, at),
+            1 => {
+                region.kill(at);
+                region.pass(30);
+                region.start(at);
+            }
+            2 => {
+                region.cut_off(at);
+                region.list_after(1200, &rest);
+                load(&mut region, 1500);
+                region.heal();
+            }
+            _ => region.list_after(5, &rest),
+        }
+        load(&mut region, millis);
+        region.list_after(1, &[0, 1, 2]);
+    }
+    load(&mut region, 4 * SECOND);
+    region
+}
+
+#[test]
+fn no_key_of_a_sliding_window_exceeds_it_whoever_owns_it() {
+    for seed in 1..=3 {
+        let region = shaken(seed, &["sliding 60/s", "sliding 500/10s", "sliding 900/min"]);
+        region.check_bound();
+        for (limit, least) in [(1, 200), (2, 300), (3, 500)] {
+            assert!(region.admitted(limit, b"l") >= least, "{} of {limit}", region.admitted(limit, b"l"));
+        }
+    }
+}
+
+#[test]
+fn no_key_of_a_fixed_window_exceeds_it_whoever_owns_it() {
+    for seed in 4..=6 {
+        let region = shaken(seed, &["60/s", "500/10s", "900/day"]);
+        region.check_bound();
+        for (limit, least) in [(1, 200), (2, 500), (3, 600)] {
+            assert!(region.admitted(limit, b"l") >= least, "{} of {limit}", region.admitted(limit, b"l"));
+        }
+    }
+}
+
+#[test]
+fn no_key_of_a_bucket_exceeds_it_whoever_owns_it() {
+    for seed in 7..=9 {
+        let region = shaken(seed, &["bucket 20/s burst 100", "bucket 50/s burst 10"]);
+        region.check_bound();
+        for (limit, least) in [(1, 200), (2, 300)] {
+            assert!(region.admitted(limit, b"l") >= least, "{} of {limit}", region.admitted(limit, b"l"));
+        }
+    }
+}
