@@ -19,7 +19,7 @@ pub struct LoanRequest {
     pub key: Key,
     /// The slot.
     pub slot: u64,
-    /// Grows with each request for this slot.
+    /// Grows with each request for this slot, also over a restart: civil milliseconds, or one more than the last.
     pub sequence: u64,
     /// What was lent to this region in the slot so far.
     pub held: u64,
@@ -42,8 +42,19 @@ pub struct LoanReply {
     pub slot: u64,
     /// The request's.
     pub sequence: u64,
-    /// What this region was lent in the slot in all; `None` when no answer came in time.
-    pub granted: Option<u64>,
+    /// The answer; `None` when none came in time.
+    pub granted: Option<Granted>,
+}
+
+/// What a lender answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// What this region was lent in the slot in all.
+    pub held: u64,
+    /// What all regions were lent together.
+    pub total: u64,
+    /// The highest sequence that this region had asked with before; 0 for none.
+    pub before: u64,
 }
 
 /// Whether the lender of a limit can be counted on; unreachable is to its limits what a region that is not heard is.
@@ -65,6 +76,7 @@ pub(crate) struct Standing {
     /// The lender's quota, and the regions that share it.
     pub quota: u64,
     pub regions: u64,
+    pub now: WallTime,
     pub slot_ends: WallTime,
 }
 
@@ -75,13 +87,20 @@ pub(crate) struct Loans {
     waiting: VecDeque<LoanRequest>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Loan {
     held: u64,
+    /// Of the last request.
     sequence: u64,
-    /// Units asked for and not answered.
+    /// The highest that this region is known to have asked with, by the last request and after it.
+    before: u64,
+    latest: u64,
+    /// Units asked for since the last answer.
     asked: u64,
-    /// The lender gave less than was asked for: it has no more.
+    /// A request is on its way.
+    waits: bool,
+    /// The lender's quota, and whether all of it is lent.
+    quota: u64,
     exhausted: bool,
     ends: WallTime,
 }
@@ -93,16 +112,15 @@ impl Loans {
         if self.waiting.len() >= MAX_WAITING || self.slots.len() >= MAX_SLOTS || standing.left as f64 > ahead / 2.0 {
             return;
         }
-        let fresh = Loan { held: 0, sequence: 0, asked: 0, exhausted: false, ends: standing.slot_ends };
-        let loan = self.slots.entry((limit, key, slot)).or_insert(fresh);
-        if loan.asked > 0 || loan.exhausted {
+        let loan = self.slots.entry((limit, key, slot)).or_default();
+        loan.ends = standing.slot_ends;
+        if loan.waits || loan.exhausted {
             return;
         }
         let most = standing.quota.saturating_sub(loan.held).div_ceil(2 * standing.regions).max(1);
         let units = (ahead.ceil() as u64).clamp(1, most);
-        loan.sequence += 1;
-        loan.asked = units;
-        let (sequence, held, quota, slot_ends) = (loan.sequence, loan.held, standing.quota, standing.slot_ends);
+        let (sequence, held) = loan.ask(units, standing);
+        let (quota, slot_ends) = (standing.quota, standing.slot_ends);
         self.waiting.push_back(LoanRequest { limit, key, slot, sequence, held, units, quota, slot_ends });
     }
 
@@ -114,14 +132,20 @@ impl Loans {
     /// Takes in an answer; returns what the region holds now, if it grew.
     pub fn handle(&mut self, reply: LoanReply) -> Option<u64> {
         let loan = self.slots.get_mut(&(reply.limit, reply.key, reply.slot))?;
-        if reply.sequence != loan.sequence {
-            // A total is a total: an old answer is as true as a new one, only smaller.
-            return loan.take(reply.granted?);
-        }
-        let asked = std::mem::take(&mut loan.asked);
+        let answers = reply.sequence == loan.sequence;
+        loan.waits &= !answers;
         let granted = reply.granted?;
-        loan.exhausted = granted < loan.held + asked;
-        loan.take(granted)
+        // Nobody but another owner of the key in this region, before this process or since, was lent more than this one
+        // asked for.
+        let others = answers && granted.before > loan.before;
+        let most = if others { loan.quota } else { loan.held + loan.asked };
+        if answers {
+            loan.asked = 0;
+            loan.latest = loan.latest.max(granted.before);
+        }
+        loan.exhausted |= granted.total >= loan.quota;
+        // A total is a total: an old answer is as true as a new one, only smaller.
+        loan.take(granted.held.min(most))
     }
 
     /// What the region holds of a slot.
@@ -137,6 +161,16 @@ impl Loans {
 }
 
 impl Loan {
+    /// The sequence to ask with, and what is held.
+    fn ask(&mut self, units: u64, standing: Standing) -> (u64, u64) {
+        self.before = self.latest;
+        self.sequence = standing.now.as_unix_millis().max(self.latest + 1);
+        self.latest = self.sequence;
+        self.asked = self.asked.saturating_add(units);
+        (self.waits, self.quota) = (true, standing.quota);
+        (self.sequence, self.held)
+    }
+
     fn take(&mut self, granted: u64) -> Option<u64> {
         let grew = granted > self.held;
         self.held = self.held.max(granted);
@@ -158,12 +192,14 @@ mod tests {
     const KEY: Key = Key::from_bits(7);
 
     fn consider(loans: &mut Loans, left: u64, rate: f64) -> Option<LoanRequest> {
-        let standing = Standing { left, rate, quota: 800, regions: 3, slot_ends: WallTime::from_unix_millis(2000) };
+        let (now, slot_ends) = (WallTime::from_unix_millis(1000), WallTime::from_unix_millis(2000));
+        let standing = Standing { left, rate, quota: 800, regions: 3, now, slot_ends };
         loans.consider(LimitId(1), KEY, 1, standing);
         loans.poll()
     }
 
-    fn reply(sequence: u64, granted: Option<u64>) -> LoanReply {
+    fn reply(sequence: u64, granted: Option<(u64, u64, u64)>) -> LoanReply {
+        let granted = granted.map(|(held, total, before)| Granted { held, total, before });
         LoanReply { limit: LimitId(1), key: KEY, slot: 1, sequence, granted }
     }
 
@@ -172,32 +208,52 @@ mod tests {
         let mut loans = Loans::default();
         assert_eq!(consider(&mut loans, 60, 200.0), None);
         let request = consider(&mut loans, 40, 200.0).expect("it is time");
-        assert_eq!((request.units, request.held, request.sequence), (100, 0, 1));
+        assert_eq!((request.units, request.held, request.sequence), (100, 0, 1000));
         assert_eq!(consider(&mut loans, 10, 200.0), None, "one is on its way");
-        assert_eq!(loans.handle(reply(1, Some(100))), Some(100));
+        assert_eq!(loans.handle(reply(1000, Some((100, 100, 0)))), Some(100));
         let request = consider(&mut loans, 40, 200.0).expect("the next");
-        assert_eq!((request.held, request.sequence), (100, 2));
+        assert_eq!((request.held, request.sequence), (100, 1001));
     }
 
     #[test]
     fn a_late_or_repeated_answer_adds_nothing_and_a_lost_one_is_asked_again() {
         let mut loans = Loans::default();
         consider(&mut loans, 0, 200.0).expect("asked");
-        assert_eq!(loans.handle(reply(1, None)), None);
+        assert_eq!(loans.handle(reply(1000, None)), None);
         let again = consider(&mut loans, 0, 200.0).expect("asked again");
-        assert_eq!((again.sequence, again.held), (2, 0));
-        assert_eq!(loans.handle(reply(2, Some(200))), Some(200), "the lost one had been granted too");
-        assert_eq!(loans.handle(reply(1, Some(100))), None);
+        assert_eq!((again.sequence, again.held), (1001, 0));
+        assert_eq!(loans.handle(reply(1001, Some((200, 200, 1000)))), Some(200), "the lost one had been granted too");
+        assert_eq!(loans.handle(reply(1000, Some((100, 100, 0)))), None);
         assert_eq!(loans.held(LimitId(1), KEY, 1), 200);
     }
 
     #[test]
-    fn a_lender_that_has_no_more_is_left_alone_until_the_next_slot() {
+    fn a_lender_that_has_lent_its_quota_is_left_alone_until_the_next_slot() {
         let mut loans = Loans::default();
         consider(&mut loans, 0, 200.0).expect("asked");
-        loans.handle(reply(1, Some(30)));
+        loans.handle(reply(1000, Some((30, 800, 0))));
         assert_eq!(consider(&mut loans, 0, 200.0), None);
         loans.forget(WallTime::from_unix_millis(2000));
         assert_eq!(loans.held(LimitId(1), KEY, 1), 0);
+    }
+
+    #[test]
+    fn an_owner_after_a_restart_holds_what_the_one_before_it_was_lent_and_is_lent_more() {
+        let mut loans = Loans::default();
+        let request = consider(&mut loans, 0, 200.0).expect("asked");
+        // Its clock is behind that of the owner before it, whose sequence is higher: nothing is lent for this request.
+        assert_eq!(loans.handle(reply(request.sequence, Some((400, 400, 5000)))), Some(400));
+        let request = consider(&mut loans, 0, 200.0).expect("the lender has more");
+        assert_eq!((request.held, request.sequence), (400, 5001));
+        assert_eq!(loans.handle(reply(5001, Some((467, 467, 5000)))), Some(467));
+    }
+
+    #[test]
+    fn an_answer_of_more_than_was_asked_for_counts_for_what_was_asked() {
+        let mut loans = Loans::default();
+        let units = consider(&mut loans, 0, 200.0).expect("asked").units;
+        assert_eq!(loans.handle(reply(1000, Some((700, 700, 0)))), Some(units));
+        let more = consider(&mut loans, 0, 200.0).expect("asked").units;
+        assert_eq!(loans.handle(reply(1001, Some((800, 800, 1000)))), Some(units + more));
     }
 }

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use fleet::{Fleet, definition};
 use portolan_config::{ShareChange, SharePlan};
-use portolan_limits::{Admission, Definition, DenyReason, Event, LenderState, LimitId, LoanReply, OnPartition};
+use portolan_limits::{
+    Admission, Definition, DenyReason, Event, Granted, LenderState, LimitId, LoanReply, OnPartition,
+};
 
 const STATIC: OnPartition = OnPartition::Static;
 
@@ -79,22 +81,22 @@ fn rule_15_a_lender_outside_adds_what_it_granted_and_an_answer_after_the_slot_ad
     fleet.run(110);
     let request = fleet.regions[0].limits.as_mut().and_then(|limits| limits.poll_loan()).expect("it asks for more");
     assert_eq!((request.held, request.quota), (0, 80));
-    let reply = |granted| LoanReply {
+    let reply = |held| LoanReply {
         limit: request.limit,
         key: request.key,
         slot: request.slot,
         sequence: request.sequence,
-        granted,
+        granted: Some(Granted { held, total: held, before: 0 }),
     };
-    let answer = |fleet: &mut Fleet, granted| {
+    let answer = |fleet: &mut Fleet, held| {
         let now = fleet.now(0);
-        fleet.regions[0].limits.as_mut().expect("it runs").handle_loan(reply(granted), now);
+        fleet.regions[0].limits.as_mut().expect("it runs").handle_loan(reply(held), now);
     };
-    answer(&mut fleet, Some(7));
-    answer(&mut fleet, Some(7));
+    answer(&mut fleet, 7);
+    answer(&mut fleet, 7);
     assert_eq!(spend_all(&mut fleet, 0), 7);
     next_slot(&mut fleet);
-    answer(&mut fleet, Some(40));
+    answer(&mut fleet, 40);
     assert_eq!(spend_all(&mut fleet, 0), 10);
     assert!(fleet.allowed.values().all(|counts| counts[0] <= 17));
 }

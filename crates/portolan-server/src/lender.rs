@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use portolan_limits::{LoanReply, LoanRequest};
+use portolan_limits::{Granted, LoanReply, LoanRequest};
 use portolan_model::{Name, RegionId, Timestamp, WallTime};
 use redis::{AsyncConnectionConfig, Client, RedisResult, Script, aio::MultiplexedConnection};
 use tokio::{
@@ -252,11 +252,12 @@ impl Link {
     /// Takes the end of a request; breaks when the connection is of no more use.
     async fn take(&mut self, request: LoanRequest, answer: Answer) -> ControlFlow<()> {
         match answer {
-            Answer::Lent(lent, took) => {
+            Answer::Lent(granted, took) => {
                 self.counters.answered.fetch_add(1, Relaxed);
-                self.counters.lent.fetch_add(lent.saturating_sub(request.held), Relaxed);
+                let lent = granted.held.saturating_sub(request.held).min(request.units);
+                self.counters.lent.fetch_add(lent, Relaxed);
                 self.count_answer(took).await;
-                self.tell(LenderNews::Loan(reply(&request, Some(lent)))).await;
+                self.tell(LenderNews::Loan(reply(&request, Some(granted)))).await;
                 ControlFlow::Continue(())
             }
             Answer::Late | Answer::Broken => {
@@ -313,7 +314,7 @@ impl Link {
 
 /// How one request ended.
 enum Answer {
-    Lent(u64, Duration),
+    Lent(Granted, Duration),
     Late,
     Broken,
 }
@@ -336,9 +337,9 @@ async fn ask(
         .arg(request.quota)
         .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
     let began = Instant::now();
-    let answer = timeout(ANSWER_TIMEOUT, call.invoke_async::<(u64, u64)>(&mut connection)).await;
+    let answer = timeout(ANSWER_TIMEOUT, call.invoke_async::<(u64, u64, u64)>(&mut connection)).await;
     let answer = match answer {
-        Ok(Ok((lent, _))) => Answer::Lent(lent, began.elapsed()),
+        Ok(Ok((held, total, before))) => Answer::Lent(Granted { held, total, before }, began.elapsed()),
         Ok(Err(error)) if !error.is_timeout() => Answer::Broken,
         Ok(Err(_)) | Err(_) => Answer::Late,
     };
@@ -346,7 +347,7 @@ async fn ask(
 }
 
 /// What came of a request, in the words of the limits.
-fn reply(request: &LoanRequest, granted: Option<u64>) -> LoanReply {
+fn reply(request: &LoanRequest, granted: Option<Granted>) -> LoanReply {
     let LoanRequest { limit, key, slot, sequence, .. } = *request;
     LoanReply { limit, key, slot, sequence, granted }
 }

@@ -62,7 +62,7 @@ impl Region {
         loop {
             match self.next().await {
                 LenderNews::Loan(LoanReply { sequence, granted, .. }) if sequence == request.sequence => {
-                    return granted;
+                    return granted.map(|granted| granted.held);
                 }
                 LenderNews::Loan(_) | LenderNews::Reachable(_) => {}
             }

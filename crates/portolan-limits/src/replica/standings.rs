@@ -78,6 +78,7 @@ impl Limits {
             rate: watch.flow.rate(),
             quota: rights.terms.quota.saturating_sub(book.split()),
             regions: self.regions.len() as u64,
+            now: self.wall(),
             slot_ends: rights.terms.end(slot),
         };
         self.loans.consider(rights.id, key, slot, standing);

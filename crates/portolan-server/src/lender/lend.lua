@@ -3,9 +3,9 @@
 -- KEYS[1]  the slot: a hash with the cells `total`, `lent:REGION` and `seq:REGION`
 -- ARGV     region, sequence, held, wanted, quota, lifetime in ms
 --
--- Answers {lent to the region in all, lent to all regions}. A sequence that was answered before is answered alike, so a
--- repetition lends nothing twice. `held` is what the region knows that it was lent: a server that forgot it in a failover
--- learns it here, before it lends any more.
+-- Answers {lent to the region in all, lent to all regions, the region's highest sequence before}. A sequence that was
+-- answered before is answered alike, so a repetition lends nothing twice. `held` is what the region knows that it was
+-- lent: a server that forgot it in a failover learns it here, before it lends any more.
 local slot, region = KEYS[1], ARGV[1]
 local sequence, held, wanted = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local quota, lifetime = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -13,14 +13,15 @@ local quota, lifetime = tonumber(ARGV[5]), tonumber(ARGV[6])
 local cells = redis.call('HMGET', slot, 'total', 'lent:' .. region, 'seq:' .. region)
 local total = tonumber(cells[1] or '0')
 local lent = tonumber(cells[2] or '0')
+local before = tonumber(cells[3] or '0')
 if held > lent then
   total = total + held - lent
   lent = held
-elseif tonumber(cells[3] or '0') >= sequence then
-  return { lent, total }
+elseif before >= sequence then
+  return { lent, total, before }
 end
 
 local chunk = math.max(0, math.min(wanted, quota - total))
-redis.call('HSET', slot, 'total', total + chunk, 'lent:' .. region, lent + chunk, 'seq:' .. region, sequence)
+redis.call('HSET', slot, 'total', total + chunk, 'lent:' .. region, lent + chunk, 'seq:' .. region, ARGV[2])
 redis.call('PEXPIRE', slot, lifetime)
-return { lent + chunk, total + chunk }
+return { lent + chunk, total + chunk, before }
