@@ -65,8 +65,9 @@ pub struct Asker {
 pub enum LenderNews {
     /// A request has ended.
     Loan(LoanReply),
-    /// The lender is, or is no longer, to be counted on. At first it is.
-    Reachable(bool),
+    /// Whether the lender is to be counted on has changed. What it is stands in its counters, since this word may come
+    /// late, from a task that has been replaced.
+    Judged,
 }
 
 /// Counts of one lender, for metrics.
@@ -106,7 +107,7 @@ impl Lender {
         config: &Arc<portolan_config::Lender>,
         asker: &Asker,
         clock: Clock,
-        news: mpsc::Sender<(Name, LenderNews)>,
+        news: mpsc::Sender<LenderNews>,
     ) -> RedisResult<Self> {
         let client = Client::open(config.redis.as_str())?;
         let (requests, waiting) = mpsc::channel(MAX_WAITING);
@@ -150,7 +151,7 @@ struct Link {
     asker: Asker,
     clock: Clock,
     waiting: mpsc::Receiver<LoanRequest>,
-    news: mpsc::Sender<(Name, LenderNews)>,
+    news: mpsc::Sender<LenderNews>,
     counters: Arc<LenderCounters>,
     health: Health,
 }
@@ -298,13 +299,13 @@ impl Link {
             true => info!(lender = %self.name, "the lender is reachable again"),
             false => warn!(lender = %self.name, "the lender is unreachable; limits go on with what they hold"),
         }
-        self.tell(LenderNews::Reachable(reachable)).await;
+        self.tell(LenderNews::Judged).await;
     }
 
     /// Waits for the loop when it is behind; nothing but this task waits with it.
     async fn tell(&self, news: LenderNews) {
         // Fails when the loop has ended; then this task does, too.
-        let _ = self.news.send((self.name.clone(), news)).await;
+        let _ = self.news.send(news).await;
     }
 
     fn now(&self) -> Timestamp {

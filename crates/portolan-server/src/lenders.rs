@@ -37,13 +37,13 @@ pub struct Lenders {
     running: BTreeMap<Name, Lender>,
     asker: Asker,
     clock: Clock,
-    news: mpsc::Sender<(Name, LenderNews)>,
+    news: mpsc::Sender<LenderNews>,
     stats: LenderStats,
 }
 
 impl Lenders {
     /// None yet; their news arrive at the other end.
-    pub fn new(asker: Asker, clock: Clock) -> (Self, mpsc::Receiver<(Name, LenderNews)>) {
+    pub fn new(asker: Asker, clock: Clock) -> (Self, mpsc::Receiver<LenderNews>) {
         let (news, heard) = mpsc::channel(NEWS);
         (Self { running: BTreeMap::new(), asker, clock, news, stats: LenderStats::default() }, heard)
     }
@@ -72,6 +72,11 @@ impl Lenders {
         *self.stats.0.lock().unwrap_or_else(PoisonError::into_inner) = counters.collect();
     }
 
+    /// Whether each lender that runs is to be counted on at this moment; one that has just started is.
+    pub fn states(&self) -> impl Iterator<Item = (&Name, bool)> {
+        self.running.iter().map(|(name, lender)| (name, lender.counters().is_reachable()))
+    }
+
     /// Asks a lender for a chunk; false when it has too much to do, or does not run. Never waits.
     pub fn ask(&self, lender: &Name, request: LoanRequest) -> bool {
         self.running.get(lender).is_some_and(|lender| lender.ask(request))
@@ -81,5 +86,51 @@ impl Lenders {
 impl fmt::Debug for Lenders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lenders").field("running", &self.running.keys()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use portolan_config::LimitId;
+    use portolan_limits::Key;
+    use portolan_model::{HashKey, RegionId, WallTime};
+
+    use super::*;
+
+    fn naming(address: SocketAddr) -> Snapshot {
+        let name = Name::new("main").expect("a name");
+        let config = portolan_config::Lender { name: name.clone(), redis: format!("redis://{address}") };
+        Snapshot { lenders: [(name, Arc::new(config))].into(), ..Snapshot::default() }
+    }
+
+    fn request() -> LoanRequest {
+        LoanRequest {
+            limit: LimitId(1),
+            key: Key::new(&HashKey::new([7; 16]), LimitId(1), &[]),
+            slot: 1,
+            sequence: 1,
+            held: 0,
+            units: 1,
+            quota: 1,
+            slot_ends: WallTime::from_unix_millis(u64::MAX / 2),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lender_that_was_given_up_is_counted_on_again_under_another_address() {
+        let asker = Asker { cluster: Name::new("test").expect("a name"), region: RegionId::new("a").expect("a name") };
+        let (mut lenders, mut news) = Lenders::new(asker, Clock::start());
+        // Nobody accepts at either: the first is closed, the second never answers.
+        let closed = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("an address");
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let name = Name::new("main").expect("a name");
+        lenders.follow(&naming(closed));
+        lenders.ask(&name, request());
+        while news.recv().await != Some(LenderNews::Judged) {}
+        assert_eq!(lenders.states().collect::<Vec<_>>(), [(&name, false)]);
+        lenders.follow(&naming(silent.local_addr().expect("an address")));
+        assert_eq!(lenders.states().collect::<Vec<_>>(), [(&name, true)]);
     }
 }

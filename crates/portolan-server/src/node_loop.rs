@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use portolan_config::{Intent, LimitId};
 use portolan_limits::{Key, KeyUsage, LoanReply, LoanRequest, MarkSequence, Recovery};
-use portolan_model::{Name, codec};
+use portolan_model::codec;
 use portolan_node::{Class, Event, Message, Node, NodeStatus, RaftStatus, View};
 use portolan_proxy::Proxy;
 use portolan_raft::Raft;
@@ -72,7 +72,7 @@ pub struct NodeLoop {
     /// Whom to ask for chunks of limits.
     pub lenders: Lenders,
     /// What lenders answered.
-    pub lender_news: mpsc::Receiver<(Name, LenderNews)>,
+    pub lender_news: mpsc::Receiver<LenderNews>,
 }
 
 /// What the loop is asked for; it answers between two turns.
@@ -117,7 +117,8 @@ impl NodeLoop {
         let mut raft_ticks = ticks(RAFT_STATUS);
         let mut recovered = false;
         self.node.set_member(self.raft.member(), self.clock.now());
-        self.lenders.follow(&self.intent.borrow().snapshot);
+        let intent = self.intent.borrow().clone();
+        self.follow_lenders(&intent);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let timer = sleep_until(self.wake());
@@ -130,8 +131,8 @@ impl NodeLoop {
                 }
                 Ok(()) = self.intent.changed() => {
                     let intent = self.intent.borrow_and_update().clone();
-                    self.lenders.follow(&intent.snapshot);
-                    self.node.handle_intent(intent, self.clock.now());
+                    self.node.handle_intent(Arc::clone(&intent), self.clock.now());
+                    self.follow_lenders(&intent);
                 }
                 recovery = &mut self.recovery, if !recovered => {
                     recovered = true;
@@ -141,7 +142,7 @@ impl NodeLoop {
                     self.node.handle_probe(endpoint, outcome, self.clock.now());
                 }
                 Some(question) = self.questions.recv() => self.answer(question),
-                Some((lender, news)) = self.lender_news.recv() => self.hear_lender(&lender, news),
+                Some(news) = self.lender_news.recv() => self.hear_lender(news),
                 _ = raft_ticks.tick() => self.node.handle_raft_status(raft_status(&self.raft), self.clock.now()),
                 () = self.proxy.limits_wanted() => self.node.handle_timeout(self.clock.now()),
                 () = timer => self.node.handle_timeout(self.clock.now()),
@@ -182,11 +183,24 @@ impl NodeLoop {
         }
     }
 
-    fn hear_lender(&mut self, lender: &Name, news: LenderNews) {
+    /// Starts and ends lenders with the document, and tells its limits which of them can be counted on: a limit may be
+    /// new to a lender, and a lender new under its name.
+    fn follow_lenders(&mut self, intent: &Intent) {
+        self.lenders.follow(&intent.snapshot);
+        self.judge_lenders();
+    }
+
+    fn judge_lenders(&mut self) {
         let now = self.clock.now();
+        for (lender, reachable) in self.lenders.states() {
+            self.node.handle_lender(lender, reachable, now);
+        }
+    }
+
+    fn hear_lender(&mut self, news: LenderNews) {
         match news {
-            LenderNews::Loan(reply) => self.node.handle_loan(reply, now),
-            LenderNews::Reachable(reachable) => self.node.handle_lender(lender, reachable, now),
+            LenderNews::Loan(reply) => self.node.handle_loan(reply, self.clock.now()),
+            LenderNews::Judged => self.judge_lenders(),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use portolan_config::LimitId;
-use portolan_limits::{Key, LoanReply, LoanRequest};
+use portolan_limits::{Granted, Key, LoanReply, LoanRequest};
 use portolan_model::{HashKey, Name, RegionId, WallTime};
 use portolan_server::{
     Clock,
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// One region with its lender.
 struct Region {
     lender: Lender,
-    news: mpsc::Receiver<(Name, LenderNews)>,
+    news: mpsc::Receiver<LenderNews>,
 }
 
 impl Region {
@@ -45,26 +45,30 @@ impl Region {
     }
 
     async fn next(&mut self) -> LenderNews {
-        timeout(PATIENCE, self.news.recv()).await.expect("news come").expect("the lender lives").1
+        timeout(PATIENCE, self.news.recv()).await.expect("news come").expect("the lender lives")
     }
 
     /// Asks until it is answered: a lender needs a moment to connect.
     async fn ask(&mut self, request: LoanRequest) -> u64 {
+        self.granted(request).await.held
+    }
+
+    async fn granted(&mut self, request: LoanRequest) -> Granted {
         loop {
-            if let Some(lent) = self.ask_once(request.clone()).await {
-                return lent;
+            if let Some(granted) = self.ask_once(request.clone()).await {
+                return granted;
             }
         }
     }
 
-    async fn ask_once(&mut self, request: LoanRequest) -> Option<u64> {
+    async fn ask_once(&mut self, request: LoanRequest) -> Option<Granted> {
         assert!(self.lender.ask(request.clone()));
         loop {
             match self.next().await {
                 LenderNews::Loan(LoanReply { sequence, granted, .. }) if sequence == request.sequence => {
-                    return granted.map(|granted| granted.held);
+                    return granted;
                 }
-                LenderNews::Loan(_) | LenderNews::Reachable(_) => {}
+                LenderNews::Loan(_) | LenderNews::Judged => {}
             }
         }
     }
@@ -77,8 +81,8 @@ impl Region {
             loop {
                 assert!(self.lender.ask(self.request(sequence, 0, 1)));
                 sequence += 1;
-                match self.news.recv().await.expect("the lender lives").1 {
-                    LenderNews::Reachable(reachable) if reachable == wanted => return,
+                match self.news.recv().await.expect("the lender lives") {
+                    LenderNews::Judged if self.lender.counters().is_reachable() == wanted => return,
                     _ => tokio::time::sleep(Duration::from_millis(5)).await,
                 }
             }
@@ -166,4 +170,21 @@ async fn what_a_slow_server_grants_too_late_is_waste_and_not_excess() {
     let request = other.request(1, 0, 100);
     let (a, b) = (region.ask(region.request(9000, 50, 0)).await, other.ask(request).await);
     assert_eq!(a + b, 100);
+}
+
+#[tokio::test]
+async fn a_process_after_another_is_told_what_the_region_holds_and_is_lent_the_rest() {
+    let Some(server) = Redis::start().await else { return };
+    let mut first = Region::new("a", &server.url());
+    let request = first.request(5000, 0, 60);
+    assert_eq!(first.ask(request).await, 60);
+    let mut second = Region::new("a", &server.url());
+    // Its clock is behind: it is lent nothing for this one, and learns above what to ask.
+    let behind = second.request(4000, 0, 30);
+    assert_eq!(second.granted(behind).await, Granted { held: 60, total: 60, before: 5000 });
+    for (sequence, held, lent) in [(5001, 60, 90), (5002, 90, 100)] {
+        let request = second.request(sequence, held, 30);
+        let granted = second.granted(request).await;
+        assert_eq!((granted.held, granted.total), (lent, lent));
+    }
 }
