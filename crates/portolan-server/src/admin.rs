@@ -30,7 +30,7 @@ pub use self::connection::{acceptor, serve};
 use self::problem::Failure;
 use crate::{
     clock::Clock, error::Error, identity::NodeIdentity, lenders::LenderStats, mesh::Mesh, metrics::Metrics,
-    node_loop::NodeQueries,
+    questions::NodeQueries,
 };
 
 /// Largest request body, in bytes: a bundle as large as the log takes, with JSON's escapes.
@@ -114,7 +114,7 @@ fn router(state: Arc<AdminState>) -> Router {
 }
 
 impl AdminState {
-    async fn node_status(&self) -> Result<NodeStatus, Failure> {
+    async fn node_status(&self) -> Result<Arc<NodeStatus>, Failure> {
         self.node.status().await.ok_or_else(|| Failure::unavailable("the node is shutting down"))
     }
 }

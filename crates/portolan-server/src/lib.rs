@@ -6,6 +6,7 @@
 mod run;
 
 mod node_loop;
+mod questions;
 
 mod limit_events;
 pub mod mesh;

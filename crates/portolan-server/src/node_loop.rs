@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use portolan_config::{Intent, LimitId};
-use portolan_limits::{Key, KeyUsage, LoanReply, LoanRequest, MarkSequence, Recovery};
+use portolan_config::Intent;
+use portolan_limits::{LoanReply, LoanRequest, MarkSequence, Recovery};
 use portolan_model::codec;
 use portolan_node::{Class, Event, Message, Node, NodeStatus, RaftStatus, View};
 use portolan_proxy::Proxy;
@@ -25,6 +25,7 @@ use crate::{
     marks_file::MarksWriter,
     mesh::{Inbound, Mesh, Urgency},
     probes::Prober,
+    questions::{Inbox, Next, Question, Recent},
 };
 
 /// How often Raft is asked how it is.
@@ -32,12 +33,6 @@ const RAFT_STATUS: Duration = Duration::from_millis(100);
 
 /// Longest sleep: a timer that the node forgot to set costs no more than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-
-/// Envelopes taken in one turn before the node's outputs are looked at.
-const BATCH: usize = 64;
-
-/// Questions that wait for the loop.
-const QUESTIONS: usize = 64;
 
 /// Everything the loop turns.
 pub struct NodeLoop {
@@ -47,8 +42,10 @@ pub struct NodeLoop {
     pub clock: Clock,
     /// Where messages go.
     pub mesh: Mesh,
-    /// Where messages come from.
-    pub inbound: mpsc::Receiver<Inbound>,
+    /// Where messages and questions of the admin API come from.
+    pub inbox: Inbox<Inbound>,
+    /// The node's status, for all who ask.
+    pub status: Recent<NodeStatus>,
     /// Told who may stand for election; asked how it is.
     pub raft: Raft,
     /// The intent, each time it changes.
@@ -67,48 +64,10 @@ pub struct NodeLoop {
     pub view: Arc<ArcSwap<View>>,
     /// Requests that wait for a mark are told when it is on disk.
     pub proxy: Arc<Proxy>,
-    /// Questions of the admin API.
-    pub questions: mpsc::Receiver<Question>,
     /// Whom to ask for chunks of limits.
     pub lenders: Lenders,
     /// What lenders answered.
     pub lender_news: mpsc::Receiver<LenderNews>,
-}
-
-/// What the loop is asked for; it answers between two turns.
-pub enum Question {
-    /// The node's status.
-    Status(oneshot::Sender<NodeStatus>),
-    /// Some counters.
-    Counters(Vec<(LimitId, Key)>, oneshot::Sender<Vec<Option<KeyUsage>>>),
-}
-
-/// Asks the loop about the node.
-#[derive(Clone)]
-pub struct NodeQueries(mpsc::Sender<Question>);
-
-impl NodeQueries {
-    /// A handle for askers and the end that the loop takes.
-    pub fn new() -> (Self, mpsc::Receiver<Question>) {
-        let (sender, receiver) = mpsc::channel(QUESTIONS);
-        (Self(sender), receiver)
-    }
-
-    /// The node's status; `None` when the loop has ended.
-    pub async fn status(&self) -> Option<NodeStatus> {
-        self.ask(Question::Status).await
-    }
-
-    /// What the node knows of each of some counters.
-    pub async fn counters(&self, counters: Vec<(LimitId, Key)>) -> Option<Vec<Option<KeyUsage>>> {
-        self.ask(|answer| Question::Counters(counters, answer)).await
-    }
-
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
-        let (answer, answered) = oneshot::channel();
-        self.0.send(question(answer)).await.ok()?;
-        answered.await.ok()
-    }
 }
 
 impl NodeLoop {
@@ -119,10 +78,9 @@ impl NodeLoop {
         self.node.set_member(self.raft.member(), self.clock.now());
         let intent = self.intent.borrow().clone();
         self.follow_lenders(&intent);
-        let mut batch = Vec::with_capacity(BATCH);
         loop {
             let timer = sleep_until(self.wake());
-            // Messages come last: however many there are, timers and marks have their turn.
+            // Messages and questions come last: however many there are, timers and marks have their turn.
             tokio::select! {
                 biased;
                 Ok(()) = self.durable.changed() => {
@@ -141,14 +99,14 @@ impl NodeLoop {
                 Some((endpoint, outcome)) = self.outcomes.recv() => {
                     self.node.handle_probe(endpoint, outcome, self.clock.now());
                 }
-                Some(question) = self.questions.recv() => self.answer(question),
                 Some(news) = self.lender_news.recv() => self.hear_lender(news),
                 _ = raft_ticks.tick() => self.node.handle_raft_status(raft_status(&self.raft), self.clock.now()),
                 () = self.proxy.limits_wanted() => self.node.handle_timeout(self.clock.now()),
                 () = timer => self.node.handle_timeout(self.clock.now()),
-                taken = self.inbound.recv_many(&mut batch, BATCH) => match taken {
-                    0 => return,
-                    _ => batch.drain(..).for_each(|inbound| self.take(inbound)),
+                next = self.inbox.next() => match next {
+                    Next::Messages(batch) => batch.into_iter().for_each(|inbound| self.take(inbound)),
+                    Next::Question(question) => self.answer(question),
+                    Next::End => return,
                 },
             }
             self.carry_out();
@@ -174,11 +132,13 @@ impl NodeLoop {
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         let now = self.clock.now();
         // Each fails when the asker has gone.
         match question {
-            Question::Status(answer) => drop(answer.send(self.node.status(now))),
+            Question::Status(answer) => {
+                drop(answer.send(self.status.share(now.mono, || self.node.status(now))));
+            }
             Question::Counters(counters, answer) => drop(answer.send(self.node.counters(&counters, now))),
         }
     }

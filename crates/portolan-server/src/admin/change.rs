@@ -66,7 +66,8 @@ pub(super) async fn drain(
 ) -> Result<Response, Failure> {
     let DrainRequest { region, reason } = read_json(body)?;
     let reason = one_line(&reason)?;
-    let serving = serving_regions(&state.node_status().await?);
+    let status = state.node_status().await?;
+    let serving = serving_regions(&status);
     let at = state.clock.now().wall;
     propose(&state, Command::Drain { region, reason, author, at, serving }).await
 }

@@ -62,7 +62,7 @@ pub(super) async fn digests(State(state): State<Arc<AdminState>>) -> Result<Resp
     let mut slots: Vec<SlotDigestAnswer> = node.slot_digests.iter().map(digest_answer).collect();
     slots.sort();
     Ok(json(&DigestsAnswer {
-        node: node.node,
+        node: node.node.clone(),
         revision: node.revision,
         leader: raft.leader.map(|(_, name)| name),
         term: raft.term,
