@@ -7,7 +7,7 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use portolan_config::{LimitId, Route};
-use portolan_limits::{Admission, Charge, Claim, Denial, Wait, WaitReason};
+use portolan_limits::{Admission, Charge, Claim, Denial, Limiter, Wait, WaitReason};
 use portolan_node::Subject;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
@@ -20,10 +20,13 @@ use crate::{
 /// Requests of one worker that may wait at one time; further ones get at once the answer they would get after waiting.
 const MAX_WAITING: usize = 4096;
 
+/// The charges, or the refusal.
+type Verdict = Result<SmallVec<[Charge; 4]>, Box<Denial>>;
+
 /// How the limits answered.
 pub(crate) struct Admitted {
-    /// The charges, or the refusal.
-    pub verdict: Result<SmallVec<[Charge; 4]>, Box<Denial>>,
+    /// What they decided.
+    pub verdict: Verdict,
     /// How long the answer was waited for.
     pub waited: Duration,
 }
@@ -35,45 +38,63 @@ pub(crate) struct Waiting(Cell<usize>);
 /// Asks the limits of `route`, as the view that matched it knows them: another one may bind the route to other limits,
 /// or not know it.
 pub(crate) async fn admit(worker: &Worker, prepared: &Rc<Prepared>, route: &Route, subject: &Subject<'_>) -> Admitted {
-    let (view, shared) = (&prepared.view, &worker.shared);
+    let view = &prepared.view;
     let Some(claims) = view.claims(route, subject) else {
         // The route is one of this view, so this refuses what cannot happen, closed.
         let unknown = Wait::unknown(LimitId(u32::MAX), route.name.clone());
         return Admitted { verdict: Err(Box::new(unknown.otherwise)), waited: Duration::ZERO };
     };
     let mut patience = Patience::default();
-    let (verdict, end) = loop {
-        let moved = shared.limits_moved.notified();
-        tokio::pin!(moved);
-        // Registered before asking, so that what moves in between is not missed.
-        moved.as_mut().enable();
-        let admission = if patience.last.is_none() {
-            view.limiter.admit(&claims, worker.now())
-        } else {
-            view.limiter.admit_again(&claims, worker.now())
-        };
-        if view.limiter.take_attention() {
-            shared.limits_wanted.notify_one();
-        }
-        let wait = match admission {
-            Admission::Allow(charges) => break (Ok(charges), WaitEnd::Admitted),
-            Admission::Deny(denial) => break (Err(Box::new(denial)), WaitEnd::Refused),
-            Admission::Wait(wait) => wait,
-        };
-        let until = patience.until(&wait);
-        let Some(_place) = worker.waiting.enter() else {
-            break (Err(Box::new(wait.otherwise)), WaitEnd::Crowded);
-        };
-        // Woken by every move, so possibly by one that is of no use to this request.
-        if timeout_at(until, moved).await.is_err() {
-            break (Err(Box::new(wait.otherwise)), WaitEnd::InVain);
-        }
+    // Most requests never wait: the list of those who do has a lock, and is entered only to ask again.
+    let first = ask(worker, &view.limiter, || view.limiter.admit(&claims, worker.now()));
+    let (verdict, end) = match first {
+        Admission::Allow(charges) => (Ok(charges), WaitEnd::Admitted),
+        Admission::Deny(denial) => (Err(Box::new(denial)), WaitEnd::Refused),
+        Admission::Wait(wait) => wait_for(worker, &view.limiter, &claims, &mut patience, wait).await,
     };
     if let Some(reason) = patience.last {
         worker.shard.count_wait(reason, end);
     }
     note_names(worker, prepared, route, subject, &claims, &verdict);
     Admitted { verdict, waited: patience.waited() }
+}
+
+/// Asks, and wakes the node's loop if the answer wants more of it.
+fn ask(worker: &Worker, limiter: &Limiter, admit: impl FnOnce() -> Admission) -> Admission {
+    let admission = admit();
+    if limiter.take_attention() {
+        worker.shared.limits_wanted.notify_one();
+    }
+    admission
+}
+
+/// Asks again each time that something moved, for as long as the reason is worth.
+async fn wait_for(
+    worker: &Worker,
+    limiter: &Limiter,
+    claims: &[Claim],
+    patience: &mut Patience,
+    first: Wait,
+) -> (Verdict, WaitEnd) {
+    patience.until(&first);
+    let Some(_place) = worker.waiting.enter() else {
+        return (Err(Box::new(first.otherwise)), WaitEnd::Crowded);
+    };
+    loop {
+        let moved = worker.shared.limits_moved.notified();
+        tokio::pin!(moved);
+        // Registered before asking again, so that what moves in between is not missed.
+        moved.as_mut().enable();
+        let wait = match ask(worker, limiter, || limiter.admit_again(claims, worker.now())) {
+            Admission::Allow(charges) => return (Ok(charges), WaitEnd::Admitted),
+            Admission::Deny(denial) => return (Err(Box::new(denial)), WaitEnd::Refused),
+            Admission::Wait(wait) => wait,
+        };
+        // Woken by every move, so possibly by one that is of no use to this request.
+        if timeout_at(patience.until(&wait), moved).await.is_err() {
+            return (Err(Box::new(wait.otherwise)), WaitEnd::InVain);
+        }
+    }
 }
 
 /// Remembers who is close to a limit or over it: counters know only hashes, and operators ask who it is.
@@ -83,7 +104,7 @@ fn note_names(
     route: &Route,
     subject: &Subject<'_>,
     claims: &[Claim],
-    verdict: &Result<SmallVec<[Charge; 4]>, Box<Denial>>,
+    verdict: &Verdict,
 ) {
     let pressed = |at: usize, limit: LimitId| match verdict {
         Ok(charges) => charges.get(at).is_some_and(|charge| charge.remaining.saturating_mul(2) <= charge.quota),
