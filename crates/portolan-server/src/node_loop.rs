@@ -71,7 +71,7 @@ pub struct NodeLoop {
 }
 
 impl NodeLoop {
-    /// Turns until dropped.
+    /// Turns until dropped, or until a part ends that the node cannot do without.
     pub async fn run(mut self) {
         let mut raft_ticks = ticks(RAFT_STATUS);
         let mut recovered = false;
@@ -83,7 +83,11 @@ impl NodeLoop {
             // Messages and questions come last: however many there are, timers and marks have their turn.
             tokio::select! {
                 biased;
-                Ok(()) = self.durable.changed() => {
+                lives = self.durable.changed() => {
+                    if lives.is_err() {
+                        error!("nobody writes marks any more, so the limits would refuse everything: the node stops");
+                        return;
+                    }
                     let sequence = *self.durable.borrow_and_update();
                     self.node.handle_durable(sequence, self.clock.now());
                 }
