@@ -104,6 +104,20 @@ fn two_routes_may_share_a_path_when_their_methods_tell_them_apart() {
 }
 
 #[test]
+fn the_seventeenth_limit_that_is_split_by_demand_is_a_fault_at_its_name() {
+    let parse = |count: usize| {
+        let limits: String =
+            (1..=count).map(|n| format!("  l{n}: {{ key: user, rate: 9/s, shares: demand }}\n")).collect();
+        let document = format!("version: 1\nlimits:\n{limits}  other: {{ key: user, rate: 9/s }}\n");
+        Snapshot::parse(&bundle(&document), &regions()).map(|_| ()).map_err(|faults| faults.to_string())
+    };
+    assert_eq!(parse(16), Ok(()));
+    let fault = parse(18).expect_err("two too many");
+    let expected = "gateway.yaml:19:3: with `l17` more than 16 limits have `shares: demand`; leave";
+    assert!(fault.starts_with(expected) && fault.lines().count() == 1, "{fault}");
+}
+
+#[test]
 fn a_key_set_must_hold_keys() {
     let check = |jwks: &str, expected: &str| {
         let mut bundle = bundle(&file("../../gateway.yaml").text);

@@ -33,8 +33,8 @@ pub(super) struct Limit {
     /// while anybody is unheard; `closed(minority)` refuses only on sides with at most half of the shares. Default
     /// `static`.
     on_partition: Option<OnPartition>,
-    /// How regions split the limit before they lend: `equal`, `demand` (by what they were asked for over time) or a
-    /// weight for every region. What a cut-off region may admit is its share. Default `equal`.
+    /// How regions split the limit before they lend: `equal`, `demand` (by what they were asked for over time; for up to
+    /// 16 limits) or a weight for every region. What a cut-off region may admit is its share. Default `equal`.
     shares: Option<Shares>,
     /// How far regions together may go beyond the limit, so that small limits refuse less early: 0% to 100% for every
     /// region but one. Default 0%.

@@ -74,6 +74,7 @@ pub(crate) const LENDER: Shape = Shape { what: "a lender", keys: &["redis"] };
 pub(super) fn decode(entries: &[Entry], scope: &Scope<'_>, report: &mut Report<'_>) -> BTreeMap<Name, Arc<Limit>> {
     let mut limits = BTreeMap::new();
     let mut budgets = 0;
+    let mut by_demand = 0;
     for entry in entries {
         let Some(limit) = limit(entry, scope, report) else { continue };
         let fits = budgets <= MAX_BUDGETS;
@@ -81,6 +82,12 @@ pub(super) fn decode(entries: &[Entry], scope: &Scope<'_>, report: &mut Report<'
         if fits && budgets > MAX_BUDGETS {
             let message = format!("with `{}` there are more than {MAX_BUDGETS} limits, plans and overrides", entry.key);
             report.fault(entry.key_at, message, "let consumers share plans in place of overrides".to_owned());
+        }
+        by_demand += usize::from(limit.shares == Shares::Demand);
+        if limit.shares == Shares::Demand && by_demand == MAX_BY_DEMAND + 1 {
+            let message = format!("with `{}` more than {MAX_BY_DEMAND} limits have `shares: demand`", entry.key);
+            let remedy = "leave `shares` out, or write a weight for every region; regions lend all the same";
+            report.fault(entry.key_at, message, remedy.to_owned());
         }
         limits.insert(limit.name.clone(), Arc::new(limit));
     }
@@ -230,6 +237,9 @@ const RECLAIMS: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=D
 
 /// Limits, plans and overrides of a document: each has counters and shares of its own on every node.
 const MAX_BUDGETS: usize = 20_000;
+
+/// Limits that are split by demand: every node tells all others, once a second, what each of them was asked for.
+const MAX_BY_DEMAND: usize = 16;
 
 /// Says that a key has no use here, and what to do about it.
 fn useless(node: &Node, why: &str, remedy: &str, report: &mut Report<'_>) {
