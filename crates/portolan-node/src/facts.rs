@@ -35,7 +35,8 @@ pub struct NodeFacts {
     pub sights: Vec<Sight>,
     /// Nodes of its own region that have fallen silent.
     pub silent: Vec<NodeName>,
-    /// What it is asked for of limits that are split by demand, in units per thousand seconds.
+    /// What it is asked for of limits that are split by demand, in units per thousand seconds; without those that it has
+    /// not averaged for long enough.
     pub demand: Vec<(Name, u64)>,
 }
 
