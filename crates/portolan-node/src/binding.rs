@@ -107,14 +107,20 @@ impl Binding {
         Claim { limit, key: counter(limiter, limit, &parts, route), cost: self.cost(subject) }
     }
 
+    /// A consumer that an override names, in words: of a header field, which may be a secret, only the beginning.
+    pub fn shown_consumer(&self, consumer: &str) -> String {
+        key::consumer_to_text(&self.limit.key, consumer)
+    }
+
     /// The key of a request in words, for people.
     pub fn name_of(&self, route: &Route, subject: &Subject<'_>) -> String {
         key::to_text(&self.limit.key, &key::of_request(&self.limit.key, route, subject))
     }
 
     /// The counters that a person can mean by `written`; none when it is no key of this limit. Which plan a consumer is
-    /// of stands in its requests alone, so the counters of all plans are among them, unless an override is in force.
-    pub(crate) fn meant(&self, limiter: &Limiter, written: &str, snapshot: &Snapshot) -> Vec<Meant> {
+    /// of stands in its requests alone, so the counters of all plans are among them, unless an override is in force. Ends
+    /// after `most`: routes times plans may be very many.
+    pub(crate) fn meant(&self, limiter: &Limiter, written: &str, snapshot: &Snapshot, most: usize) -> Vec<Meant> {
         let Some(parts) = key::of_text(&self.limit.key, written, snapshot) else { return Vec::new() };
         let tiers: Vec<(LimitId, Tier)> = match self.overridden(&parts) {
             Some(one) => vec![(one.limit, one.tier())],
@@ -128,14 +134,12 @@ impl Binding {
             Budget::Limit => vec![None],
             Budget::Route => snapshot.routes.values().filter(naming).map(|route| Some(&route.name)).collect(),
         };
-        let mut meant = Vec::new();
-        for route in routes {
-            meant.extend(tiers.iter().map(|(limit, tier)| {
-                let key = counter(limiter, *limit, &parts, route);
-                Meant { limit: *limit, key, tier: tier.clone(), route: route.cloned() }
-            }));
-        }
-        meant
+        let each = routes.into_iter().flat_map(|route| tiers.iter().map(move |tier| (route, tier)));
+        let meant = each.map(|(route, (limit, tier))| {
+            let key = counter(limiter, *limit, &parts, route);
+            Meant { limit: *limit, key, tier: tier.clone(), route: route.cloned() }
+        });
+        meant.take(most).collect()
     }
 
     fn overridden(&self, parts: &Parts<'_>) -> Option<&Override> {

@@ -113,6 +113,12 @@ pub(crate) fn to_text(key: &LimitKey, parts: &Parts<'_>) -> String {
     texts.join(&SEPARATOR.to_string())
 }
 
+/// The same of the consumer that the text of an override names.
+pub(crate) fn consumer_to_text(key: &LimitKey, text: &str) -> String {
+    let part = key.consumer().and_then(|kind| Some(part_to_text(kind, &of_consumer(kind, text)?)));
+    part.unwrap_or_default()
+}
+
 fn part_to_text(kind: &KeyPart, part: &Part<'_>) -> String {
     match (kind, part) {
         (_, Part::Network(octets, 4)) => Ipv4Addr::from([octets[0], octets[1], octets[2], octets[3]]).to_string(),

@@ -81,11 +81,16 @@ impl View {
         self.bindings.limits().find_map(|binding| Some((binding, binding.tier(limit)?)))
     }
 
-    /// The counters that a person can mean by `written`, over all limits: `alice`, `192.0.2.7`, `global`, the parts of a
-    /// tuple separated by commas, a missing value as an empty part.
-    pub fn meant<'a>(&'a self, written: &'a str) -> impl Iterator<Item = (&'a Arc<Binding>, Vec<Meant>)> {
-        let meant = |binding: &'a Arc<Binding>| (binding, binding.meant(&self.limiter, written, &self.intent.snapshot));
-        self.bindings.limits().map(meant).filter(|(_, meant)| !meant.is_empty())
+    /// The counters that a person can mean by `written`, of one limit or of all: `alice`, `192.0.2.7`, `global`, the parts
+    /// of a tuple separated by commas, a missing value as an empty part. Ends after `most`.
+    pub fn meant(&self, written: &str, limit: Option<&Name>, most: usize) -> Vec<(&Arc<Binding>, Meant)> {
+        let mut all = Vec::new();
+        let of = self.bindings.limits().filter(|binding| limit.is_none_or(|limit| *limit == binding.limit.name));
+        for binding in of {
+            let meant = binding.meant(&self.limiter, written, &self.intent.snapshot, most - all.len());
+            all.extend(meant.into_iter().map(|meant| (binding, meant)));
+        }
+        all
     }
 
     /// What a request owes the limits of `route`, in their order; `None` for a route of another view that reads otherwise
@@ -298,12 +303,11 @@ routes:
     fn a_person_means_the_counters_that_requests_are_charged_to() {
         let view = view(TIERS);
         let meant = |limit: &str, written| -> Vec<(Claim, Option<String>)> {
-            let of = view.meant(written).filter(|(binding, _)| binding.limit.name.as_str() == limit);
-            let counters = of.flat_map(|(_, meant)| meant);
-            let claim = |meant: Meant| {
+            let claim = |(_, meant): (&Arc<Binding>, Meant)| {
                 (Claim { limit: meant.limit, key: meant.key, cost: 2 }, meant.route.map(|route| route.to_string()))
             };
-            counters.map(claim).collect()
+            let limit = Name::new(limit).expect("a name");
+            view.meant(written, Some(&limit), 1000).into_iter().map(claim).collect()
         };
         let (a, b) = (claims(&view, "/a", &PLAIN), claims(&view, "/b", &PLAIN));
         let gold = claims(&view, "/a", &Carried { plan: Some("gold"), ..PLAIN });

@@ -15,6 +15,9 @@ const QUESTIONS: usize = 64;
 /// Messages taken in one turn before the node's outputs are looked at.
 const BATCH: usize = 64;
 
+/// Counters that the loop looks at in one turn.
+const PIECE: usize = 100;
+
 /// How old a status may be that is shared: building one reads every counter.
 const STATUS_AGE: Duration = Duration::from_millis(250);
 
@@ -42,9 +45,13 @@ impl NodeQueries {
         self.ask(Question::Status).await
     }
 
-    /// What the node knows of each of some counters.
-    pub async fn counters(&self, counters: Vec<(LimitId, Key)>) -> Option<Vec<Option<KeyUsage>>> {
-        self.ask(|answer| Question::Counters(counters, answer)).await
+    /// What the node knows of each of some counters; the loop is asked for a few at a time.
+    pub async fn counters(&self, counters: &[(LimitId, Key)]) -> Option<Vec<Option<KeyUsage>>> {
+        let mut known = Vec::with_capacity(counters.len());
+        for piece in counters.chunks(PIECE) {
+            known.extend(self.ask(|answer| Question::Counters(piece.to_vec(), answer)).await?);
+        }
+        Some(known)
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
@@ -127,6 +134,8 @@ impl<T> Recent<T> {
 
 #[cfg(test)]
 mod tests {
+    use portolan_model::HashKey;
+
     use super::*;
 
     #[tokio::test]
@@ -158,6 +167,23 @@ mod tests {
             asks.try_send(Question::Status(oneshot::channel().0)).expect("room");
             assert!(matches!(inbox.next().await, Next::Question(_)));
         }
+    }
+
+    #[tokio::test]
+    async fn many_counters_are_looked_at_a_few_in_a_turn() {
+        let (queries, mut asked) = NodeQueries::new();
+        let answering = tokio::spawn(async move {
+            let mut pieces = Vec::new();
+            while let Some(Question::Counters(piece, answer)) = asked.recv().await {
+                pieces.push(piece.len());
+                answer.send(vec![None; piece.len()]).expect("it waits");
+            }
+            pieces
+        });
+        let counters = vec![(LimitId(1), Key::new(&HashKey::new([7; 16]), LimitId(1), &[])); 2 * PIECE + 1];
+        assert_eq!(queries.counters(&counters).await.map(|known| known.len()), Some(2 * PIECE + 1));
+        drop(queries);
+        assert_eq!(answering.await.expect("no panic"), [PIECE, PIECE, 1]);
     }
 
     #[test]

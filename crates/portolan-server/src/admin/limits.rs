@@ -11,7 +11,7 @@ use axum::{
 use portolan_config::{Fence, Intent};
 use portolan_limits::{Key, KeyUsage, LimitUsage, Mode, PeerState};
 use portolan_model::RegionId;
-use portolan_node::{Binding, Meant, Tier, View};
+use portolan_node::{Binding, Tier, View};
 
 use super::{
     AdminState,
@@ -25,6 +25,9 @@ use crate::api::{
 
 /// Longest key that is explained, in bytes.
 const MAX_KEY: usize = 1024;
+
+/// Counters that one key may mean: a limit `per: route` has one per route and plan.
+const MAX_COUNTERS: usize = 2000;
 
 type Body = Result<Bytes, BytesRejection>;
 type Names = BTreeMap<Key, String>;
@@ -72,14 +75,13 @@ pub(super) async fn explain(State(state): State<Arc<AdminState>>, body: Body) ->
         return Err(Failure::bad_request(format!("`key` has more than {MAX_KEY} bytes")));
     }
     let view = state.view.load_full();
-    let asked = |binding: &Binding| limit.as_ref().is_none_or(|limit| *limit == binding.limit.name);
-    let meant: Vec<(&Arc<Binding>, Meant)> = view
-        .meant(&key)
-        .filter(|(binding, _)| asked(binding))
-        .flat_map(|(binding, meant)| meant.into_iter().map(move |meant| (binding, meant)))
-        .collect();
-    let places = meant.iter().map(|(_, meant)| (meant.limit, meant.key)).collect();
-    let usage = state.node.counters(places).await.ok_or_else(|| Failure::unavailable("the node is shutting down"))?;
+    let meant = view.meant(&key, limit.as_ref(), MAX_COUNTERS + 1);
+    if meant.len() > MAX_COUNTERS {
+        let why = format!("`key` can mean more than {MAX_COUNTERS} counters; name a `limit` that has fewer");
+        return Err(Failure::bad_request(why));
+    }
+    let places: Vec<_> = meant.iter().map(|(_, meant)| (meant.limit, meant.key)).collect();
+    let usage = state.node.counters(&places).await.ok_or_else(|| Failure::unavailable("the node is shutting down"))?;
     let counters = meant.into_iter().zip(usage).filter_map(|((binding, meant), usage)| {
         let usage = usage?;
         let mode = view.limiter.mode(meant.limit).unwrap_or(Mode::Degraded);
@@ -88,7 +90,7 @@ pub(super) async fn explain(State(state): State<Arc<AdminState>>, body: Body) ->
         Some(CounterAnswer {
             limit: binding.limit.name.clone(),
             counted_by: binding.limit.key.to_string(),
-            tier: tier_word(&meant.tier),
+            tier: tier_word(binding, &meant.tier),
             route: meant.route,
             quota: algorithm.quota(),
             counts: algorithm.to_string(),
@@ -138,7 +140,7 @@ fn budget(view: &View, usage: &LimitUsage, names: &Names) -> Option<BudgetAnswer
     Some(BudgetAnswer {
         limit: binding.limit.name.clone(),
         id: usage.limit.0,
-        tier: tier_word(&tier),
+        tier: tier_word(binding, &tier),
         key: binding.limit.key.to_string(),
         counts: binding.algorithm_of(&tier).to_string(),
         quota: usage.quota,
@@ -176,11 +178,11 @@ fn key_answer(usage: &KeyUsage, names: &Names) -> KeyAnswer {
     KeyAnswer { key: usage.key.to_string(), name: names.get(&usage.key).cloned(), slot: usage.slot, regions }
 }
 
-fn tier_word(tier: &Tier) -> String {
+fn tier_word(binding: &Binding, tier: &Tier) -> String {
     match tier {
         Tier::Own => "limit".to_owned(),
         Tier::Plan(plan) => format!("plan {plan}"),
-        Tier::Override(key) => format!("override {key}"),
+        Tier::Override(consumer) => format!("override {}", binding.shown_consumer(consumer)),
     }
 }
 
