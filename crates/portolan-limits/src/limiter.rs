@@ -262,23 +262,24 @@ impl Limiter {
         let place = shared.table.find(claim.key);
         let counter = place.map_or(&unused, |place| shared.table.counter(place));
         let site = Site { rights, counter, key: claim.key, place };
-        let (view, verdict) = match &rights.terms.kind {
+        let (view, verdict, wait) = match &rights.terms.kind {
             Kind::Bucket(buckets) if shared.owns(claim.key) => {
                 let purse = purse(shared, site, buckets, claim.cost, wall);
                 let refusal = match rights.closed(purse.view.mode) {
                     true => Some(DenyReason::Closed),
                     false => (!purse.fits()).then(|| purse.refusal(site, claim.cost).0),
                 };
-                (purse.view, refusal)
+                (purse.view, refusal, None)
             }
             _ => {
                 let carried = peek_carried(shared, site, slot).weighed(rights, slot, wall);
                 let view = view(shared, site, counter.word(slot), slot, carried);
-                let refusal = match rights.decide(view, claim.cost.into()) {
-                    Err(Refusal::Deny(reason)) => Some(reason),
-                    Ok(()) | Err(Refusal::Wait(..)) => None,
+                let (refusal, wait) = match rights.decide(view, claim.cost.into()) {
+                    Ok(()) => (None, None),
+                    Err(Refusal::Deny(reason)) => (Some(reason), None),
+                    Err(Refusal::Wait(wait, _)) => (None, Some(wait)),
                 };
-                (view, refusal)
+                (view, refusal, wait)
             }
         };
         let refusal =
@@ -295,6 +296,8 @@ impl Limiter {
             mode: view.mode,
             resets_in: rights.terms.left(slot, wall),
             refusal,
+            wait: wait.filter(|_| refusal.is_none()),
+            shadow: rights.shadow,
         }
     }
 }

@@ -215,4 +215,8 @@ pub struct Peek {
     pub resets_in: Duration,
     /// Why the claim would be refused, if it would.
     pub refusal: Option<DenyReason>,
+    /// What the request would wait for before that is known, if it would wait.
+    pub wait: Option<WaitReason>,
+    /// A refusal would only be counted.
+    pub shadow: bool,
 }

@@ -273,7 +273,7 @@ pub struct ExplainAnswer {
 /// What the client would get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerdictAnswer {
-    /// `forward`, or `refuse`.
+    /// `forward`, `refuse`, or `wait` where a limit waits for what decides.
     pub outcome: String,
     /// The step that decides, by its name in problems and logs: `framing`, `route`, `authenticate`, `authorise`,
     /// `limits`, `upstream`.
@@ -332,8 +332,10 @@ pub struct LimitVerdictAnswer {
     pub mode: String,
     /// Until the next slot.
     pub resets_in_ms: u64,
-    /// `allow`, or why not: `exhausted`, `degraded`, `closed`.
+    /// `allow`, `wait` where a moment may tell, or why not: `exhausted`, `degraded`, `closed`.
     pub verdict: String,
+    /// A refusal would only be counted.
+    pub shadow: bool,
 }
 
 /// Where the request would go.

@@ -89,7 +89,7 @@ pub fn explain(answer: &ExplainAnswer) -> String {
         for limit in &answer.limits {
             limits.row([
                 limit.limit.to_string(),
-                limit.verdict.clone(),
+                if limit.shadow { format!("{}, in shadow", limit.verdict) } else { limit.verdict.clone() },
                 format!("{}, {}", limit.on_partition, limit.mode),
                 limit.quota.to_string(),
                 limit.share.to_string(),

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
 use portolan_config::{LimitKey, Route};
 use portolan_geodns::RegionState;
-use portolan_limits::{DenyReason, Peek};
+use portolan_limits::{DenyReason, Peek, WaitReason};
 use portolan_model::{Name, Now, RegionId};
 use portolan_node::{Subject, View};
 use portolan_proxy::{
@@ -113,12 +113,8 @@ fn explain_route(
     let user = identity.as_ref().map(|identity| &*identity.user);
     let peeks = view.peek(route, &Subject { user, client, attributes: &attributes }, now);
     answer.limits = peeks.iter().map(|peek| limit_verdict(view, peek)).collect();
-    let refusal = peeks.iter().find_map(|peek| peek.refusal.map(|reason| (peek, reason)));
-    answer.verdict = match refusal {
-        Some((peek, reason)) => {
-            let status = if reason == DenyReason::Exhausted { 429 } else { 503 };
-            refuse(Step::Limits, status, &format!("limit `{}` is {}", peek.name, deny_word(reason)))
-        }
+    answer.verdict = match limits_decide(&peeks) {
+        Some(verdict) => verdict,
         None if !view.limiter.active() => {
             refuse(Step::Limits, 503, "this node has just started, its limits do not admit yet")
         }
@@ -127,6 +123,24 @@ fn explain_route(
         }
         None => refuse(Step::Upstream, 503, "the service has no endpoint"),
     };
+}
+
+/// What the limits make of the request, unless they let it pass: those in shadow do.
+fn limits_decide(peeks: &[Peek]) -> Option<VerdictAnswer> {
+    let in_force = || peeks.iter().filter(|peek| !peek.shadow);
+    let refused = in_force().find_map(|peek| peek.refusal.map(|reason| (&peek.name, reason)));
+    if let Some((limit, reason)) = refused {
+        let status = if reason == DenyReason::Exhausted { 429 } else { 503 };
+        return Some(refuse(Step::Limits, status, &format!("limit `{limit}` is {}", deny_word(reason))));
+    }
+    let (limit, wait) = in_force().find_map(|peek| peek.wait.map(|wait| (&peek.name, wait)))?;
+    let what = match wait {
+        WaitReason::Mark => "a durable mark of this region",
+        WaitReason::Owner => "the node of this region that owns the key",
+        WaitReason::Borrow => "what another region lends",
+    };
+    let why = format!("limit `{limit}` waits for {what}, and what comes of that decides");
+    Some(VerdictAnswer { outcome: "wait".into(), step: Step::Limits.as_str().into(), status: None, why })
 }
 
 fn authenticate(
@@ -168,7 +182,13 @@ fn limit_verdict(view: &View, peek: &Peek) -> LimitVerdictAnswer {
         remaining: peek.remaining,
         mode: mode_word(peek.mode).to_owned(),
         resets_in_ms: millis(peek.resets_in),
-        verdict: peek.refusal.map_or("allow", deny_word).to_owned(),
+        verdict: match (peek.refusal, peek.wait) {
+            (Some(reason), _) => deny_word(reason),
+            (None, Some(_)) => "wait",
+            (None, None) => "allow",
+        }
+        .to_owned(),
+        shadow: peek.shadow,
     }
 }
 
@@ -216,5 +236,43 @@ fn state_word(state: RegionState) -> &'static str {
         RegionState::Draining => "draining",
         RegionState::Down => "down",
         RegionState::DrainingDown => "draining_down",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use portolan_config::LimitId;
+    use portolan_limits::Mode;
+
+    use super::*;
+
+    #[test]
+    fn limits_in_shadow_let_requests_pass_and_one_that_waits_is_told_apart_from_one_that_allows() {
+        let peek = |refusal, wait, shadow| Peek {
+            limit: LimitId(1),
+            name: Name::new("api").expect("a name"),
+            slot: 1,
+            quota: 10,
+            share: 5,
+            spent: 5,
+            others: 0,
+            remaining: 0,
+            mode: Mode::Healthy,
+            resets_in: Duration::ZERO,
+            refusal,
+            wait,
+            shadow,
+        };
+        let check = |peeks: &[Peek], expected: Option<(&str, Option<u16>)>| {
+            let verdict = limits_decide(peeks);
+            assert_eq!(verdict.as_ref().map(|verdict| (&*verdict.outcome, verdict.status)), expected);
+        };
+        let (exhausted, waits) = (Some(DenyReason::Exhausted), Some(WaitReason::Owner));
+        check(&[peek(None, None, false)], None);
+        check(&[peek(exhausted, None, true), peek(None, waits, true)], None);
+        check(&[peek(None, waits, false), peek(exhausted, None, false)], Some(("refuse", Some(429))));
+        check(&[peek(exhausted, None, true), peek(None, waits, false)], Some(("wait", None)));
     }
 }
