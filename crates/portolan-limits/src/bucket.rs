@@ -51,6 +51,12 @@ impl Bucket {
         self.burst
     }
 
+    /// Whether a bucket that holds the same part of its burst as one `before` can hold more tokens.
+    pub fn rises_from(&self, before: &Self) -> bool {
+        let tokens = |bucket: &Self| bucket.tokens(bucket.burst);
+        tokens(self) > tokens(before) || self.burst > before.burst
+    }
+
     /// Whole tokens in so much time.
     pub fn tokens(&self, time: u64) -> u64 {
         time / self.interval

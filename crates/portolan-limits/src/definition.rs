@@ -7,10 +7,11 @@ use portolan_config::{Algorithm, LimitId, OnPartition, SharePlan, Window};
 use portolan_model::{Name, Ratio, WallTime};
 
 use crate::{
-    bucket::Bucket,
+    bucket::{Bucket, to_fractions},
     calendar::{Calendar, Calendars},
     counter::Counter,
     drip::held,
+    horizon::CLOCK_TOLERANCE,
     shares::base_shares,
     word::MAX_AMOUNT,
 };
@@ -219,6 +220,16 @@ impl Terms {
             _ if slot < self.share.turn => buckets.before,
             _ => buckets.after,
         }
+    }
+
+    /// What is missing from every bucket at least, since this region's share has risen: it starts empty with the turn, for
+    /// other regions may have spent a moment before what it gained, and fills by its rate once all clocks have turned.
+    pub fn unfilled(&self, buckets: &Buckets, slot: u64, wall: WallTime) -> u64 {
+        let Buckets { before, after, .. } = buckets;
+        if slot < self.share.turn || !after.rises_from(before) {
+            return 0;
+        }
+        after.burst().saturating_sub(to_fractions(wall.since(self.begin(self.share.turn) + CLOCK_TOLERANCE)))
     }
 
     /// Whether keys of this limit keep durable marks. Those of a shadow do not: it refuses nothing.

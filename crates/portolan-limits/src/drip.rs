@@ -80,7 +80,8 @@ pub(crate) fn purse(shared: &Shared, site: Site<'_>, buckets: &Buckets, cost: u3
     let seen = counter.level();
     let level = if seen.was_asked() { seen } else { rights.first_level(shared, site.key, &bucket, wall) };
     // The level was read first: whoever takes tokens out says so before it moves the level.
-    let (debt, burst) = (level.debt(wall).max(held(&rights.terms, counter, &bucket, wall)), bucket.burst());
+    let missing = held(&rights.terms, counter, &bucket, wall).max(rights.terms.unfilled(buckets, slot, wall));
+    let (debt, burst) = (level.debt(wall).max(missing), bucket.burst());
     let (whole, left) = (bucket.tokens(burst), bucket.tokens(burst.saturating_sub(debt)));
     let view = View {
         slot,

@@ -129,9 +129,15 @@ fn lead(algorithm: &Algorithm) -> Duration {
     touched + CLOCK_TOLERANCE
 }
 
-/// How long after a split began the one before matters: while reports of its last slot may still come.
+/// How long after a split began the one before matters: while reports of its last slot may still come, and buckets fill
+/// that began empty.
 fn settled(algorithm: &Algorithm) -> Duration {
-    algorithm.window() + LONGEST_REPORT
+    let windows = match algorithm {
+        // A region's bucket fills in its burst by its rate, of which it may have a unit more and nearly one less.
+        Algorithm::TokenBucket { rate, burst } => u32::try_from(burst / rate.count.max(1) * 2 + 5).unwrap_or(u32::MAX),
+        _ => 1,
+    };
+    algorithm.window().saturating_mul(windows) + LONGEST_REPORT
 }
 
 /// Twice what clocks of sound regions may differ.

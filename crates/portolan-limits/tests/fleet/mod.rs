@@ -21,6 +21,9 @@ const DATAGRAM: usize = 1150;
 /// Civil time at the start: not a round number of anything.
 const EPOCH_MS: u64 = 1_795_312_345_678;
 
+/// Civil time when a fleet starts.
+pub const START: WallTime = WallTime::from_unix_millis(EPOCH_MS);
+
 pub const HASH_KEY: HashKey = HashKey::new(*b"0123456789abcdef");
 
 /// Deterministic randomness (SplitMix64: Steele, Lea, Flood, OOPSLA 2014).

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use portolan_limits::{Admission, Algorithm, Definition, LimitId, Window};
+use portolan_limits::{Admission, Algorithm, Definition, LimitId, ShareChange, SharePlan, Window};
 use portolan_model::{Name, Rate};
 use proptest::prelude::*;
 
@@ -18,8 +18,7 @@ const REGIONS: u64 = 3;
 type Admitted = (u64, u64);
 
 /// Requests at random places and times, with cuts and crashes between them.
-fn admitted(algorithm: Algorithm, seed: u64, steps: u64) -> Vec<Admitted> {
-    let definition = Definition::new(LimitId(1), Name::new("shared").expect("a name"), algorithm);
+fn admitted(definition: Definition, seed: u64, steps: u64) -> Vec<Admitted> {
     let mut fleet = Fleet::new(REGIONS as usize, vec![definition], seed);
     fleet.network = Network { loss_percent: 15, repeat_percent: 15, jitter_ms: 60, ..Network::default() };
     fleet.settle();
@@ -56,6 +55,21 @@ fn admitted(algorithm: Algorithm, seed: u64, steps: u64) -> Vec<Admitted> {
     admitted
 }
 
+fn shared(algorithm: Algorithm) -> Definition {
+    Definition::new(LimitId(1), Name::new("shared").expect("a name"), algorithm)
+}
+
+/// What is too much in an interval from one admission to a later one: above `burst`, and what has dripped in meanwhile.
+fn over(admitted: &[Admitted], per_second: u64, burst: u64) -> Option<String> {
+    let mut lowest = i64::MAX;
+    admitted.iter().enumerate().find_map(|(count, &(at, _))| {
+        let dripped = (at * per_second) as i64;
+        lowest = lowest.min(count as i64 * 1000 - dripped);
+        let over = (count as i64 + 1) * 1000 - dripped - lowest - burst as i64 * 1000;
+        (over > 0).then(|| format!("{over} thousandths of a token too many by {at} ms: {admitted:?}"))
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: fleets(), ..ProptestConfig::default() })]
 
@@ -66,22 +80,33 @@ proptest! {
         burst in 1..40u64,
     ) {
         let rate = Rate { count: per_second, per: Duration::from_secs(1) };
-        let admitted = admitted(Algorithm::TokenBucket { rate, burst }, seed, 300);
+        let admitted = admitted(shared(Algorithm::TokenBucket { rate, burst }), seed, 300);
         prop_assert!(burst < REGIONS || !admitted.is_empty(), "nothing was admitted");
-        // In an interval from one admission to a later one: as many as `burst`, and what has dripped in meanwhile.
-        let mut lowest = i64::MAX;
-        for (count, &(at, _)) in admitted.iter().enumerate() {
-            let dripped = (at * per_second) as i64;
-            lowest = lowest.min(count as i64 * 1000 - dripped);
-            let over = (count as i64 + 1) * 1000 - dripped - lowest - burst as i64 * 1000;
-            prop_assert!(over <= 0, "{over} thousandths of a token too many by {at} ms: {admitted:?}");
-        }
+        prop_assert_eq!(over(&admitted, per_second, burst), None);
+    }
+
+    #[test]
+    fn rule_2_buckets_whose_shares_change_admit_in_any_interval_no_more_than_one_bucket(
+        seed: u64,
+        per_second in 10..60u64,
+        burst in 10..40u64,
+        weights in prop::array::uniform3(0..7u32),
+        turn_ms in 1000..4000u64,
+    ) {
+        prop_assume!(weights.iter().any(|weight| *weight > 0));
+        let rate = Rate { count: per_second, per: Duration::from_secs(1) };
+        let from = Some(fleet::START + Duration::from_millis(turn_ms));
+        let change = ShareChange { weights: weights.to_vec(), from, earliest: fleet::START };
+        let shares = SharePlan { weights: vec![1, 2, 4], change: Some(change) };
+        let algorithm = Algorithm::TokenBucket { rate, burst };
+        let admitted = admitted(Definition { shares, ..shared(algorithm) }, seed, 300);
+        prop_assert_eq!(over(&admitted, per_second, burst), None);
     }
 
     #[test]
     fn the_estimate_of_a_sliding_window_stays_within_the_limit(seed: u64, quota in 1..90u64) {
         let window = Duration::from_secs(1);
-        let admitted = admitted(Algorithm::SlidingWindow { quota, window }, seed, 300);
+        let admitted = admitted(shared(Algorithm::SlidingWindow { quota, window }), seed, 300);
         prop_assert!(quota < REGIONS || !admitted.is_empty(), "nothing was admitted");
         for (count, &(at, slot)) in admitted.iter().enumerate() {
             let in_slot = |slot: u64| admitted[..=count].iter().filter(|&&(_, of)| of == slot).count() as u64;
@@ -91,6 +116,31 @@ proptest! {
             prop_assert!(estimate <= quota * 1000, "{estimate} thousandths in slot {slot} by {at} ms");
         }
     }
+}
+
+#[test]
+fn rule_2_what_a_bucket_gains_by_a_change_of_shares_is_not_there_twice() {
+    let rate = Rate { count: 10, per: Duration::from_secs(1) };
+    let turn_ms = fleet::START.as_unix_millis().next_multiple_of(1000) + 3000 - fleet::START.as_unix_millis();
+    let from = fleet::START + Duration::from_millis(turn_ms);
+    let change = ShareChange { weights: vec![4, 6], from: Some(from), earliest: from };
+    let shares = SharePlan { weights: vec![6, 4], change: Some(change) };
+    let definition = Definition { shares, ..shared(Algorithm::TokenBucket { rate, burst: 10 }) };
+    let mut fleet = Fleet::new(2, vec![definition], 1);
+    let take = |fleet: &mut Fleet, region| {
+        (0..20).filter(|_| matches!(fleet.request(region, &[(1, 7)]), Some(Admission::Allow(_)))).count()
+    };
+    // Nothing is lent.
+    fleet.network.cut = vec![(0, 1), (1, 0)];
+    fleet.run(turn_ms - 5 - fleet.now_ms);
+    assert_eq!(take(&mut fleet, 0), 6);
+    fleet.run(10);
+    assert_eq!(take(&mut fleet, 1), 0, "the first has spent a moment ago what the second has gained");
+    // From half a second after the turn on, when it has come by every clock, by the new rate.
+    fleet.run(1000);
+    assert_eq!((take(&mut fleet, 0), take(&mut fleet, 1)), (4, 3));
+    fleet.run(5000);
+    assert_eq!((take(&mut fleet, 0), take(&mut fleet, 1)), (4, 6));
 }
 
 #[test]
