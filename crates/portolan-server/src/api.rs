@@ -60,6 +60,9 @@ pub struct ChangeAnswer {
     /// The revision in force afterwards, where the change was one of the document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Revision>,
+    /// Of a fence: limits whose shares stay where they are, since no region that is not fenced has a part of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stay: Vec<Name>,
 }
 
 /// `GET /v1/history`.

@@ -8,8 +8,8 @@ use axum::{
     extract::{State, rejection::BytesRejection},
     response::Response,
 };
-use portolan_config::{Applied, Command, Snapshot};
-use portolan_model::RegionId;
+use portolan_config::{Applied, Command, Limit, Shares, Snapshot};
+use portolan_model::{Name, RegionId};
 use portolan_node::{NodeStatus, RegionHealth};
 use tracing::info;
 
@@ -92,7 +92,11 @@ pub(super) async fn fence(
     let FenceRequest { region, reason } = read_json(body)?;
     let reason = one_line(&reason)?;
     let at = state.clock.now().wall;
-    propose(&state, Command::FenceLimits { region, reason, author, at }).await
+    let command = Command::FenceLimits { region: region.clone(), reason, author, at };
+    let mut answer = order(&state, command).await?;
+    let intent = state.raft.intent().borrow().clone();
+    answer.stay = staying(&intent.snapshot, |other| *other == region || intent.limits.fences().contains_key(other));
+    Ok(json(&answer))
 }
 
 /// `POST /v1/limits/unfence`.
@@ -115,10 +119,23 @@ fn one_line(reason: &str) -> Result<String, Failure> {
     Ok(reason.to_owned())
 }
 
+/// Limits whose shares are all with regions that are fenced: there is nobody to give them to.
+fn staying(snapshot: &Snapshot, is_fenced: impl Fn(&RegionId) -> bool) -> Vec<Name> {
+    let stays = |limit: &Limit| match &limit.shares {
+        Shares::Weights(weights) => weights.iter().all(|(region, weight)| *weight == 0 || is_fenced(region)),
+        Shares::Equal | Shares::Demand => false,
+    };
+    snapshot.limits.values().filter(|limit| stays(limit)).map(|limit| limit.name.clone()).collect()
+}
+
 async fn propose(state: &AdminState, command: Command) -> Result<Response, Failure> {
+    Ok(json(&order(state, command).await?))
+}
+
+async fn order(state: &AdminState, command: Command) -> Result<ChangeAnswer, Failure> {
     let (what, author) = describe(&command);
     let applied = state.raft.propose(command).await.map_err(|error| Failure::undecided(&error))?;
-    let answer = |result: &str, revision| ChangeAnswer { result: result.to_owned(), revision };
+    let answer = |result: &str, revision| ChangeAnswer { result: result.to_owned(), revision, stay: Vec::new() };
     let answer = match applied {
         Applied::Accepted { revision } => answer("accepted", Some(revision)),
         Applied::Unchanged { revision } => answer("unchanged", Some(revision)),
@@ -138,7 +155,7 @@ async fn propose(state: &AdminState, command: Command) -> Result<Response, Failu
         }
     };
     info!(what, author, result = answer.result, revision = ?answer.revision, "change of the intent");
-    Ok(json(&answer))
+    Ok(answer)
 }
 
 fn describe(command: &Command) -> (&'static str, String) {
@@ -171,4 +188,36 @@ pub(super) fn serving_regions(status: &NodeStatus) -> Vec<RegionId> {
     };
     let open = status.regions.iter().filter(|(_, region)| region.state == RegionHealth::Serving);
     open.map(|(region, _)| region.clone()).filter(answers).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use portolan_config::{Bundle, RegionMap, SourceFile};
+
+    use super::*;
+
+    #[test]
+    fn limits_that_only_fenced_regions_share_are_told_to_stay_as_they_are() {
+        let file = |path: &str, text: &str| SourceFile { path: path.to_owned(), text: text.to_owned() };
+        let region = |name: &str, address: &str| {
+            let text = format!(
+                "version: 1\nregion: {name}\ntitle: {name}\ncoordinates: {{ latitude: 1, longitude: 1 }}\n\
+                 addresses: [{address}]\ncapacity: 1/s\n"
+            );
+            file(&format!("regions/{name}.yaml"), &text)
+        };
+        let trip = file("regions/rtt.yaml", "version: 1\nrtt:\n- { between: [a, b], rtt: 75ms }\n");
+        let files = [region("a", "127.0.0.1"), region("b", "127.0.0.2"), trip];
+        let regions = RegionMap::parse(&files).expect("two regions");
+        let text = "version: 1\nlimits:\n  all-a: { key: global, rate: 1/s, shares: { a: 1, b: 0 } }\n  \
+                    both: { key: global, rate: 9/s, shares: { a: 8, b: 1 } }\n  equal: { key: global, rate: 9/s }\n";
+        let bundle = Bundle { document: file("gateway.yaml", text), attachments: BTreeMap::new() };
+        let snapshot = Snapshot::parse(&bundle, &regions).expect("a document");
+        let stay = |fenced: &str| -> Vec<String> {
+            staying(&snapshot, |region| region.as_str() == fenced).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!((stay("a"), stay("b")), (vec!["all-a".to_owned()], vec![]));
+    }
 }
