@@ -1,6 +1,6 @@
 //! Cuts a failing scenario down to the least that still fails the same way: steps, loads, expectations and length are
-//! left out as long as the failure stays; loads only where a rule broke, since an expectation is about them. Delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating
-//! Failure-Inducing Input", 2002).
+//! left out as long as the failure stays; loads only where a rule broke, since an expectation is about them. Delta
+//! debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002).
 //!
 //! Never changes what is left: every step keeps its time.
 
