@@ -59,7 +59,7 @@ pub struct Seeds {
     /// load of `built-in/steady`.
     #[arg(long)]
     pub swarm: bool,
-    /// Runs at one time; by default one for each processor.
+    /// Runs at one time; by default, and at most, one for each processor.
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
 }

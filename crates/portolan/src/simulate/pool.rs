@@ -5,7 +5,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,39 +16,29 @@ use super::{arguments::Seeds, gather::Prepared, progress::Progress};
 
 /// Runs every scenario under its seeds. `arguments` are those of the command line that a replay needs.
 pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report> {
-    let work: Vec<(usize, u64)> = prepared
-        .iter()
-        .enumerate()
-        .flat_map(|(index, one)| {
-            let first = seeds.seed.unwrap_or(one.scenario.seed);
-            // One seed that is named is the one that is meant.
-            let usual = if seeds.seed.is_some() { 1 } else { one.scenario.seeds };
-            let count = seeds.seeds.unwrap_or(usual);
-            (first..first.saturating_add(count)).map(move |seed| (index, seed))
-        })
-        .collect();
+    let work = Work::new(prepared, seeds);
     let runs: Vec<Mutex<Runs>> = prepared.iter().map(|_| Mutex::default()).collect();
-    let length = work.iter().map(|(index, _)| prepared[*index].scenario.length).sum();
-    let (next, progress) = (AtomicUsize::new(0), Progress::start(work.len(), length));
+    let (next, progress) = (AtomicU64::new(0), Progress::start(work.len(), work.length(prepared)));
     let swarm = if seeds.swarm { " --swarm" } else { "" };
     let arguments = format!("{arguments}{swarm}");
-    let threads = seeds.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = seeds.jobs.map_or(processors, NonZeroUsize::get).min(processors);
     std::thread::scope(|scope| {
         for _ in 0..threads.min(work.len()) {
             scope.spawn(|| {
-                while let Some((index, seed)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let one = &prepared[*index];
+                while let Some((index, seed)) = work.at(next.fetch_add(1, Ordering::Relaxed)) {
+                    let one = &prepared[index];
                     let mut before = Duration::ZERO;
                     let mut tell = |passed: Duration| {
                         progress.passed(passed.saturating_sub(before));
                         before = passed;
                     };
                     let watched = Options { progress: Some(&mut tell), ..Options::default() };
-                    let drawn = seeds.swarm.then(|| Swarm::draw(*seed, &one.scenario, &one.sources));
+                    let drawn = seeds.swarm.then(|| Swarm::draw(seed, &one.scenario, &one.sources));
                     let scenario = drawn.as_ref().unwrap_or(&one.scenario);
-                    let outcome = portolan_sim::run_with(scenario, &one.sources, *seed, watched);
+                    let outcome = portolan_sim::run_with(scenario, &one.sources, seed, watched);
                     progress.done(outcome.verdict == Verdict::Pass);
-                    runs[*index].lock().unwrap_or_else(PoisonError::into_inner).add(outcome);
+                    runs[index].lock().unwrap_or_else(PoisonError::into_inner).add(outcome);
                 }
             });
         }
@@ -59,4 +49,57 @@ pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report>
         Report::new(&one.file, &one.scenario.title, arguments.trim_start(), runs).with_terms(&one.sources)
     };
     prepared.iter().zip(runs).map(report).collect()
+}
+
+/// Which seeds run: of each scenario the first, and how many. Not listed one by one, since there may be very many.
+struct Work(Vec<(u64, u64)>);
+
+impl Work {
+    fn new(prepared: &[Prepared], seeds: &Seeds) -> Self {
+        let of = |one: &Prepared| {
+            let first = seeds.seed.unwrap_or(one.scenario.seed);
+            // One seed that is named is the one that is meant.
+            let usual = if seeds.seed.is_some() { 1 } else { one.scenario.seeds };
+            (first, seeds.seeds.unwrap_or(usual).min(u64::MAX - first))
+        };
+        Self(prepared.iter().map(of).collect())
+    }
+
+    fn len(&self) -> usize {
+        let count = self.0.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
+        usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
+    /// Virtual time of all runs.
+    fn length(&self, prepared: &[Prepared]) -> Duration {
+        let of = |(one, (_, count)): (&Prepared, &(u64, u64))| {
+            one.scenario.length.saturating_mul(u32::try_from(*count).unwrap_or(u32::MAX))
+        };
+        prepared.iter().zip(&self.0).map(of).fold(Duration::ZERO, Duration::saturating_add)
+    }
+
+    /// Scenario and seed of a run.
+    fn at(&self, mut number: u64) -> Option<(usize, u64)> {
+        for (index, (first, count)) in self.0.iter().enumerate() {
+            if number < *count {
+                return Some((index, first + number));
+            }
+            number -= count;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_seeds_is_work_without_a_list_of_them() {
+        let work = Work(vec![(7, 2), (1, u64::MAX - 1), (5, 1)]);
+        let all = [0, 1, 2, 1_000_000_001].map(|number| work.at(number));
+        assert_eq!(all, [Some((0, 7)), Some((0, 8)), Some((1, 1)), Some((1, 1_000_000_000))]);
+        assert_eq!((work.at(u64::MAX), Work(vec![(7, 2)]).at(2)), (Some((1, u64::MAX - 1)), None));
+        assert_eq!(work.len(), usize::MAX);
+    }
 }
