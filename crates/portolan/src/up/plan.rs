@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use portolan_model::{Name, NodeName, RegionId};
 
-use crate::{dev::Pair, wan};
+use crate::{
+    dev::Pair,
+    wan::{self, MAX_SITES},
+};
 
 /// HTTPS over TCP, HTTP/3 over UDP.
 const HTTPS_PORT: u16 = 8443;
@@ -160,6 +163,15 @@ impl Plan {
     ) -> Result<Self> {
         if regions.is_empty() {
             bail!("there are no regions; add one file per region to the regions folder");
+        }
+        let nodes = regions.len() * usize::from(nodes_per_region);
+        if with_relay && nodes > MAX_SITES {
+            let most = MAX_SITES / regions.len();
+            bail!(
+                "{} regions of {nodes_per_region} nodes are {nodes}, and `--wan` joins up to {MAX_SITES}; \
+                 use `--nodes-per-region {most}`, or leave `--wan` out",
+                regions.len()
+            );
         }
         let mut plan = Self {
             cluster: Name::new("dev").context("a cluster name")?,
@@ -372,6 +384,16 @@ mod tests {
             let peer = NodeName::new("ap-southeast-1").expect("a name");
             assert_eq!(file.peers[&peer].address.to_string(), expected);
         }
+    }
+
+    #[test]
+    fn more_nodes_than_the_relay_joins_are_refused_with_the_number_that_fits() {
+        let regions: Vec<RegionId> =
+            (1..=8).map(|number| RegionId::new(&format!("region-{number}")).expect("a name")).collect();
+        let check = |nodes, with_relay| Plan::new(Path::new("fleet"), &regions, nodes, SHIPPED_NETWORK, with_relay);
+        let refused = check(9, true).expect_err("72 nodes").to_string();
+        assert!(refused.contains("use `--nodes-per-region 8`"), "{refused}");
+        assert!(check(8, true).is_ok() && check(9, false).is_ok());
     }
 
     #[test]

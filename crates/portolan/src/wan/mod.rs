@@ -5,4 +5,4 @@ mod control;
 mod relay;
 
 pub use control::{Order, ask, serve};
-pub use relay::{Direction, Relay, Shape, Site, entry_address};
+pub use relay::{Direction, MAX_SITES, Relay, Shape, Site, entry_address};

@@ -29,7 +29,7 @@ const BUFFER: usize = 65_536;
 const BASE_PORT: u16 = 7000;
 
 /// Nodes the port layout has room for.
-const MAX_SITES: usize = 64;
+pub const MAX_SITES: usize = 64;
 
 /// A node the relay connects.
 #[derive(Clone, Debug)]
