@@ -67,6 +67,19 @@ fn three_nodes_admit_exactly_a_day_s_quota_and_count_on_after_every_node_was_kil
 }
 
 #[test]
+fn the_nodes_of_a_region_together_tell_each_key_and_unit_once() {
+    let mut region = Region::started(1, &["5000/day"], 3);
+    overload(&mut region, 6, 1);
+    let admitted = region.admitted_in_all();
+    // A tenth needs no mark, so it counts as spent by those who owned the key while the region formed.
+    assert!(admitted >= 4490, "it is used up: {admitted}");
+    let (keys, units) = region.told();
+    assert_eq!(keys, 1);
+    // The owner counts what it granted, so what lies in a node's chunk, too.
+    assert!((admitted..=5000).contains(&units), "{units} told of {admitted}");
+}
+
+#[test]
 fn an_owner_that_dies_is_followed_by_its_standby_and_nothing_is_spent_twice() {
     for seed in 1..=5 {
         let mut region = Region::started(seed, &["1000/s", "100000/day"], 3);

@@ -1,5 +1,6 @@
 //! `portolan limits`: who used what, where, and under which rights. Asks every node and joins what they say: each knows
-//! its own region exactly and the others by what they told, so of two numbers for one region the larger is the truer.
+//! the keys that it owns in its region exactly and the other regions by what they told, so the nodes of a region add up,
+//! and of two regions' numbers for a third the larger is the truer.
 //!
 //! Decides no policy: the nodes count, and an order to fence goes through them.
 
@@ -9,10 +10,11 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use futures_util::{StreamExt, stream};
 use portolan_model::{Name, NodeName, RegionId};
 use portolan_server::api::{
-    BudgetAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceRequest, KeyAnswer, KeyRegionAnswer,
-    LapsedAnswer, LimitsAnswer, SplitChangeAnswer, UnfenceRequest,
+    BudgetAnswer, ChangeAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceRequest, KeyAnswer,
+    KeyRegionAnswer, LapsedAnswer, LimitsAnswer, SplitChangeAnswer, UnfenceRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -70,16 +72,21 @@ async fn run_fence(global: &cli::Global, region: &RegionId, reason: &str) -> Res
     let request = FenceRequest { region: region.clone(), reason: reason.to_owned() };
     let client = client(global)?;
     let mut answer = post(&client, "/v1/limits/fence", &request).await?;
+    let ChangeAnswer { stay, .. } = typed(&answer)?;
     let changes = await_changes(&client, region).await?;
     answer["changes"] = json!(changes);
     global.output.print(&answer, || {
-        let effects: String = changes.iter().map(effect).collect();
+        let effects: String = changes.iter().map(effect).chain(stay.iter().map(stays)).collect();
         format!(
             "{region} is fenced: the other regions get its shares; of limits without `reclaim`, what it spends from then \
              on, if it lives, is beyond them; `limits unfence {region}` ends it\n{effects}"
         )
     });
     Ok(())
+}
+
+fn stays(limit: &Name) -> String {
+    format!("the shares of {limit} stay: no region that is not fenced has a part of them\n")
 }
 
 /// Splits that are about to change, once the fence is known and every node has acknowledged them, or enough time has
@@ -117,20 +124,29 @@ async fn run_unfence(global: &cli::Global, region: &RegionId) -> Result<()> {
     Ok(())
 }
 
-/// Asks every node; those that do not answer are told of, unless none does.
+/// Nodes that are asked at one time.
+const AT_ONCE: usize = 64;
+
+/// Asks every node without waiting for one after the other; those that do not answer are told of, unless none does.
 async fn ask_all<T: DeserializeOwned>(
     client: &Client,
     path: &str,
     body: Option<&Value>,
 ) -> Result<(Vec<T>, Vec<String>)> {
-    let (mut answers, mut silent) = (Vec::new(), Vec::new());
-    for node in client.nodes() {
+    let ask = |node| {
         let only = client.only(node);
-        let answer = match body {
-            Some(body) => only.post(path, body).await,
-            None => only.get(path).await,
-        };
-        match answer.and_then(|answer| typed(&answer)) {
+        async move {
+            let answer = match body {
+                Some(body) => only.post(path, body).await,
+                None => only.get(path).await,
+            };
+            answer.and_then(|answer| typed(&answer))
+        }
+    };
+    let (mut answers, mut silent) = (Vec::new(), Vec::new());
+    let mut asked = stream::iter(client.nodes().iter().map(ask)).buffered(AT_ONCE);
+    while let Some(answer) = asked.next().await {
+        match answer {
             Ok(answer) => answers.push(answer),
             Err(error) => {
                 let error = format!("{error:#}");
@@ -144,18 +160,17 @@ async fn ask_all<T: DeserializeOwned>(
     }
 }
 
-/// One entry per budget, of the newest slot that any node is in.
+/// One entry per budget, of the newest slot that any node is in. Each node tells of the keys that it owns, so the nodes of
+/// a region add up; what regions know of each other overlaps.
 fn join_budgets(answers: &[LimitsAnswer]) -> Vec<BudgetAnswer> {
-    let mut joined: BTreeMap<(Name, u32), BudgetAnswer> = BTreeMap::new();
-    for budget in answers.iter().flat_map(|answer| &answer.budgets) {
-        let place = (budget.limit.clone(), budget.id);
-        match joined.get_mut(&place) {
-            Some(held) if held.slot == budget.slot => join_budget(held, budget),
-            Some(held) if held.slot > budget.slot => {}
-            _ => {
-                joined.insert(place, budget.clone());
-            }
-        }
+    let mut regions: BTreeMap<&RegionId, BTreeMap<(Name, u32), BudgetAnswer>> = BTreeMap::new();
+    for answer in answers {
+        let known = regions.entry(&answer.region).or_default();
+        answer.budgets.iter().for_each(|budget| join_budget(known, budget, u64::saturating_add));
+    }
+    let mut joined = BTreeMap::new();
+    for budget in regions.into_values().flat_map(BTreeMap::into_values) {
+        join_budget(&mut joined, &budget, u64::max);
     }
     let mut budgets: Vec<BudgetAnswer> = joined.into_values().collect();
     for budget in &mut budgets {
@@ -164,12 +179,24 @@ fn join_budgets(answers: &[LimitsAnswer]) -> Vec<BudgetAnswer> {
     budgets
 }
 
-fn join_budget(held: &mut BudgetAnswer, other: &BudgetAnswer) {
+/// Joins what is told of one budget; `join` says how two amounts of use become one.
+fn join_budget(joined: &mut BTreeMap<(Name, u32), BudgetAnswer>, other: &BudgetAnswer, join: fn(u64, u64) -> u64) {
+    let place = (other.limit.clone(), other.id);
+    match joined.get_mut(&place) {
+        Some(held) if held.slot == other.slot => join_use(held, other, join),
+        Some(held) if held.slot > other.slot => {}
+        _ => {
+            joined.insert(place, other.clone());
+        }
+    }
+}
+
+fn join_use(held: &mut BudgetAnswer, other: &BudgetAnswer, join: fn(u64, u64) -> u64) {
     for (region, used) in &other.used {
         let own = held.used.entry(region.clone()).or_default();
-        *own = (*own).max(*used);
+        *own = join(*own, *used);
     }
-    held.keys = held.keys.max(other.keys);
+    held.keys = join(held.keys, other.keys);
     held.lent += other.lent;
     held.borrowed += other.borrowed;
     held.overdraft += other.overdraft;
@@ -354,3 +381,39 @@ fn by_region(used: &BTreeMap<RegionId, u64>) -> String {
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
 
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a node in `region` tells of the one limit.
+    fn answer(region: &str, slot: u64, keys: u64, used: [u64; 2]) -> LimitsAnswer {
+        let used = json!({ "a": used[0], "b": used[1] });
+        let budget = json!({
+            "limit": "api", "id": 1, "tier": "limit", "key": "user", "counts": "100/min", "quota": 100,
+            "window_ms": 60_000, "on_partition": "static", "mode": "healthy", "policy_in_force": false,
+            "shadow": false, "slot": slot, "keys": keys, "used": used, "busiest": [], "lent": 0, "borrowed": 0,
+            "overdraft": 0, "overshoot": 0, "last_overshoot": 0,
+        });
+        let node = format!("{region}-1");
+        let answer = json!({
+            "node": node, "region": region, "revision": 1, "budgets": [budget], "peers": {}, "lenders": {}, "fences": {},
+            "lapsed": [], "changes": [],
+        });
+        serde_json::from_value(answer).expect("an answer")
+    }
+
+    #[test]
+    fn nodes_of_a_region_add_up_and_what_regions_know_of_each_other_does_not() {
+        let answers = [
+            answer("a", 7, 10, [30, 1]),
+            answer("a", 7, 20, [50, 2]),
+            answer("b", 7, 5, [60, 40]),
+            answer("b", 6, 900, [900, 900]),
+        ];
+        let budgets = join_budgets(&answers);
+        let [budget] = budgets.as_slice() else { panic!("one budget: {budgets:?}") };
+        let used: Vec<(&str, u64)> = budget.used.iter().map(|(region, used)| (region.as_str(), *used)).collect();
+        assert_eq!((budget.slot, budget.keys, used), (7, 30, vec![("a", 80), ("b", 40)]));
+    }
+}

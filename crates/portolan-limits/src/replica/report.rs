@@ -50,9 +50,10 @@ pub struct LimitUsage {
     pub on_partition: String,
     /// State of the limit.
     pub mode: Mode,
-    /// Keys spent from in this slot, here or by what other regions told.
+    /// Keys spent from in this slot, here or by what other regions told, of those that this node owns in its region.
     pub keys: u64,
-    /// Spend of each region over all keys of the slot: our own exactly, of the others what keys under pressure have.
+    /// Spend of each region over these keys: our own exactly, of the others what keys under pressure have. The sum over
+    /// the nodes of a region is what the region knows.
     pub spent: Vec<(RegionId, u64)>,
     /// What was counted since the start.
     pub tally: Tally,
@@ -239,6 +240,10 @@ impl Limits {
             }
         };
         self.shared.table.for_each(|key, counter| {
+            if !self.shared.owns(key) {
+                // Its owner has granted what is used of it here, and counts it.
+                return;
+            }
             if let Some(rights) = self.limiter.rights(counter.limit()) {
                 note(rights, key, counter);
             }

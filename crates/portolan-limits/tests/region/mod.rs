@@ -125,6 +125,16 @@ impl Region {
         region
     }
 
+    /// Keys and units of the first limit that all nodes together tell of.
+    pub fn told(&self) -> (u64, u64) {
+        let of = |at: usize| {
+            let usage = self.nodes[at].limits.as_ref().map(|limits| limits.overview(self.now(at)));
+            let usage = usage.and_then(|usage| usage.into_iter().next()).expect("the node runs and has limits");
+            (usage.keys, usage.spent.iter().map(|(_, units)| units).sum::<u64>())
+        };
+        (0..self.len()).map(of).fold((0, 0), |sum, told| (sum.0 + told.0, sum.1 + told.1))
+    }
+
     pub fn len(&self) -> usize {
         self.nodes.len()
     }

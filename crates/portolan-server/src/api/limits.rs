@@ -57,9 +57,9 @@ pub struct BudgetAnswer {
     pub shadow: bool,
     /// The current slot.
     pub slot: u64,
-    /// Keys used in the slot.
+    /// Keys used in the slot, of those that the node owns in its region.
     pub keys: u64,
-    /// Use over all keys of the slot, by region.
+    /// Use over these keys, by region. The nodes of a region add up.
     pub used: BTreeMap<RegionId, u64>,
     /// The busiest keys of the slot.
     pub busiest: Vec<KeyAnswer>,

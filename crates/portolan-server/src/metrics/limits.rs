@@ -27,7 +27,11 @@ fn read_states(readings: &mut Readings, node: &NodeStatus) {
     let name = "portolan_limit_policy_active";
     let help = "Whether the policy for partitions is in force: a region or the lender of the limit is not heard";
     readings.gauges(name, help, each(|limit| flag(limit.mode == Mode::Degraded)));
-    readings.gauges("portolan_limit_keys", "Keys used in the slot", each(|limit| limit.keys as f64));
+    readings.gauges(
+        "portolan_limit_keys",
+        "Keys used in the slot, of those that this node owns",
+        each(|limit| limit.keys as f64),
+    );
     let own = node.region.clone();
     let busiest = |limit: &LimitUsage| {
         let key = limit.busiest.first()?;
@@ -50,7 +54,7 @@ fn read_use(readings: &mut Readings, node: &NodeStatus) {
         };
         limit.spent.iter().map(part)
     });
-    let help = "Units used in the slot over all keys, by region, as far as known here";
+    let help = "Units used in the slot over the keys that this node owns, by region, as far as known here";
     readings.gauges("portolan_limit_used", help, used);
     let counters: [(&str, &str, Count); 6] = [
         ("portolan_limit_lent", "Units lent to other regions", |limit| limit.tally.lent),
