@@ -27,6 +27,8 @@ pub struct Intent {
     pub bundle: Option<Arc<Bundle>>,
     /// Regions that are out of service by order.
     pub drains: BTreeMap<RegionId, Drain>,
+    /// The member that joined first. No two clusters have the same one, whatever they are called.
+    pub founder: Option<MemberId>,
     /// Nodes that are Raft members.
     pub members: BTreeMap<NodeName, MemberRecord>,
     /// Of each region that a node has joined: the nodes that share its limits.
@@ -91,6 +93,7 @@ impl Intent {
             snapshot: Arc::default(),
             bundle: None,
             drains: BTreeMap::new(),
+            founder: None,
             members: BTreeMap::new(),
             rosters: BTreeMap::new(),
             limits: LimitRegister::default(),
@@ -259,6 +262,7 @@ impl Intent {
         let others = self.members.len() - usize::from(self.members.contains_key(node));
         bounded("the cluster's members", others + 1, MAX_MEMBERS)?;
         let incarnation = self.members.get(node).map_or(1, |record| record.incarnation + 1);
+        self.founder.get_or_insert(member);
         self.members.insert(node.clone(), MemberRecord { member, region: region.clone(), incarnation });
         let roster = self.rosters.entry(region.clone()).or_default();
         roster.join(node);
@@ -296,6 +300,7 @@ impl Intent {
         codec::encode(&Saved {
             revision: self.revision,
             drains: self.drains.clone(),
+            founder: self.founder,
             members: self.members.clone(),
             rosters: self.rosters.clone(),
             limits: self.limits.save(),
@@ -323,6 +328,7 @@ impl Intent {
             snapshot: Arc::new(snapshot),
             bundle,
             drains: saved.drains,
+            founder: saved.founder,
             members: saved.members,
             rosters: saved.rosters,
             limits,
@@ -339,6 +345,7 @@ impl Intent {
 struct Saved {
     revision: Revision,
     drains: BTreeMap<RegionId, Drain>,
+    founder: Option<MemberId>,
     members: BTreeMap<NodeName, MemberRecord>,
     rosters: BTreeMap<RegionId, Roster>,
     limits: SavedRegister,

@@ -67,6 +67,20 @@ fn history(intent: &Intent) -> Vec<String> {
 }
 
 #[test]
+fn the_founder_is_who_joined_first_and_stays_it_over_wipes_and_snapshots() {
+    let mut intent = Intent::new(Arc::new(regions()));
+    assert_eq!(intent.founder, None);
+    for (node, member) in [("us-east-1", 7), ("eu-west-1", 8), ("us-east-1", 9)] {
+        let home = node.trim_end_matches("-1");
+        assert!(matches!(intent.apply(&join(node, home, member)), Applied::Joined { .. }));
+    }
+    assert_eq!(intent.founder, Some(MemberId(7)));
+    let bytes = intent.to_bytes().expect("a snapshot");
+    let restored = Intent::from_bytes(&bytes, Arc::new(regions())).expect("it reads");
+    assert_eq!(restored.founder, Some(MemberId(7)));
+}
+
+#[test]
 fn documents_get_revisions_and_can_be_put_in_force_again() {
     let mut intent = intent();
     let (one, two) = (document("a: { key: global, rate: 1/s }"), document("a: { key: global, rate: 2/s }"));

@@ -19,7 +19,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use portolan_limits::{Granted, LoanReply, LoanRequest};
-use portolan_model::{Name, RegionId, Timestamp, WallTime};
+use portolan_model::{MemberId, Name, RegionId, Timestamp, WallTime};
 use redis::{AsyncConnectionConfig, Client, RedisResult, Script, aio::MultiplexedConnection};
 use tokio::{
     sync::mpsc,
@@ -56,6 +56,8 @@ const LEND: &str = include_str!("lender/lend.lua");
 pub struct Asker {
     /// The cluster, so that several may share a server.
     pub cluster: Name,
+    /// The member that founded it, since clusters may have one name and number their limits alike.
+    pub founder: MemberId,
     /// The region.
     pub region: RegionId,
 }
@@ -327,7 +329,8 @@ async fn ask(
     request: LoanRequest,
     now: WallTime,
 ) -> (LoanRequest, Answer) {
-    let slot = format!("portolan:{}:{}:{}:{}", asker.cluster, request.limit.0, request.slot, request.key);
+    let slot =
+        format!("portolan:{}:{}:{}:{}:{}", asker.cluster, asker.founder, request.limit.0, request.slot, request.key);
     let lifetime = request.slot_ends.since(now) + SLOT_GRACE;
     let mut call = script.prepare_invoke();
     call.key(slot)

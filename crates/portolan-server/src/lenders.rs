@@ -9,7 +9,7 @@ use std::{
 
 use portolan_config::Snapshot;
 use portolan_limits::LoanRequest;
-use portolan_model::Name;
+use portolan_model::{MemberId, Name, RegionId};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -35,7 +35,8 @@ impl LenderStats {
 /// What the node's loop holds.
 pub struct Lenders {
     running: BTreeMap<Name, Lender>,
-    asker: Asker,
+    cluster: Name,
+    region: RegionId,
     clock: Clock,
     news: mpsc::Sender<LenderNews>,
     stats: LenderStats,
@@ -43,9 +44,9 @@ pub struct Lenders {
 
 impl Lenders {
     /// None yet; their news arrive at the other end.
-    pub fn new(asker: Asker, clock: Clock) -> (Self, mpsc::Receiver<LenderNews>) {
+    pub fn new(cluster: Name, region: RegionId, clock: Clock) -> (Self, mpsc::Receiver<LenderNews>) {
         let (news, heard) = mpsc::channel(NEWS);
-        (Self { running: BTreeMap::new(), asker, clock, news, stats: LenderStats::default() }, heard)
+        (Self { running: BTreeMap::new(), cluster, region, clock, news, stats: LenderStats::default() }, heard)
     }
 
     /// Counts, for whoever scrapes.
@@ -53,15 +54,17 @@ impl Lenders {
         self.stats.clone()
     }
 
-    /// Starts and ends lenders so that exactly those of `snapshot` run; one that reads the same goes on. Must be called on
-    /// a Tokio runtime.
-    pub fn follow(&mut self, snapshot: &Snapshot) {
+    /// Starts and ends lenders so that exactly those of `snapshot` run; one that reads the same goes on. None runs before
+    /// the cluster is founded. Must be called on a Tokio runtime.
+    pub fn follow(&mut self, snapshot: &Snapshot, founder: Option<MemberId>) {
+        let Some(founder) = founder else { return };
+        let asker = Asker { cluster: self.cluster.clone(), founder, region: self.region.clone() };
         self.running.retain(|name, lender| snapshot.lenders.get(name) == Some(lender.config()));
         for (name, config) in &snapshot.lenders {
             if self.running.contains_key(name) {
                 continue;
             }
-            match Lender::start(config, &self.asker, self.clock, self.news.clone()) {
+            match Lender::start(config, &asker, self.clock, self.news.clone()) {
                 Ok(lender) => {
                     self.running.insert(name.clone(), lender);
                 }
@@ -95,7 +98,7 @@ mod tests {
 
     use portolan_config::LimitId;
     use portolan_limits::Key;
-    use portolan_model::{HashKey, RegionId, WallTime};
+    use portolan_model::{HashKey, WallTime};
 
     use super::*;
 
@@ -120,17 +123,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_lender_that_was_given_up_is_counted_on_again_under_another_address() {
-        let asker = Asker { cluster: Name::new("test").expect("a name"), region: RegionId::new("a").expect("a name") };
-        let (mut lenders, mut news) = Lenders::new(asker, Clock::start());
+        let (cluster, region) = (Name::new("test").expect("a name"), RegionId::new("a").expect("a name"));
+        let (mut lenders, mut news) = Lenders::new(cluster, region, Clock::start());
+        let founder = Some(MemberId(1));
         // Nobody accepts at either: the first is closed, the second never answers.
         let closed = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("an address");
         let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
         let name = Name::new("main").expect("a name");
-        lenders.follow(&naming(closed));
+        lenders.follow(&naming(closed), founder);
         lenders.ask(&name, request());
         while news.recv().await != Some(LenderNews::Judged) {}
         assert_eq!(lenders.states().collect::<Vec<_>>(), [(&name, false)]);
-        lenders.follow(&naming(silent.local_addr().expect("an address")));
+        lenders.follow(&naming(silent.local_addr().expect("an address")), founder);
         assert_eq!(lenders.states().collect::<Vec<_>>(), [(&name, true)]);
     }
 }

@@ -150,7 +150,7 @@ impl NodeLoop {
     /// Starts and ends lenders with the document, and tells its limits which of them can be counted on: a limit may be
     /// new to a lender, and a lender new under its name.
     fn follow_lenders(&mut self, intent: &Intent) {
-        self.lenders.follow(&intent.snapshot);
+        self.lenders.follow(&intent.snapshot, intent.founder);
         self.judge_lenders();
     }
 

@@ -31,7 +31,6 @@ use crate::{
     dns::{DnsCounters, DnsSockets},
     error::Error,
     files::{NodeFiles, follow_files},
-    lender::Asker,
     lenders::Lenders,
     marks_file::MarksFiles,
     mesh::{Mesh, MeshConfig, PeerAddress},
@@ -108,8 +107,7 @@ impl Running {
         let (prober, outcomes) = Prober::new();
         let (marks, durable) = marks.start()?;
         let dns_counters = Arc::new(DnsCounters::default());
-        let asker = Asker { cluster: node.cluster.clone(), region: node.region.clone() };
-        let (lenders, lender_news) = Lenders::new(asker, clock);
+        let (lenders, lender_news) = Lenders::new(node.cluster.clone(), node.region.clone(), clock);
         let admin = AdminState {
             me: files.me.clone(),
             clock,

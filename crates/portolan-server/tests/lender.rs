@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use portolan_config::LimitId;
 use portolan_limits::{Granted, Key, LoanReply, LoanRequest};
-use portolan_model::{HashKey, Name, RegionId, WallTime};
+use portolan_model::{HashKey, MemberId, Name, RegionId, WallTime};
 use portolan_server::{
     Clock,
     lender::{Asker, Lender, LenderNews},
@@ -24,9 +24,15 @@ struct Region {
 
 impl Region {
     fn new(name: &'static str, url: &str) -> Self {
+        Self::of(MemberId(1), name, url)
+    }
+
+    /// A region of the cluster that a member founded.
+    fn of(founder: MemberId, name: &'static str, url: &str) -> Self {
         let (sender, news) = mpsc::channel(1024);
         let config = portolan_config::Lender { name: Name::new("main").expect("a name"), redis: url.into() };
-        let asker = Asker { cluster: Name::new("test").expect("a name"), region: RegionId::new(name).expect("a name") };
+        let (cluster, region) = (Name::new("test").expect("a name"), RegionId::new(name).expect("a name"));
+        let asker = Asker { cluster, founder, region };
         let lender = Lender::start(&config.into(), &asker, Clock::start(), sender);
         Self { lender: lender.expect("the URL is sound"), news }
     }
@@ -187,4 +193,16 @@ async fn a_process_after_another_is_told_what_the_region_holds_and_is_lent_the_r
         let granted = second.granted(request).await;
         assert_eq!((granted.held, granted.total), (lent, lent));
     }
+}
+
+#[tokio::test]
+async fn clusters_of_one_name_on_one_server_do_not_know_each_others_loans() {
+    let Some(server) = Redis::start().await else { return };
+    let (mut ours, mut theirs) =
+        (Region::of(MemberId(1), "a", &server.url()), Region::of(MemberId(2), "a", &server.url()));
+    let request = ours.request(1, 0, 100);
+    assert_eq!(ours.ask(request).await, 100);
+    let request = theirs.request(2, 0, 10);
+    let granted = theirs.granted(request).await;
+    assert_eq!((granted.held, granted.total), (10, 10));
 }
