@@ -74,7 +74,10 @@ impl Account {
     /// Raises one number to at least `amount` and returns the one before, or nothing if it was as high.
     pub fn raise(&mut self, slot: u64, region: usize, field: Field, amount: u64) -> Option<u64> {
         let amount = amount.min(MAX_AMOUNT);
-        let before = self.amount(slot, region, field);
+        let before = match self.find(slot, region, field) {
+            Ok(at) => self.cells[at].amount(),
+            Err(_) => 0,
+        };
         if amount <= before {
             return None;
         }
@@ -97,7 +100,7 @@ impl Account {
     /// One region's row.
     pub fn row(&self, slot: u64, region: usize) -> Row {
         let mut row = Row::default();
-        for cell in self.cells.iter().filter(|cell| cell.slot == slot as u8 && usize::from(cell.region) == region) {
+        for cell in self.of_region(slot, region) {
             match cell.field() {
                 Field::Consumed => (row.consumed, row.demand) = (cell.amount(), cell.demand),
                 Field::Refunded => row.refunded = cell.amount(),
@@ -109,14 +112,14 @@ impl Account {
 
     /// Whether a region has told anything about a slot.
     pub fn has_row(&self, slot: u64, region: usize) -> bool {
-        self.cells.iter().any(|cell| cell.slot == slot as u8 && usize::from(cell.region) == region)
+        self.of_region(slot, region).next().is_some()
     }
 
     /// Every region's position in a slot.
     pub fn balances(&self, slot: u64, regions: usize) -> SmallVec<[Balance; 8]> {
         let mut balances: SmallVec<[Balance; 8]> = smallvec![Balance::default(); regions];
         let mut refunded: SmallVec<[u64; 8]> = smallvec![0; regions];
-        for cell in self.cells.iter().filter(|cell| cell.slot == slot as u8) {
+        for cell in self.cells_from(slot, 0, 0).take_while(|cell| cell.slot == slot as u8) {
             let (region, amount) = (usize::from(cell.region), cell.amount());
             balances[region].told = true;
             match cell.field() {
@@ -150,6 +153,11 @@ impl Account {
         slots
     }
 
+    /// Whether there are cells of slots before `floor`.
+    pub fn reaches_before(&self, floor: u64) -> bool {
+        self.cells.iter().any(|cell| self.full_slot(cell.slot) < floor)
+    }
+
     /// Drops the cells of one slot.
     pub fn forget(&mut self, slot: u64) {
         self.cells.retain(|cell| cell.slot != slot as u8);
@@ -171,7 +179,17 @@ impl Account {
     }
 
     fn find(&self, slot: u64, region: usize, field: Field) -> Result<usize, usize> {
-        self.cells.binary_search_by_key(&(slot as u8, region as u8, field.code()), Cell::place)
+        self.cells.binary_search_by_key(&place(slot, region, field.code()), Cell::place)
+    }
+
+    fn of_region(&self, slot: u64, region: usize) -> impl Iterator<Item = &Cell> {
+        let of_row = move |cell: &&Cell| cell.slot == slot as u8 && usize::from(cell.region) == region;
+        self.cells_from(slot, region, 0).take_while(of_row)
+    }
+
+    fn cells_from(&self, slot: u64, region: usize, field: u8) -> std::slice::Iter<'_, Cell> {
+        let first = place(slot, region, field);
+        self.cells[self.cells.partition_point(|cell| cell.place() < first)..].iter()
     }
 
     fn cell_mut(&mut self, slot: u64, region: usize, field: Field) -> &mut Cell {
@@ -211,8 +229,8 @@ impl Field {
 }
 
 impl Cell {
-    const fn place(&self) -> (u8, u8, u8) {
-        (self.slot, self.region, self.field)
+    const fn place(&self) -> u32 {
+        (self.slot as u32) << 16 | (self.region as u32) << 8 | self.field as u32
     }
 
     const fn field(self) -> Field {
@@ -242,6 +260,11 @@ impl Row {
     pub fn lent_out(&self) -> u64 {
         self.lent.iter().fold(0, |sum: u64, &(_, amount)| sum.saturating_add(amount))
     }
+}
+
+/// What cells are sorted by.
+const fn place(slot: u64, region: usize, field: u8) -> u32 {
+    (slot as u8 as u32) << 16 | (region as u8 as u32) << 8 | field as u32
 }
 
 /// Cells that a full account grows by.

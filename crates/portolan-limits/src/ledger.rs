@@ -8,7 +8,7 @@ use portolan_config::LimitId;
 use portolan_model::HashKey;
 
 use crate::{
-    account::{Account, Field, Row},
+    account::{Account, Field, MAX_AMOUNT, Row},
     key::Key,
     message::DIGEST_BUCKETS,
     region::Shard,
@@ -17,18 +17,20 @@ use crate::{
 /// Accounts of the live slots.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
-    hash_key: HashKey,
+    /// Of the cluster, for hashes of cells.
+    seeds: [u64; 2],
     regions: usize,
     /// Most rows per region: one per key and slot.
     max_rows: usize,
     /// Rows held per region.
     held: Vec<usize>,
     accounts: BTreeMap<(LimitId, Key), Account>,
-    shards: BTreeMap<(LimitId, u64, u8, Shard), Cells>,
+    digests: BTreeMap<(LimitId, u64), Digests>,
     /// The oldest slot of each limit that is kept; only rises.
     floors: BTreeMap<LimitId, u64>,
-    /// Where the next sweep begins.
+    /// Where the next sweep begins, and how many accounts are left to look at since a floor rose.
     swept_up_to: (LimitId, Key),
+    unswept: usize,
 }
 
 /// The effect of a join.
@@ -44,23 +46,23 @@ pub(crate) enum Joined {
     Dead,
 }
 
-/// One region's cells of the keys of one shard in one slot.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cells {
-    digest: u64,
-}
+/// Digests of one slot: of each region's cells of the keys of each shard, sorted.
+#[derive(Clone, Debug, Default)]
+struct Digests(Vec<((u8, Shard), u64)>);
 
 impl Ledger {
     pub fn new(hash_key: HashKey, regions: usize, max_rows: usize) -> Self {
+        let seed = hash_key.hash(&[b"digests of a ledger"]).0;
         Self {
-            hash_key,
+            seeds: [seed as u64, (seed >> 64) as u64],
             regions,
             max_rows,
             held: vec![0; regions],
             accounts: BTreeMap::new(),
-            shards: BTreeMap::new(),
+            digests: BTreeMap::new(),
             floors: BTreeMap::new(),
             swept_up_to: (LimitId(0), Key::EVERY),
+            unswept: 0,
         }
     }
 
@@ -70,21 +72,24 @@ impl Ledger {
         if slot < floor {
             return Joined::Dead;
         }
-        let known = self.accounts.get(&(limit, key)).is_some_and(|account| account.has_row(slot, region));
+        let account = self.accounts.entry((limit, key)).or_default();
+        let known = account.has_row(slot, region);
         if !known && self.held[region] >= self.max_rows {
+            if account.is_empty() {
+                self.accounts.remove(&(limit, key));
+            }
             return Joined::Full;
         }
-        self.drop_dead(limit, key, floor);
+        drop_dead(&mut self.held, account, floor);
         let mut joined = Joined::Known;
-        let account = self.accounts.entry((limit, key)).or_default();
+        let mut moved = 0;
         let numbers = [(Field::Consumed, row.consumed), (Field::Refunded, row.refunded)];
         let lent = row.lent.iter().map(|&(to, amount)| (Field::Lent(to), amount));
         for (field, amount) in numbers.into_iter().chain(lent) {
+            let amount = amount.min(MAX_AMOUNT);
             let Some(before) = account.raise(slot, region, field, amount) else { continue };
-            let after = account.amount(slot, region, field);
-            let shard = self.shards.entry((limit, slot, region as u8, Shard::of(key))).or_default();
-            let hash = |amount| cell_hash(&self.hash_key, limit, slot, key, region, field, amount);
-            shard.digest ^= hash(before) ^ hash(after);
+            let place = Place { limit, slot, key, region: region as u8, field: field.code() };
+            moved ^= place.hash(self.seeds, before) ^ place.hash(self.seeds, amount);
             joined = Joined::Raised;
         }
         account.expect(slot, region, row.demand);
@@ -92,6 +97,9 @@ impl Ledger {
             self.accounts.remove(&(limit, key));
         } else if !known && account.has_row(slot, region) {
             self.held[region] += 1;
+        }
+        if joined == Joined::Raised {
+            self.digests.entry((limit, slot)).or_default().flip(region as u8, Shard::of(key), moved);
         }
         joined
     }
@@ -122,17 +130,17 @@ impl Ledger {
         of: impl Fn(Shard) -> bool,
     ) -> [u64; DIGEST_BUCKETS] {
         let mut digests = [0; DIGEST_BUCKETS];
-        let place = |shard| (limit, slot, region as u8, shard);
-        for (&(.., shard), held) in self.shards.range(place(FIRST)..=place(LAST)).filter(|((.., shard), _)| of(*shard))
-        {
-            digests[bucket(shard)] ^= held.digest;
+        let held = self.digests.get(&(limit, slot)).map_or(&[][..], |digests| digests.of(region as u8));
+        for &((_, shard), digest) in held.iter().filter(|((_, shard), _)| of(*shard)) {
+            digests[bucket(shard)] ^= digest;
         }
         digests
     }
 
     /// Digest of all regions' rows in a slot.
     pub fn digest(&self, limit: LimitId, slot: u64) -> u64 {
-        self.of_slot(limit, slot).fold(0, |sum, (_, shard)| sum ^ shard.digest)
+        let digests = self.digests.get(&(limit, slot)).map_or(&[][..], |digests| &digests.0);
+        digests.iter().fold(0, |sum, (_, digest)| sum ^ digest)
     }
 
     /// One region's rows in the digest buckets of `buckets`, of the shards that `of` names.
@@ -162,43 +170,52 @@ impl Ledger {
 
     /// Slots that have rows.
     pub fn slots(&self) -> Vec<(LimitId, u64)> {
-        let mut slots: Vec<_> = self.shards.keys().map(|&(limit, slot, ..)| (limit, slot)).collect();
-        slots.dedup();
-        slots
+        self.digests.keys().copied().collect()
     }
 
-    /// Keeps no slot of a limit before `floor`. Their cells are dropped when a join or a sweep comes by.
-    pub fn raise_floor(&mut self, limit: LimitId, floor: u64) {
+    /// Keeps no slot of a limit before `floor`; says whether it kept one that it does not any more. Their cells are
+    /// dropped when a join or a sweep comes by.
+    pub fn raise_floor(&mut self, limit: LimitId, floor: u64) -> bool {
         let held = self.floors.entry(limit).or_insert(0);
-        if *held < floor {
+        let rises = *held < floor;
+        if rises {
             *held = floor;
-            let first = (limit, 0, 0, FIRST);
-            let dead: Vec<_> = self.shards.range(first..(limit, floor, 0, FIRST)).map(|(&place, _)| place).collect();
-            for place in dead {
-                self.shards.remove(&place);
+            while let Some((&dead, _)) = self.digests.range((limit, 0)..(limit, floor)).next() {
+                self.digests.remove(&dead);
+            }
+            self.unswept = self.accounts.len();
+        }
+        rises
+    }
+
+    /// Drops the dead slots of the next `count` accounts, after `last` has seen each. Costs nothing once every account
+    /// was looked at since the last floor rose: none of a dead slot is added.
+    pub fn sweep(&mut self, count: usize, mut last: impl FnMut(LimitId, u64, Key, &Account)) {
+        let count = count.min(self.unswept);
+        if count == 0 {
+            return;
+        }
+        self.unswept -= count;
+        let Self { held, accounts, floors, .. } = self;
+        let mut emptied = Vec::new();
+        let mut swept = accounts.range_mut(self.swept_up_to..);
+        for (&(limit, key), account) in swept.by_ref().take(count) {
+            let Some(&floor) = floors.get(&limit).filter(|floor| account.reaches_before(**floor)) else { continue };
+            account.slots().iter().filter(|&&slot| slot < floor).for_each(|&slot| last(limit, slot, key, account));
+            drop_dead(held, account, floor);
+            if account.is_empty() {
+                emptied.push((limit, key));
             }
         }
-    }
-
-    /// Drops the dead slots of the next `count` accounts, after `last` has seen each.
-    pub fn sweep(&mut self, count: usize, mut last: impl FnMut(LimitId, u64, Key, &Account)) {
-        let places: Vec<_> = self.accounts.range(self.swept_up_to..).take(count + 1).map(|(&place, _)| place).collect();
-        self.swept_up_to = places.get(count).copied().unwrap_or((LimitId(0), Key::EVERY));
-        for &(limit, key) in places.iter().take(count) {
-            let Some(&floor) = self.floors.get(&limit) else { continue };
-            if let Some(account) = self.accounts.get(&(limit, key)) {
-                account.slots().iter().filter(|&&slot| slot < floor).for_each(|&slot| last(limit, slot, key, account));
-            }
-            self.drop_dead(limit, key, floor);
-            if self.accounts.get(&(limit, key)).is_some_and(Account::is_empty) {
-                self.accounts.remove(&(limit, key));
-            }
+        self.swept_up_to = swept.next().map_or((LimitId(0), Key::EVERY), |(&place, _)| place);
+        for place in emptied {
+            self.accounts.remove(&place);
         }
     }
 
     /// Drops everything of the limits that `ended` names.
     pub fn forget_limits(&mut self, ended: impl Fn(LimitId) -> bool) {
-        let Self { held, accounts, shards, floors, .. } = self;
+        let Self { held, accounts, digests, floors, .. } = self;
         accounts.retain(|&(limit, _), account| {
             let over = ended(limit);
             if over {
@@ -206,7 +223,7 @@ impl Ledger {
             }
             !over
         });
-        shards.retain(|&(limit, ..), _| !ended(limit));
+        digests.retain(|&(limit, _), _| !ended(limit));
         floors.retain(|&limit, _| !ended(limit));
     }
 
@@ -214,19 +231,58 @@ impl Ledger {
     pub fn len(&self) -> usize {
         self.accounts.len()
     }
+}
 
-    fn drop_dead(&mut self, limit: LimitId, key: Key, floor: u64) {
-        if let Some(account) = self.accounts.get_mut(&(limit, key)) {
-            for slot in account.slots().into_iter().filter(|&slot| slot < floor) {
-                release(&mut self.held, account, slot);
-                account.forget(slot);
-            }
+impl Digests {
+    fn flip(&mut self, region: u8, shard: Shard, bits: u64) {
+        match self.0.binary_search_by_key(&(region, shard), |(place, _)| *place) {
+            Ok(at) => self.0[at].1 ^= bits,
+            Err(at) => self.0.insert(at, ((region, shard), bits)),
         }
     }
 
-    fn of_slot(&self, limit: LimitId, slot: u64) -> impl Iterator<Item = (usize, &Cells)> {
-        let range = (limit, slot, 0, FIRST)..=(limit, slot, u8::MAX, LAST);
-        self.shards.range(range).map(|(&(_, _, region, _), shard)| (usize::from(region), shard))
+    fn of(&self, region: u8) -> &[((u8, Shard), u64)] {
+        let from = self.0.partition_point(|((of, _), _)| *of < region);
+        let to = self.0.partition_point(|((of, _), _)| *of <= region);
+        &self.0[from..to]
+    }
+}
+
+/// What one number of a ledger is.
+struct Place {
+    limit: LimitId,
+    slot: u64,
+    key: Key,
+    region: u8,
+    field: u8,
+}
+
+impl Place {
+    /// Of the number with what it is; nothing of a number that is not there. Folded products (Yi, wyhash) under a secret
+    /// of the cluster: a cell of a key under pressure is hashed with every row that comes, and what it is made of is no
+    /// stranger's choice.
+    fn hash(&self, [first, second]: [u64; 2], amount: u64) -> u64 {
+        if amount == 0 {
+            return 0;
+        }
+        let place = u64::from(self.limit.0) << 16 | u64::from(self.region) << 8 | u64::from(self.field);
+        let cell = folded(self.key.bits() ^ first, self.slot ^ second);
+        folded(folded(cell ^ place, amount ^ first) ^ second, place ^ GOLDEN)
+    }
+}
+
+fn folded(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Drops the cells of slots before `floor`.
+fn drop_dead(held: &mut [usize], account: &mut Account, floor: u64) {
+    if account.reaches_before(floor) {
+        for slot in account.slots().into_iter().filter(|&slot| slot < floor) {
+            release(held, account, slot);
+            account.forget(slot);
+        }
     }
 }
 
@@ -235,26 +291,13 @@ fn release(held: &mut [usize], account: &Account, slot: u64) {
     held.iter_mut().enumerate().filter(|(at, _)| account.has_row(slot, *at)).for_each(|(_, held)| *held -= 1);
 }
 
-const FIRST: Shard = Shard(0);
-const LAST: Shard = Shard(u8::MAX);
-
 /// The digest bucket of a shard.
 const fn bucket(shard: Shard) -> usize {
     (shard.0 >> 4) as usize % DIGEST_BUCKETS
 }
 
-fn cell_hash(hash_key: &HashKey, limit: LimitId, slot: u64, key: Key, region: usize, field: Field, amount: u64) -> u64 {
-    if amount == 0 {
-        return 0;
-    }
-    let mut cell = [0; 36];
-    cell[..4].copy_from_slice(&limit.0.to_le_bytes());
-    let place = (region as u64) << 8 | u64::from(field.code());
-    for (at, number) in [slot, key.bits(), place, amount].into_iter().enumerate() {
-        cell[4 + at * 8..][..8].copy_from_slice(&number.to_le_bytes());
-    }
-    hash_key.hash(&[&cell]).0 as u64
-}
+/// 2^64 over the golden ratio, odd.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
 mod tests {

@@ -144,6 +144,8 @@ pub struct Limits {
     next_digest: Timestamp,
     repair_turn: usize,
     swept_up_to: usize,
+    /// Definitions came since dead slots were last looked for.
+    redefined: bool,
     outbox: Outbox,
     events: Events<Event>,
     stats: Stats,
@@ -200,6 +202,7 @@ impl Limits {
             next_digest: now.mono,
             repair_turn: 0,
             swept_up_to: 0,
+            redefined: false,
             outbox: Outbox::default(),
             events: Events::new(),
             stats: Stats::default(),
@@ -262,6 +265,7 @@ impl Limits {
         self.watched.retain(|&(limit, _), _| !ended(limit));
         self.untold.retain(|place| !ended(place.limit));
         self.marked.retain(|&(limit, ..), _| !ended(limit));
+        self.redefined = true;
         self.set_minorities();
     }
 
@@ -282,7 +286,7 @@ impl Limits {
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let urgent = (!self.urgent.is_empty()).then(|| self.last.mono + rounds::SHORTEST_GAP);
-        [urgent, self.siblings.poll_timeout(self.last.mono)].into_iter().flatten().chain([self.next_tick]).min()
+        [urgent, self.siblings.poll_timeout()].into_iter().flatten().chain([self.next_tick]).min()
     }
 
     /// The next message to send.
@@ -366,8 +370,9 @@ impl Limits {
     fn forget_dead_slots(&mut self) {
         let wall = self.wall();
         let limiter = self.limiter();
+        let mut turned = std::mem::take(&mut self.redefined);
         for rights in limiter.all_rights() {
-            self.ledger.raise_floor(rights.id, rights.terms.slot(wall).saturating_sub(1));
+            turned |= self.ledger.raise_floor(rights.id, rights.terms.slot(wall).saturating_sub(1));
         }
         let (regions, books) = (self.regions.len(), &mut self.books);
         let count = SWEPT_ACCOUNTS.max(self.ledger.len() / SWEPT_PART);
@@ -375,6 +380,9 @@ impl Limits {
             let (Some(rights), Some(book)) = (limiter.rights(limit), books.get_mut(&limit)) else { return };
             book.close_slot(account.consumed(slot, regions).saturating_sub(rights.terms.most_in_slot()));
         });
+        if !turned {
+            return;
+        }
         let live = |limit, slot| limiter.rights(limit).is_some_and(|rights| slot + 1 >= rights.terms.slot(wall));
         self.untold.retain(|place| live(place.limit, place.slot));
         self.marked.retain(|_, &mut (_, ends)| ends > wall);

@@ -32,6 +32,8 @@ pub(crate) struct Table {
     prints: Box<[AtomicU64]>,
     entries: Box<[Counter]>,
     moved: Box<[AtomicU64]>,
+    /// A bit per word of `moved`: whether any of it is set.
+    stirred: Box<[AtomicU64]>,
 }
 
 /// Place of an entry; valid while its tag is the key's.
@@ -70,6 +72,7 @@ impl Table {
             prints: words(buckets),
             entries: (0..buckets * WAYS).map(|_| Counter::default()).collect(),
             moved: words((buckets * WAYS).div_ceil(64)),
+            stirred: words((buckets * WAYS).div_ceil(64 * 64)),
         }
     }
 
@@ -147,24 +150,28 @@ impl Table {
     /// Says that the counter at `place` moved. Call after moving it.
     #[inline]
     pub fn note_move(&self, place: Place) {
-        let (word, bit) = (&self.moved[place.0 as usize / 64], 1 << (place.0 % 64));
+        let at = place.0 as usize;
+        let (word, bit) = (&self.moved[at / 64], 1 << (at % 64));
         if word.load(SeqCst) & bit == 0 {
             word.fetch_or(bit, SeqCst);
+            // After the bit itself: a drain that comes in between finds it the next time.
+            let (word, bit) = (&self.stirred[at / 4096], 1 << (at / 64 % 64));
+            if word.load(SeqCst) & bit == 0 {
+                word.fetch_or(bit, SeqCst);
+            }
         }
     }
 
     /// Hands every entry that moved since the last call to `each`.
     pub fn drain_moved(&self, mut each: impl FnMut(Moved, &Counter)) {
-        for (at, word) in self.moved.iter().enumerate() {
-            if word.load(SeqCst) == 0 {
-                continue;
-            }
-            let mut bits = word.swap(0, SeqCst);
-            while bits != 0 {
-                let place = Place((at * 64) as u32 + bits.trailing_zeros());
-                bits &= bits - 1;
-                if let Some(moved) = self.read(place) {
-                    each(moved, self.counter(place));
+        for (at, stirred) in self.stirred.iter().enumerate() {
+            for word in taken(stirred) {
+                let word = at * 64 + word;
+                for bit in taken(&self.moved[word]) {
+                    let place = Place((word * 64 + bit) as u32);
+                    if let Some(moved) = self.read(place) {
+                        each(moved, self.counter(place));
+                    }
                 }
             }
         }
@@ -265,6 +272,16 @@ impl Table {
 /// The entry of its bucket that a key is given if it is free.
 fn way(key: Key) -> usize {
     (key.bits() >> 48) as usize % WAYS
+}
+
+/// The bits that are set in a word, which is cleared.
+fn taken(word: &AtomicU64) -> impl Iterator<Item = usize> {
+    let mut bits = if word.load(SeqCst) == 0 { 0 } else { word.swap(0, SeqCst) };
+    std::iter::from_fn(move || {
+        let bit = bits.trailing_zeros() as usize;
+        bits &= bits.wrapping_sub(1);
+        (bit < 64).then_some(bit)
+    })
 }
 
 /// The byte that a key is found by; never 0.

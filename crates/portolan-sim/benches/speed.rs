@@ -1,6 +1,7 @@
 //! How long the simulator takes for the two fleets that its speed is stated for. Prints seconds, and what they bought.
 //!
-//! `cargo bench -p portolan-sim --bench speed [-- small|large]`
+//! `cargo bench -p portolan-sim --bench speed [-- [below] [pressed] [single] [large] [60s]]`: a length stands in for that
+//! of every fleet chosen.
 
 use std::{fmt::Write, sync::Arc, time::Instant};
 
@@ -12,18 +13,28 @@ const JWKS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","alg":"EdD
     "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
 fn main() {
-    let chosen = |name: &str| {
-        let mut named = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
-        named.peek().is_none() || named.any(|argument| argument == name)
-    };
-    if chosen("small") {
-        measure("3 regions x 3 nodes, 10 limits, 1000 keys, 10000 requests/s, 5 min", &small(3, 3));
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let (lengths, names): (Vec<&String>, Vec<&String>) =
+        arguments.iter().partition(|argument| argument.starts_with(|first: char| first.is_ascii_digit()));
+    let length = lengths.first().map(|length| length.as_str());
+    let chosen = |name: &str| names.is_empty() || names.iter().any(|argument| *argument == name);
+    let five = length.unwrap_or("5min");
+    let small_fleet = "10 limits, 1000 keys, 10000 requests/s";
+    if chosen("below") {
+        measure(
+            &format!("3 regions x 3 nodes, {small_fleet}, no key under pressure, {five}"),
+            &small(3, 3, "100/s", five),
+        );
+    }
+    if chosen("pressed") {
+        measure(&format!("3 regions x 3 nodes, {small_fleet}, all under pressure, {five}"), &small(3, 3, "7/s", five));
     }
     if chosen("single") {
-        measure("3 regions x 1 node, 10 limits, 1000 keys, 10000 requests/s, 5 min", &small(3, 1));
+        measure(&format!("3 regions x 1 node, {small_fleet}, all under pressure, {five}"), &small(3, 1, "7/s", five));
     }
     if chosen("large") {
-        measure("20 regions x 5 nodes, 1000 keys under pressure, 30 min", &large(20, 5));
+        let length = length.unwrap_or("30min");
+        measure(&format!("20 regions x 5 nodes, 1000 keys under pressure, {length}"), &large(20, 5, length));
     }
 }
 
@@ -50,13 +61,13 @@ fn measure(what: &str, text: &str) {
     outcome.violations.iter().take(3).for_each(|violation| println!("  {}", violation.detail));
 }
 
-/// Ten limits of a hundred users each, all overdrawn half as much again.
-fn small(regions: usize, nodes: usize) -> String {
+/// Ten limits of a hundred users each, of whom each asks ten times a second.
+fn small(regions: usize, nodes: usize, quota: &str, length: &str) -> String {
     let mut limits = String::new();
     let mut routes = String::new();
     let mut clients = String::new();
     for limit in 0..10 {
-        let _ = writeln!(limits, "    l{limit}: {{ key: user, rate: 7/s }}");
+        let _ = writeln!(limits, "    l{limit}: {{ key: user, rate: {quota} }}");
         let _ = writeln!(
             routes,
             "    r{limit}: {{ match: {{ path: /{limit}/** }}, auth: a, limits: [l{limit}], service: s }}"
@@ -69,11 +80,11 @@ fn small(regions: usize, nodes: usize) -> String {
             );
         }
     }
-    scenario(regions, nodes, "5min", &limits, &routes, &clients)
+    scenario(regions, nodes, length, &limits, &routes, &clients)
 }
 
 /// A limit of a thousand users that all regions draw from.
-fn large(regions: usize, nodes: usize) -> String {
+fn large(regions: usize, nodes: usize, length: &str) -> String {
     let mut clients = String::new();
     for region in 0..regions {
         let _ = writeln!(
@@ -83,7 +94,7 @@ fn large(regions: usize, nodes: usize) -> String {
     }
     let limits = "    l: { key: user, rate: 100/10s }\n";
     let routes = "    r: { match: { path: /x }, auth: a, limits: [l], service: s }\n";
-    scenario(regions, nodes, "30min", limits, routes, &clients)
+    scenario(regions, nodes, length, limits, routes, &clients)
 }
 
 fn scenario(regions: usize, nodes: usize, length: &str, limits: &str, routes: &str, clients: &str) -> String {

@@ -258,7 +258,7 @@ impl World<'_> {
     fn counters_agree(&self) -> bool {
         let digests = |host: &crate::host::Host| {
             let now = host.clock.read();
-            host.process.as_ref().map(|process| process.node.status(now).slot_digests)
+            host.process.as_ref().map(|process| process.node.slot_digests(now))
         };
         let first = self.hosts.first().and_then(digests);
         first.is_some() && self.hosts.iter().all(|host| digests(host) == first)

@@ -85,10 +85,12 @@ impl Siblings {
         (self.ownership.ranking().epoch(), self.ownership.held())
     }
 
-    /// When to look again, having looked at `last`.
-    pub fn poll_timeout(&self, last: Timestamp) -> Option<Timestamp> {
-        let requests = (!self.requests.is_empty()).then_some(last + super::subleasing::LOOK);
-        [self.copies.poll_timeout(), self.ownership.poll_timeout(), requests].into_iter().flatten().min()
+    /// When to look again.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        [self.copies.poll_timeout(), self.ownership.poll_timeout(), self.requests.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

@@ -34,14 +34,11 @@ impl Limits {
 
     /// Hands back what is not used, and asks ahead for the slot to come.
     pub(super) fn hand_back(&mut self, now: Now) {
-        if self.siblings.requests.is_empty() {
-            return;
-        }
         let limiter = self.limiter();
         let wall = self.wall();
         let left = |cell: &Cell| {
             let rights = limiter.rights(cell.limit)?;
-            (rights.terms.slot(wall) == cell.slot).then(|| rights.terms.end(cell.slot).since(wall))
+            (rights.terms.slot(wall) <= cell.slot).then(|| rights.terms.end(cell.slot).since(wall))
         };
         for cell in self.siblings.requests.idle(now.mono, left) {
             let Some(rights) = limiter.rights(cell.limit) else { continue };
@@ -193,9 +190,6 @@ impl Limits {
         }
     }
 }
-
-/// How often a node looks for what to hand back, while it holds anything.
-pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// What is asked ahead of the next slot lasts this long.
 const AHEAD: Duration = Duration::from_millis(100);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portolan_config::LimitId;
 use portolan_geodns::RegionState;
-use portolan_limits::{Key, KeyUsage};
+use portolan_limits::{Key, KeyUsage, SlotDigest};
 use portolan_model::{NodeName, Now, RegionId, Timestamp};
 use portolan_routing::{EndpointRef, Health};
 
@@ -54,6 +54,11 @@ impl Node {
             slot_digests: self.limits.slot_digests(now),
             counts: self.counts(),
         }
+    }
+
+    /// Digests of what is known of all regions' counters in live slots: a small part of [`Node::status`].
+    pub fn slot_digests(&self, now: Now) -> Vec<SlotDigest> {
+        self.limits.slot_digests(now)
     }
 
     /// What is known here of one key of a limit, in its running slot. `None` for a limit that is not in force.

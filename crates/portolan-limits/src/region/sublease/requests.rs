@@ -4,7 +4,7 @@
 //! back from there first.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     time::Duration,
 };
 
@@ -19,6 +19,10 @@ pub(crate) struct Requests {
     capacity: usize,
     /// Cells whose ask is to be sent.
     due: BTreeSet<Cell>,
+    /// When asks on their way are sent again: all after the same time, so in the order in which they left.
+    overdue: VecDeque<(Timestamp, Cell)>,
+    /// When to look whether something of a cell goes back: one entry for each.
+    looks: BTreeSet<(Timestamp, Cell)>,
     /// Cells there was no room for.
     pub refused: u64,
 }
@@ -53,6 +57,8 @@ struct Held {
     quiet_until: Timestamp,
     /// Last use.
     touched: Timestamp,
+    /// When to look whether something goes back.
+    look_at: Timestamp,
     more: bool,
     /// The rest of this slot was handed back.
     closing: bool,
@@ -72,17 +78,31 @@ pub(crate) struct Published {
 impl Requests {
     /// For so many cells at one time; further ones are refused and counted.
     pub fn new(capacity: usize) -> Self {
-        Self { cells: BTreeMap::new(), capacity, due: BTreeSet::new(), refused: 0 }
+        Self {
+            cells: BTreeMap::new(),
+            capacity,
+            due: BTreeSet::new(),
+            overdue: VecDeque::new(),
+            looks: BTreeSet::new(),
+            refused: 0,
+        }
     }
 
     /// Takes note of an entry's use: `used` of the slot, what was handed back included, and units `refused` since the
     /// last call.
     pub fn handle_use(&mut self, cell: Cell, used: u64, refused: u64, now: Timestamp) {
-        if !self.cells.contains_key(&cell) && self.cells.len() >= self.capacity {
-            self.refused += 1;
-            return;
-        }
-        let held = self.cells.entry(cell).or_insert_with(|| Held { before: used, ..Held::default() });
+        let full = self.cells.len() >= self.capacity;
+        let held = match self.cells.entry(cell) {
+            Entry::Vacant(_) if full => {
+                self.refused += 1;
+                return;
+            }
+            Entry::Vacant(vacant) => {
+                self.looks.insert((now, cell));
+                vacant.insert(Held { before: used, look_at: now, ..Held::default() })
+            }
+            Entry::Occupied(occupied) => occupied.into_mut(),
+        };
         let used = used.saturating_sub(held.before);
         held.touched = now;
         held.waiting = held.waiting.saturating_add(refused);
@@ -106,7 +126,8 @@ impl Requests {
         if self.cells.contains_key(&cell) || self.cells.len() >= self.capacity {
             return;
         }
-        self.cells.insert(cell, Held { need: need.max(1), touched: now, ..Held::default() });
+        self.cells.insert(cell, Held { need: need.max(1), touched: now, look_at: now, ..Held::default() });
+        self.looks.insert((now, cell));
         self.due.insert(cell);
     }
 
@@ -133,6 +154,12 @@ impl Requests {
         if !gained && !grant.more {
             held.quiet_until = now + QUIET;
         }
+        if gained && now + LOOK < held.look_at {
+            // It may have come late: to a slot that ends, or to a key that nobody asks for any more.
+            self.looks.remove(&(held.look_at, grant.cell));
+            held.look_at = now + LOOK;
+            self.looks.insert((held.look_at, grant.cell));
+        }
         // What waited has its answer; whoever is refused anew counts anew.
         (held.waiting, held.need) = (0, 0);
         if grant.returned < held.returned {
@@ -155,13 +182,20 @@ impl Requests {
 
     /// Cells of which something should go back: `left` says how long a slot still lasts. The caller takes what is unused
     /// from the entry and reports it by [`handle_withdrawn`](Self::handle_withdrawn).
-    pub fn idle(&self, now: Timestamp, left: impl Fn(&Cell) -> Option<Duration>) -> Vec<Cell> {
-        let hands_back = |(cell, held): &(&Cell, &Held)| {
-            let ends = left(cell).is_some_and(|left| left <= HAND_BACK) && !held.closing;
-            let idle = now.since(held.touched) >= IDLE;
-            (ends || idle) && held.rights() > held.withdrawn
-        };
-        self.cells.iter().filter(hands_back).map(|(cell, _)| *cell).collect()
+    pub fn idle(&mut self, now: Timestamp, left: impl Fn(&Cell) -> Option<Duration>) -> Vec<Cell> {
+        let mut idle = Vec::new();
+        while let Some(&(at, cell)) = self.looks.first().filter(|(at, _)| *at <= now) {
+            self.looks.remove(&(at, cell));
+            let Some(held) = self.cells.get_mut(&cell) else { continue };
+            let left = left(&cell).filter(|_| !held.closing);
+            let ends = left.is_some_and(|left| left <= HAND_BACK);
+            if (ends || now.since(held.touched) >= IDLE) && held.rights() > held.withdrawn {
+                idle.push(cell);
+            }
+            held.look_at = held.next_look(now, left);
+            self.looks.insert((held.look_at, cell));
+        }
+        idle
     }
 
     /// `units` of a cell were taken from its entry to be handed back.
@@ -200,6 +234,7 @@ impl Requests {
             let Some(held) = self.cells.get_mut(&cell) else { continue };
             let Some(owner) = owner(&cell) else { continue };
             held.again = Some(now + ASK_AGAIN);
+            self.overdue.push_back((now + ASK_AGAIN, cell));
             let same = held.by.as_ref().filter(|(node, _)| *node == owner);
             let (granted_by, granted, returned) =
                 same.map_or((0, 0, 0), |(_, life)| (*life, held.granted, held.returned));
@@ -212,22 +247,27 @@ impl Requests {
 
     /// Sends asks again that were not answered.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        let overdue = |held: &Held| held.again.is_some_and(|again| again <= now);
-        for (cell, held) in self.cells.iter_mut().filter(|(_, held)| overdue(held)) {
-            held.again = None;
-            self.due.insert(*cell);
+        while let Some((at, cell)) = self.overdue.pop_front_if(|(at, _)| *at <= now) {
+            // It may have been answered, and asked anew since.
+            if let Some(held) = self.cells.get_mut(&cell).filter(|held| held.again == Some(at)) {
+                held.again = None;
+                self.due.insert(cell);
+            }
         }
+    }
+
+    /// When to look again.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let overdue = self.overdue.front().map(|(at, _)| *at);
+        let look = self.looks.first().map(|(at, _)| *at);
+        overdue.into_iter().chain(look).min()
     }
 
     /// Forgets cells that are not `live`.
     pub fn retain(&mut self, live: impl Fn(&Cell) -> bool) {
         self.cells.retain(|cell, _| live(cell));
         self.due.retain(|cell| live(cell));
-    }
-
-    /// Whether nothing is asked for or held.
-    pub fn is_empty(&self) -> bool {
-        self.cells.is_empty()
+        self.looks.retain(|(_, cell)| live(cell));
     }
 
     /// Units of use of a cell that were spent here, when last looked at.
@@ -237,6 +277,13 @@ impl Requests {
 }
 
 impl Held {
+    /// When something may go back next, `left` before the slot ends or at the end of a second without use.
+    fn next_look(&self, now: Timestamp, left: Option<Duration>) -> Timestamp {
+        let idle = if self.touched + IDLE > now { self.touched + IDLE } else { now + IDLE };
+        let ends = left.map(|left| now + left.saturating_sub(HAND_BACK).max(LOOK));
+        ends.map_or(idle, |ends| idle.min(ends))
+    }
+
     fn rights(&self) -> u64 {
         self.past.iter().fold(self.granted, |sum, (.., granted)| sum.saturating_add(*granted))
     }
@@ -257,6 +304,9 @@ impl Held {
 /// How long before a slot's end the rest of it goes back: long enough for the owner to grant it to another node or to
 /// lend it to another region of the neighbourhood.
 pub(crate) const HAND_BACK: Duration = Duration::from_millis(50);
+
+/// How often a cell is looked at while its slot ends: units may still come.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a rest is kept that nobody uses: else a node that served one request of a day would hold a chunk of the day.
 const IDLE: Duration = Duration::from_secs(1);
