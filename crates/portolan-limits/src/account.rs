@@ -74,10 +74,7 @@ impl Account {
     /// Raises one number to at least `amount` and returns the one before, or nothing if it was as high.
     pub fn raise(&mut self, slot: u64, region: usize, field: Field, amount: u64) -> Option<u64> {
         let amount = amount.min(MAX_AMOUNT);
-        let before = match self.find(slot, region, field) {
-            Ok(at) => self.cells[at].amount(),
-            Err(_) => 0,
-        };
+        let before = self.amount(slot, region, field);
         if amount <= before {
             return None;
         }

@@ -45,6 +45,7 @@ mod rights;
 mod shared;
 mod shares;
 mod slide;
+mod sparse;
 mod spend;
 mod sync;
 mod table;

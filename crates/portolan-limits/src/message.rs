@@ -12,6 +12,7 @@ use crate::{
     key::Key,
     packed,
     region::{Acknowledgement, Answer, Ask, Grant, Question, Update},
+    sparse,
 };
 
 /// Rows in one message, at most; [`packed::MAX_BYTES`] is reached sooner unless they are tiny.
@@ -130,6 +131,7 @@ pub struct SlotSummary {
     /// The slot.
     pub slot: u64,
     /// Digest per bucket of keys.
+    #[serde(with = "sparse")]
     pub buckets: [u64; DIGEST_BUCKETS],
     /// The sender restarted within or after this slot's begin: echo what you hold of its rows.
     pub restarted: bool,

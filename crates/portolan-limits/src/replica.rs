@@ -31,7 +31,7 @@ use std::{
 use portolan_config::{LimitId, Roster};
 use portolan_model::{ByteSize, HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
 
-use self::{book::Book, partition::Partition, siblings::Siblings, watch::Watch};
+use self::{book::Book, partition::Partition, report::OwnUse, siblings::Siblings, watch::Watch};
 pub use self::{
     event::Event,
     partition::PartitionTally,
@@ -58,6 +58,7 @@ use crate::{
     region::gates::Gate,
     rights::{Live, Rights},
     shared::Shared,
+    sync::Mutex,
     table::Tenant,
 };
 
@@ -84,7 +85,8 @@ pub struct LimitsConfig {
     pub capacity: usize,
     /// Longest round trip to a region of the scope; lengthens the silence that counts as staleness.
     pub worst_rtt: Duration,
-    /// Bytes of rows a second that each other region is sent at most; what does not fit is told later.
+    /// Bytes of rows a second that this region's nodes send to all other regions together at most; what does not fit is
+    /// told later. Every node has its part of it for each region, but never less than 4 KiB.
     pub budget: ByteSize,
 }
 
@@ -118,13 +120,20 @@ pub struct Limits {
     /// Keys that cannot wait for the next round, and those of them whose rows should leave at once.
     urgent: BTreeSet<(LimitId, Key)>,
     hurry: BTreeSet<(LimitId, Key)>,
+    /// When keys that cannot wait were last seen to.
+    urged_at: Timestamp,
     /// Own rows that the others have not been told.
     untold: BTreeSet<Place>,
     sent_up_to: Place,
     /// Messages with loans to a node of another region, and those that came from one.
     unacknowledged: BTreeMap<Destination, Unacknowledged<Place>>,
     seen: BTreeMap<Destination, Seen>,
+    /// Those of whom something came since they were last told.
+    owed: BTreeSet<Destination>,
+    heartbeats: u64,
     budget: Budget,
+    /// Of what is sent because a digest differed, to all regions together.
+    repairs: Budget,
     loans: Loans,
     peers: Peers,
     partition: Option<Partition>,
@@ -144,6 +153,8 @@ pub struct Limits {
     next_digest: Timestamp,
     repair_turn: usize,
     swept_up_to: usize,
+    /// What the last walk over a large table found, and when it was.
+    walked: Mutex<Option<(Timestamp, BTreeMap<LimitId, OwnUse>)>>,
     /// Definitions came since dead slots were last looked for.
     redefined: bool,
     outbox: Outbox,
@@ -181,11 +192,15 @@ impl Limits {
             most_watched: shared.table.len(),
             urgent: BTreeSet::new(),
             hurry: BTreeSet::new(),
+            urged_at: Timestamp::ZERO,
             untold: BTreeSet::new(),
             sent_up_to: Place { limit: LimitId(0), slot: 0, key: Key::EVERY },
             unacknowledged: BTreeMap::new(),
             seen: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            heartbeats: 0,
             budget: Budget::new(config.budget, now.mono),
+            repairs: Budget::new(ByteSize(config.budget.0 / REPAIR_PART), now.mono),
             loans: Loans::default(),
             peers: Peers::new(count, config.worst_rtt, now.mono),
             partition: None,
@@ -202,6 +217,7 @@ impl Limits {
             next_digest: now.mono,
             repair_turn: 0,
             swept_up_to: 0,
+            walked: Mutex::new(None),
             redefined: false,
             outbox: Outbox::default(),
             events: Events::new(),
@@ -285,8 +301,8 @@ impl Limits {
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let urgent = (!self.urgent.is_empty()).then(|| self.last.mono + rounds::SHORTEST_GAP);
-        [urgent, self.siblings.poll_timeout()].into_iter().flatten().chain([self.next_tick]).min()
+        let urgent = (!self.urgent.is_empty()).then(|| self.next_urgent());
+        [urgent, self.siblings.poll_timeout(self.last.mono)].into_iter().flatten().chain([self.next_tick]).min()
     }
 
     /// The next message to send.
@@ -448,6 +464,9 @@ impl Limits {
 /// Time between digests, and while a region is not healthy. A digest is 150 bytes per limit and slot in use.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(1);
 const HEALING_DIGEST_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The part of the budget for rows that repairs have beside it. While rows wait for their turn digests differ all the time.
+const REPAIR_PART: u64 = 8;
 
 /// A smaller step back of the clock is waited out.
 const CLOCK_STEP: Duration = Duration::from_millis(100);

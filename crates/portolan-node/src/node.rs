@@ -420,8 +420,9 @@ fn limits_config(config: &NodeConfig, intent: &Intent, capacity: usize, life: u6
 /// See [`Node::set_limit_keys`].
 const LIMIT_KEYS: usize = 1 << 18;
 
-/// Bytes of counters a second to each other region: 19 of them at once make 160 Mb/s at most.
-const LIMITS_BUDGET: ByteSize = ByteSize(1 << 20);
+/// Bytes of counters a second that a region sends to all others: 40 Mb/s, which packets and signs of life of a large
+/// fleet bring to 60.
+const LIMITS_BUDGET: ByteSize = ByteSize(5_000_000);
 
 /// How long a proposal is given before it is made again.
 const PROPOSE_AGAIN: Duration = Duration::from_secs(1);

@@ -1,6 +1,10 @@
 //! Which node of a region owns a key, and which stands by. Decided from a roster alone, by every node alike: rendezvous
 //! hashing (Thaler and Ravishankar, 1998), so a node that goes leaves its shards to their standbys, and a node that comes
-//! takes shards from their owners; no other shard moves.
+//! takes shards from their owners; no other shard moves. Nodes are told apart by the numbers their names end with, so that
+//! nodes of one number own the same shards in regions with nodes of the same numbers: then a node has one counterpart in
+//! each other region, and all it says to that region in a round is one packet.
+
+use std::collections::BTreeMap;
 
 use portolan_config::Roster;
 use portolan_model::{HashKey, NodeName};
@@ -26,7 +30,10 @@ impl Ranking {
         let seats = match roster.nodes.len() {
             0 => Box::default(),
             1 => Shard::all().map(|_| (0, 0)).collect(),
-            _ => Shard::all().map(|shard| seats(shard, &roster.nodes)).collect(),
+            _ => {
+                let marks = marks(&roster.nodes);
+                Shard::all().map(|shard| seats(shard, &marks)).collect()
+            }
         };
         Self { roster, seats }
     }
@@ -71,16 +78,30 @@ impl Ranking {
 }
 
 /// Places of the two highest weights; of equal ones the first by name.
-fn seats(shard: Shard, nodes: &[NodeName]) -> (u16, u16) {
+fn seats(shard: Shard, marks: &[&str]) -> (u16, u16) {
     // No secret: names and shards are the operator's.
     let hash = HashKey::new(*b"portolan shards1");
-    let mut ranked: Vec<(u128, u16)> = Vec::with_capacity(nodes.len());
-    for (at, node) in (0u16..).zip(nodes) {
-        ranked.push((!hash.hash(&[&[shard.0], node.as_str().as_bytes()]).0, at));
+    let mut ranked: Vec<(u128, u16)> = Vec::with_capacity(marks.len());
+    for (at, mark) in (0u16..).zip(marks) {
+        ranked.push((!hash.hash(&[&[shard.0], mark.as_bytes()]).0, at));
     }
     ranked.sort_unstable();
     let owner = ranked[0].1;
     (owner, ranked.get(1).map_or(owner, |standby| standby.1))
+}
+
+/// What tells each node from the others: the number that its name ends with, or the whole name where there is none or
+/// another node has the same.
+fn marks(nodes: &[NodeName]) -> Vec<&str> {
+    let mut named = BTreeMap::<&str, u32>::new();
+    nodes.iter().for_each(|node| *named.entry(number(node)).or_default() += 1);
+    let told_apart = |number: &&str| !number.is_empty() && named[number] == 1;
+    nodes.iter().map(|node| Some(number(node)).filter(told_apart).unwrap_or(node.as_str())).collect()
+}
+
+fn number(node: &NodeName) -> &str {
+    let name = node.as_str();
+    &name[name.trim_end_matches(|last: char| last.is_ascii_digit()).len()..]
 }
 
 /// Nodes of one region that may own keys.
@@ -120,6 +141,22 @@ mod tests {
     fn a_node_alone_has_no_standby_and_an_empty_roster_no_owner() {
         assert!(Shard::all().all(|shard| ranking([1]).standby(shard).is_none()));
         assert!(Shard::all().all(|shard| ranking([]).owner(shard).is_none()));
+    }
+
+    #[test]
+    fn nodes_of_one_number_own_the_same_shards_in_every_region_and_others_are_told_apart_by_name() {
+        let owners = |names: &[&str]| {
+            let mut nodes: Vec<NodeName> = names.iter().map(|name| NodeName::new(name).expect("a name")).collect();
+            nodes.sort();
+            let ranking = Ranking::new(&Roster { epoch: 1, nodes });
+            let owner = |shard| ranking.owner(shard).map_or(String::new(), ToString::to_string);
+            Shard::all().map(owner).collect::<Vec<String>>()
+        };
+        let west = owners(&["eu-west-1", "eu-west-2", "eu-west-3"]);
+        let east = owners(&["us-east-1", "us-east-2", "us-east-3"]);
+        assert!(west.iter().zip(&east).all(|(west, east)| west.as_bytes()[8] == east.as_bytes()[8]));
+        let named = owners(&["red", "blue-2", "green-2"]);
+        assert!(["red", "blue-2", "green-2"].iter().all(|name| named.iter().filter(|of| of == name).count() > 50));
     }
 
     proptest! {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use portolan_config::LimitId;
 use portolan_model::{NodeName, Now, RegionId};
 
-use super::{Event, Limits, Place};
+use super::{Event, Limits, Place, transmit::MESSAGE_COST};
 use crate::{
-    account::{MAX_AMOUNT, Row},
+    account::{Balance, MAX_AMOUNT, Row},
     definition::Kind,
     horizon::CLOCK_TOLERANCE,
     key::Key,
@@ -125,10 +125,15 @@ impl Limits {
     fn take_row(&mut self, rights: &Rights, key: Key, slot: u64, from: usize, lent: u64, now: Now) {
         let current = rights.terms.slot(self.wall());
         let place = (rights.id, key);
-        if !self.watched.contains_key(&place) && self.watched.len() < self.most_watched {
+        let account = self.ledger.account(rights.id, key);
+        let balance = account.map(|account| account.balances(slot, self.regions.len())[from]).unwrap_or_default();
+        let asked_for = balance.consumed > 0 || balance.demand.rate.units() > 0.0;
+        // A loan may be of a slot that has yet to begin: somebody has to publish it then.
+        if (asked_for || lent > 0) && !self.watched.contains_key(&place) && self.watched.len() < self.most_watched {
             self.watched.insert(place, super::Watch::new(current, now.mono));
         }
-        if let Some(watch) = self.watched.get_mut(&place) {
+        // Loans alone are no pressure: else regions would tell each other for ever of a key that nobody asks for.
+        if let Some(watch) = self.watched.get_mut(&place).filter(|_| asked_for) {
             watch.pressed = watch.pressed.max(slot.min(current));
         }
         if lent > 0 {
@@ -138,15 +143,13 @@ impl Limits {
         } else {
             self.publish_others(rights, slot, key);
         }
-        if slot == current && self.runs_dry(rights, key, slot, from) {
+        if slot == current && self.runs_dry(rights, slot, from, balance) {
             self.urgent.insert(place);
         }
     }
 
     /// Whether a region will have spent what it has before a loan of the next round can reach it.
-    fn runs_dry(&self, rights: &Rights, key: Key, slot: u64, region: usize) -> bool {
-        let Some(account) = self.ledger.account(rights.id, key) else { return false };
-        let balance = account.balances(slot, self.regions.len())[region];
+    fn runs_dry(&self, rights: &Rights, slot: u64, region: usize, balance: Balance) -> bool {
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
             // It has told because it refuses, or soon will.
             let rate = self.base(rights, slot, region) as f64 * rights.terms.per_slot() / rights.terms.quota as f64;
@@ -220,7 +223,15 @@ impl Limits {
         let of = |shard| self.shares_shard(&to, shard);
         let rows = asked.flat_map(|bucket| self.ledger.rows(limit, slot, self.me, 1 << bucket, of));
         let answers: Vec<Rows> = in_messages(limit, slot, rows).take(MAX_REPAIR_MESSAGES).collect();
-        answers.into_iter().for_each(|rows| self.send(to.clone(), Message::Rows(rows)));
+        for rows in answers {
+            // What does not fit is asked for again.
+            let bytes: usize = rows.rows.iter().map(|(_, row)| row.encoded_len()).sum();
+            if !self.repairs.take(bytes + MESSAGE_COST, self.last.mono) {
+                self.stats.rows_deferred += 1;
+                break;
+            }
+            self.send(to.clone(), Message::Rows(rows));
+        }
         Ok(())
     }
 

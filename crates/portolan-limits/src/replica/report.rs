@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering::SeqCst,
+    sync::{PoisonError, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
@@ -133,8 +133,8 @@ pub struct PeerView {
 pub const TOP_KEYS: usize = 10;
 
 /// What one limit used here in a slot.
-#[derive(Debug, Default)]
-struct OwnUse {
+#[derive(Clone, Debug, Default)]
+pub(super) struct OwnUse {
     keys: u64,
     used: u64,
     /// The keys with the most use, with it.
@@ -193,7 +193,9 @@ impl Limits {
         live.map(|(limit, slot)| SlotDigest { limit, slot, digest: self.ledger.digest(limit, slot) }).collect()
     }
 
-    /// Every limit with its use in the current slot, and its busiest keys. Walks once over the whole table.
+    /// Every limit with its use in the current slot, and its busiest keys. Costs a walk over the whole table, and over the keys
+    /// that regions told of; a table of more than 300 000 keys is walked over once a second at most, so that what is used
+    /// of it here may be a second old.
     pub fn overview(&self, now: Now) -> Vec<LimitUsage> {
         let mut own = self.own_use(now);
         let of = |rights: &Rights| self.usage_of(rights, own.remove(&rights.id).unwrap_or_default(), now);
@@ -229,8 +231,17 @@ impl Limits {
         }
     }
 
-    /// What is used here in each limit's current slot.
+    /// What is used here in each limit's current slot. Of a large table as it was up to a second ago.
     fn own_use(&self, now: Now) -> BTreeMap<LimitId, OwnUse> {
+        if self.shared.table.len() < LARGE {
+            return self.walk(now);
+        }
+        let mut walked = self.walked.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = walked.take().filter(|(at, _)| now.mono.since(*at) < WALK_AGAIN);
+        walked.insert(known.unwrap_or_else(|| (now.mono, self.walk(now)))).1.clone()
+    }
+
+    fn walk(&self, now: Now) -> BTreeMap<LimitId, OwnUse> {
         let wall = self.shared.wall(now);
         let mut used = BTreeMap::<LimitId, OwnUse>::new();
         let mut note = |rights: &Rights, key, counter: &Counter| {
@@ -322,6 +333,12 @@ impl Limits {
         KeyUsage { key, slot, allowed, used, regions: self.regions.iter().enumerate().map(region).collect() }
     }
 }
+
+/// Entries of a table that a report walks over anew each time: 25 MB, some milliseconds.
+const LARGE: usize = 400_000;
+
+/// How often a larger table is walked over at most, however many ask.
+const WALK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Adds to a sum and hands the summand on.
 fn add(sum: &mut u64, amount: u64) -> u64 {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use portolan_model::Now;
+use portolan_model::{Now, Timestamp};
 
 use super::Limits;
 use crate::{counter::Counter, key::Key, rights::Rights, table::Moved};
@@ -74,8 +74,18 @@ impl Limits {
         self.urgent.clear();
     }
 
-    /// The keys that cannot wait for the round.
+    /// When to see to the keys that cannot wait for the round.
+    pub(super) fn next_urgent(&self) -> Timestamp {
+        let gathered = self.urged_at + GATHERING;
+        if gathered > self.last.mono { gathered } else { self.last.mono + SHORTEST_GAP }
+    }
+
+    /// The keys that cannot wait for the round. Those of some milliseconds together, so that their rows share messages.
     pub(super) fn run_urgent(&mut self, now: Now) {
+        if self.urgent.is_empty() || (self.urged_at > Timestamp::ZERO && now.mono < self.urged_at + GATHERING) {
+            return;
+        }
+        self.urged_at = now.mono;
         let limiter = self.limiter();
         let rested = |at: &super::Watch| now.mono.since(at.lent_at) >= SHORTEST_GAP;
         let due: Vec<_> =
@@ -117,6 +127,9 @@ impl Limits {
 
 /// Least time between two rounds of one key.
 pub(super) const SHORTEST_GAP: Duration = Duration::from_millis(20);
+
+/// Keys that cannot wait are seen to this often at most: under load they are many.
+const GATHERING: Duration = Duration::from_millis(10);
 
 /// Slots without pressure after which a key is no longer watched.
 const QUIET_SLOTS: u64 = 2;

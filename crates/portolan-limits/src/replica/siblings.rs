@@ -1,7 +1,7 @@
 //! The nodes that share this region's limits with this one, and those of the other regions: who owns what, and what goes
 //! between them. Decides whom a message is for. See `region` for the rules; here they meet the accounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portolan_config::Roster;
 use portolan_model::{NodeName, Now, RegionId, Timestamp, WallTime};
@@ -85,12 +85,10 @@ impl Siblings {
         (self.ownership.ranking().epoch(), self.ownership.held())
     }
 
-    /// When to look again.
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        [self.copies.poll_timeout(), self.ownership.poll_timeout(), self.requests.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+    /// When to look again, having looked at `last`: what chunks were used for is told to their owners as it happens.
+    pub fn poll_timeout(&self, last: Timestamp) -> Option<Timestamp> {
+        let requests = (!self.requests.is_empty()).then_some(last + super::subleasing::LOOK);
+        [self.copies.poll_timeout(), self.ownership.poll_timeout(), requests].into_iter().flatten().min()
     }
 }
 
@@ -109,6 +107,8 @@ impl Limits {
         }
         if let Some(roster) = rosters.get(&self.regions[self.me]) {
             self.follow_roster(roster, now);
+            self.budget.divide(self.regions.len() - 1, roster.nodes.len());
+            self.repairs.divide(1, roster.nodes.len());
         }
     }
 
@@ -189,8 +189,9 @@ impl Limits {
         Destination { region, node }
     }
 
-    /// Whom this node tells that it lives: every node of a region with few, two of a region with many. So every node
-    /// hears every region, and the loss of one node is not that of a region.
+    /// Whom this node tells in a round that it lives. Every node of a region with few. Of one with many its counterparts
+    /// and, in the next round, their neighbours: so every node hears every region in every round, from two nodes in turn,
+    /// and the loss of one of these is not that of a region. And whoever lent since it was last told that this came.
     pub(super) fn listeners(&self, region: usize) -> Vec<Destination> {
         let to = |node: Option<NodeName>| Destination { region, node };
         let nodes = self.siblings.rankings.get(&region).map_or(&[][..], Ranking::nodes);
@@ -200,15 +201,27 @@ impl Limits {
             many => {
                 let own = self.siblings.ownership.ranking().nodes();
                 let rank = own.iter().position(|node| *node == self.siblings.me).unwrap_or(0);
-                let mates = [rank % many, (rank + 1) % many].map(|at| nodes[at].clone());
-                let lenders =
-                    self.seen.keys().filter(|from| from.region == region).filter_map(|from| from.node.clone());
-                let mut all: Vec<_> = mates.into_iter().chain(lenders).map(|node| to(Some(node))).collect();
+                let ranks = many.min(own.len().max(1));
+                let turn = usize::from(self.heartbeats.is_multiple_of(2));
+                let is_mate = |at: &usize| (at + turn) % ranks == rank % ranks;
+                let mates = (0..many).filter(is_mate).map(|at| to(Some(nodes[at].clone())));
+                let lenders = self.owed.iter().filter(|from| from.region == region).cloned();
+                let mut all: Vec<_> = mates.chain(lenders).collect();
                 all.sort();
                 all.dedup();
                 all
             }
         }
+    }
+
+    /// The nodes of another region that own a shard which this node owns here.
+    pub(super) fn counterparts(&self, region: usize) -> Vec<Destination> {
+        let Some(theirs) = self.siblings.rankings.get(&region).filter(|ranking| !ranking.nodes().is_empty()) else {
+            return vec![Destination { region, node: None }];
+        };
+        let held = self.siblings.ownership.ranking().owned(&self.siblings.me);
+        let owners: BTreeSet<&NodeName> = held.iter().filter_map(|shard| theirs.owner(shard)).collect();
+        owners.into_iter().map(|node| Destination { region, node: Some(node.clone()) }).collect()
     }
 
     /// What this node's processes may have spent.

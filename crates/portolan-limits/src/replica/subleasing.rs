@@ -191,5 +191,8 @@ impl Limits {
     }
 }
 
+/// How often a node looks at its counters while it holds chunks.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+
 /// What is asked ahead of the next slot lasts this long.
 const AHEAD: Duration = Duration::from_millis(100);

@@ -1,7 +1,10 @@
 //! What is told to the other regions, and when: own rows of keys under pressure, heartbeats, digests. Keeps to the byte
 //! budget of a region: what does not fit is told later, keys that hurry first. Loans are told again until acknowledged.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use portolan_model::{Now, Timestamp, WallTime};
 
@@ -13,12 +16,13 @@ use crate::{
     message::{DIGEST_BUCKETS, Heartbeat, MAX_DIGESTS, Message, SlotSummary},
     outbox::{Destination, in_messages},
     peers::{GOSSIP_INTERVAL, PeerState},
-    region::{Ranking, Shard},
+    region::Shard,
     rights::Rights,
 };
 
 impl Limits {
     pub(super) fn send_heartbeats(&mut self, now: Now) {
+        self.heartbeats += 1;
         let heard = self.peers.heard(self.me, now.mono);
         for region in self.others() {
             for to in self.listeners(region) {
@@ -26,6 +30,7 @@ impl Limits {
                 let of_region = |from: &&Destination| from.region == region && (to.node.is_none() || **from == to);
                 let seen = self.seen.keys().find(of_region).map(|from| self.seen[from]).unwrap_or_default();
                 let heartbeat = Heartbeat { scope: self.scope, sent: self.wall(), heard: heard.clone(), seen };
+                self.owed.remove(&to);
                 self.outbox.push(to, Message::Heartbeat(heartbeat));
             }
         }
@@ -43,6 +48,9 @@ impl Limits {
 
     /// Sends the rows of the keys that cannot wait for the round.
     pub(super) fn send_hurried(&mut self, now: Now) {
+        if !self.budget.is_ample(now.mono) {
+            return;
+        }
         let hurry = std::mem::take(&mut self.hurry);
         let hurried = |place: &&Place| hurry.contains(&(place.limit, place.key));
         let places: Vec<Place> = self.untold.iter().filter(hurried).copied().collect();
@@ -60,9 +68,11 @@ impl Limits {
     /// Tells every region that is heard of these rows, as far as the budget goes.
     fn tell(&mut self, places: &[Place], now: Now) {
         let mut told: Vec<(Place, Row)> = Vec::new();
+        let mut begun = BTreeSet::new();
         for &place in places {
             let row = self.ledger.row(place.limit, place.key, place.slot, self.me);
-            if !self.budget.take(row.encoded_len(), now.mono) {
+            let head = if begun.insert((place.limit, place.slot)) { MESSAGE_COST } else { 0 };
+            if !self.budget.take(row.encoded_len() + head, now.mono) {
                 self.stats.rows_deferred += 1;
                 self.sent_up_to = place;
                 break;
@@ -121,7 +131,7 @@ impl Limits {
 
     pub(super) fn send_digests(&mut self) {
         let limiter = self.limiter();
-        let nodes: Vec<Destination> = self.others().flat_map(|region| self.nodes_of(region)).collect();
+        let nodes: Vec<Destination> = self.others().flat_map(|region| self.counterparts(region)).collect();
         for to in nodes {
             let live = |rights: &Rights| {
                 let current = rights.terms.slot(self.wall());
@@ -148,15 +158,6 @@ impl Limits {
         theirs && self.siblings.ownership.ranking().owner(shard) == Some(self.siblings.me())
     }
 
-    /// The nodes of another region.
-    fn nodes_of(&self, region: usize) -> Vec<Destination> {
-        let nodes = self.siblings.rankings.get(&region).map_or(&[][..], Ranking::nodes);
-        if nodes.is_empty() {
-            return vec![Destination { region, node: None }];
-        }
-        nodes.iter().map(|node| Destination { region, node: Some(node.clone()) }).collect()
-    }
-
     /// Whether slots that begin at `begin` may have been spent before this node's process, or before it owned their shard.
     pub(super) fn was_touched(&self, begin: WallTime) -> bool {
         self.shared.gates.all().any(|gate| !gate.is_foreign() && gate.barrier().reaches(begin))
@@ -172,6 +173,9 @@ impl Limits {
 fn row_interval(rights: &Rights) -> Duration {
     (rights.terms.window / 10).clamp(GOSSIP_INTERVAL, LONGEST_INTERVAL)
 }
+
+/// Bytes of a message beside its rows: its head, the packet that it may need, and the packet that acknowledges that one.
+pub(super) const MESSAGE_COST: usize = 140;
 
 /// However long the window, regions see each other's spend this soon.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(1);

@@ -126,7 +126,8 @@ impl Limits {
         let demand = self.demand_of(rights, &watch);
         if self.must_tell(rights, key, &watch, look) {
             self.join_own(rights, key, slot, consumed, demand);
-            if let Some(watch) = self.watched.get_mut(&place) {
+            let asked_for = consumed > 0 || look.refused > 0 || demand.rate.units() > 0.0 || self.shares_view(rights);
+            if let Some(watch) = self.watched.get_mut(&place).filter(|_| asked_for) {
                 watch.pressed = slot;
             }
         }

@@ -256,11 +256,9 @@ impl Requests {
         }
     }
 
-    /// When to look again.
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let overdue = self.overdue.front().map(|(at, _)| *at);
-        let look = self.looks.first().map(|(at, _)| *at);
-        overdue.into_iter().chain(look).min()
+    /// Whether nothing is asked for or held.
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
     }
 
     /// Forgets cells that are not `live`.
