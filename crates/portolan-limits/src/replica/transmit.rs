@@ -70,6 +70,10 @@ impl Limits {
         let mut told: Vec<(Place, Row)> = Vec::new();
         let mut begun = BTreeSet::new();
         for &place in places {
+            if !self.is_live_place(&place) {
+                self.untold.remove(&place);
+                continue;
+            }
             let row = self.ledger.row(place.limit, place.key, place.slot, self.me);
             let head = if begun.insert((place.limit, place.slot)) { MESSAGE_COST } else { 0 };
             if !self.budget.take(row.encoded_len() + head, now.mono) {
