@@ -137,10 +137,11 @@ impl Ledger {
         digests
     }
 
-    /// Digest of all regions' rows in a slot.
-    pub fn digest(&self, limit: LimitId, slot: u64) -> u64 {
+    /// Digest of all regions' rows in a slot over the shards that `of` names.
+    pub fn digest(&self, limit: LimitId, slot: u64, of: impl Fn(Shard) -> bool) -> u64 {
         let digests = self.digests.get(&(limit, slot)).map_or(&[][..], |digests| &digests.0);
-        digests.iter().fold(0, |sum, (_, digest)| sum ^ digest)
+        let held = digests.iter().filter(|((_, shard), _)| of(*shard));
+        held.fold(0, |sum, (_, digest)| sum ^ digest)
     }
 
     /// One region's rows in the digest buckets of `buckets`, of the shards that `of` names.
@@ -339,7 +340,11 @@ mod tests {
     fn state(ledger: &Ledger) -> Vec<State> {
         let of = |slot, region| ledger.rows(LimitId(1), slot, region, u16::MAX, |_| true).collect();
         let rows = |slot| (0..REGIONS).map(|region| of(slot, region)).collect();
-        ledger.slots().into_iter().map(|(limit, slot)| (slot, rows(slot), ledger.digest(limit, slot))).collect()
+        ledger
+            .slots()
+            .into_iter()
+            .map(|(limit, slot)| (slot, rows(slot), ledger.digest(limit, slot, |_| true)))
+            .collect()
     }
 
     fn writes() -> impl Strategy<Value = Vec<Write>> {

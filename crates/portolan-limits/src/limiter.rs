@@ -286,6 +286,7 @@ impl Limiter {
             if check_slot(shared, rights, claim.key, slot).is_err() { Some(DenyReason::Degraded) } else { verdict };
         Peek {
             limit: rights.id,
+            key: claim.key,
             name: rights.name.clone(),
             slot,
             quota: rights.terms.quota,

@@ -195,6 +195,8 @@ pub enum DenyReason {
 pub struct Peek {
     /// The limit.
     pub limit: LimitId,
+    /// The key.
+    pub key: Key,
     /// Its name.
     pub name: Name,
     /// The slot the request falls into.
@@ -203,7 +205,7 @@ pub struct Peek {
     pub quota: u64,
     /// This region's share of it.
     pub share: u64,
-    /// What this region has spent in the slot.
+    /// What is not to be spent again in the slot: spent, lent to other regions, granted to other nodes of this one.
     pub spent: u64,
     /// What the other regions were last known to have spent in the slot.
     pub others: u64,

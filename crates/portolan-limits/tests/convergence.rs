@@ -31,10 +31,29 @@ proptest! {
             fleet.run(7);
         }
         fleet.network = Network::default();
-        fleet.run(4000);
+        fleet.run(6000);
         let digests = |at| fleet.limits(at).slot_digests(fleet.now(at));
         prop_assert!(!digests(0).is_empty());
         prop_assert_eq!(digests(0), digests(1));
         prop_assert_eq!(digests(1), digests(2));
+    }
+}
+
+#[test]
+fn keys_that_nobody_asks_for_fall_silent() {
+    for load in [[3, 0, 0], [3, 3, 3], [1, 1, 0]] {
+        let mut fleet = Fleet::new(3, vec![definition(1, "60/s", OnPartition::Static)], 7);
+        fleet.settle();
+        for _ in 0..500 {
+            for (at, requests) in load.into_iter().enumerate() {
+                (0..requests).for_each(|_| drop(fleet.request(at, &[(1, 7)])));
+            }
+            fleet.run(10);
+        }
+        fleet.run(6000);
+        let sent = |fleet: &Fleet| [0, 1, 2].map(|at| fleet.limits(at).stats().rows_sent);
+        let before = sent(&fleet);
+        fleet.run(5000);
+        assert_eq!(sent(&fleet), before, "{load:?}");
     }
 }

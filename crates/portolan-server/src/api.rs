@@ -91,7 +91,8 @@ pub struct DigestsAnswer {
     pub slots: Vec<SlotDigestAnswer>,
 }
 
-/// The spend of all regions in one slot of one limit, in one number.
+/// The spend of all regions in one slot of one limit, in one number, over the keys that the node owns: those of a region's
+/// nodes combined by exclusive or are equal in all regions that agree. Slots without any are left out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SlotDigestAnswer {
     /// The limit's number.
@@ -327,6 +328,10 @@ pub struct LimitVerdictAnswer {
     pub share: u64,
     /// What this region has spent.
     pub used: u64,
+    /// What it has lent to other regions, and may not spend.
+    pub lent: u64,
+    /// What it has borrowed from other regions.
+    pub borrowed: u64,
     /// What the other regions have spent, as far as known here.
     pub used_elsewhere: u64,
     /// What this region may still admit.

@@ -42,6 +42,8 @@ pub struct Host {
     pub up: bool,
     /// While its process is stopped: what it would have been told.
     pub paused: Option<Vec<Plan>>,
+    /// When it last went on after it had stood still.
+    pub resumed: Timestamp,
     /// While its process is stopped: what its Raft would have said.
     pub held_errands: Vec<Errand>,
     /// By how much everything reaches it late.
@@ -85,6 +87,7 @@ impl Host {
             process: None,
             up: false,
             paused: None,
+            resumed: Timestamp::ZERO,
             held_errands: Vec::new(),
             slow_by: None,
             disk: MemoryDisk::new(),

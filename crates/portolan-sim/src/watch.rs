@@ -6,6 +6,7 @@ use std::{
 };
 
 use portolan_geodns::{ClientSubnet, Query, qtype};
+use portolan_limits::{LimitId, SlotDigest};
 use portolan_model::{MemberId, RegionId, Revision, Timestamp};
 use portolan_node::View;
 use tokio::time::Duration;
@@ -122,17 +123,12 @@ impl World<'_> {
         let millis = |span: Duration| span.as_millis() as u64;
         self.figures.agreed_after_ms = agreed.map(millis);
         self.figures.counters_agreed_after_ms = counters.map(millis);
-        for (what, span) in [("revision and leader", agreed), ("counters", counters)] {
-            let late = span.is_none_or(|span| span > bound);
-            if late {
-                let took = span.map_or("never".to_owned(), |span| format!("after {} ms", span.as_millis()));
-                let detail = format!(
-                    "the nodes agreed on {what} {took}, {} ms are allowed: {}",
-                    bound.as_millis(),
-                    self.positions()
-                );
-                self.oracle.violate(self.since_zero(), Invariant::Converges, detail);
-            }
+        let late = |span: Option<Duration>| span.is_none_or(|span| span > bound);
+        let parts = [("revision and leader", agreed, self.positions()), ("counters", counters, self.counters_apart())];
+        for (what, span, state) in parts.into_iter().filter(|(_, span, _)| late(*span)) {
+            let took = span.map_or("never".to_owned(), |span| format!("after {} ms", span.as_millis()));
+            let detail = format!("the nodes agreed on {what} {took}, {} ms are allowed: {state}", bound.as_millis());
+            self.oracle.violate(self.since_zero(), Invariant::Converges, detail);
         }
     }
 
@@ -227,7 +223,8 @@ impl World<'_> {
         let (now, place) = (self.clock.now(), self.hosts[host].place);
         let long = |since: Timestamp| now.since(since) >= CLOSED_WITHIN;
         let of_place = |((own, _), since): (&(usize, usize), &Timestamp)| *own == place && long(*since);
-        let listens = self.hosts[host].process.as_ref().is_some_and(|process| long(process.started));
+        let resumed = self.hosts[host].resumed;
+        let listens = self.hosts[host].process.as_ref().is_some_and(|process| long(process.started.max(resumed)));
         listens && self.watch.impaired_since.iter().any(of_place)
     }
 
@@ -255,13 +252,37 @@ impl World<'_> {
         first.is_some() && self.hosts.iter().all(|host| position(host) == first)
     }
 
+    /// Whether all regions hold the same counters of live slots.
     fn counters_agree(&self) -> bool {
-        let digests = |host: &crate::host::Host| {
-            let now = host.clock.read();
-            host.process.as_ref().map(|process| process.node.slot_digests(now))
-        };
-        let first = self.hosts.first().and_then(digests);
-        first.is_some() && self.hosts.iter().all(|host| digests(host) == first)
+        self.counters().is_some_and(|regions| regions.iter().all(|region| *region == regions[0]))
+    }
+
+    /// Digests of live slots by region, those of its nodes taken together; nothing while a node is down.
+    fn counters(&self) -> Option<Vec<BTreeMap<(LimitId, u64), u64>>> {
+        let mut regions = vec![BTreeMap::new(); self.regions.len()];
+        for host in &self.hosts {
+            for SlotDigest { limit, slot, digest } in host.process.as_ref()?.node.slot_digests(host.clock.read()) {
+                *regions[host.place].entry((limit, slot)).or_default() ^= digest;
+            }
+        }
+        Some(regions)
+    }
+
+    /// In which slots regions hold something else, for a violation.
+    fn counters_apart(&self) -> String {
+        let Some(regions) = self.counters() else { return "a node is down".to_owned() };
+        let slots: BTreeSet<(LimitId, u64)> = regions.iter().flat_map(|region| region.keys().copied()).collect();
+        let apart =
+            slots.into_iter().filter(|slot| regions.iter().any(|region| region.get(slot) != regions[0].get(slot)));
+        let words = apart.map(|slot @ (LimitId(limit), number)| {
+            let digests = regions.iter().zip(&self.regions);
+            let digests = digests.map(|(region, name)| match region.get(&slot) {
+                Some(digest) => format!("{name} {digest:016x}"),
+                None => format!("{name} nothing"),
+            });
+            format!("limit {limit}, slot {number}: {}", digests.collect::<Vec<_>>().join(", "))
+        });
+        words.collect::<Vec<_>>().join("; ")
     }
 
     /// Where each node stands, for a violation.

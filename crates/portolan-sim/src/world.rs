@@ -211,6 +211,7 @@ impl<'a> World<'a> {
 
     /// Gives a host that goes on what it missed, in the order in which it came.
     pub fn resume_host(&mut self, host: usize) {
+        self.hosts[host].resumed = self.clock.now();
         for plan in self.hosts[host].paused.take().unwrap_or_default() {
             self.carry_out(plan);
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use portolan_model::RegionId;
-use portolan_server::api::{ExplainAnswer, HistoryAnswer, NodeAnswer, StatusAnswer};
+use portolan_server::api::{ExplainAnswer, HistoryAnswer, LimitVerdictAnswer, NodeAnswer, StatusAnswer};
 
 use crate::output::Table;
 
@@ -84,22 +84,7 @@ pub fn explain(answer: &ExplainAnswer) -> String {
         };
     }
     if !answer.limits.is_empty() {
-        let head = ["limit", "verdict", "mode", "quota", "share", "used here", "elsewhere", "remaining", "resets in"];
-        let mut limits = Table::new(head);
-        for limit in &answer.limits {
-            limits.row([
-                limit.limit.to_string(),
-                if limit.shadow { format!("{}, in shadow", limit.verdict) } else { limit.verdict.clone() },
-                format!("{}, {}", limit.on_partition, limit.mode),
-                limit.quota.to_string(),
-                limit.share.to_string(),
-                limit.used.to_string(),
-                limit.used_elsewhere.to_string(),
-                limit.remaining.to_string(),
-                format!("{} ms", limit.resets_in_ms),
-            ]);
-        }
-        let _ = write!(text, "\n{limits}");
+        let _ = write!(text, "\n{}", limits_table(&answer.limits));
     }
     if let Some(upstream) = &answer.upstream {
         let mut order = Table::new(["region", "state", "usable endpoints"]);
@@ -113,6 +98,40 @@ pub fn explain(answer: &ExplainAnswer) -> String {
         }
     }
     text
+}
+
+/// What each limit of a request has and says.
+fn limits_table(limits: &[LimitVerdictAnswer]) -> Table {
+    let head = [
+        "limit",
+        "verdict",
+        "mode",
+        "quota",
+        "share",
+        "lent",
+        "borrowed",
+        "used here",
+        "elsewhere",
+        "remaining",
+        "resets in",
+    ];
+    let mut table = Table::new(head);
+    for limit in limits {
+        table.row([
+            limit.limit.to_string(),
+            if limit.shadow { format!("{}, in shadow", limit.verdict) } else { limit.verdict.clone() },
+            format!("{}, {}", limit.on_partition, limit.mode),
+            limit.quota.to_string(),
+            limit.share.to_string(),
+            limit.lent.to_string(),
+            limit.borrowed.to_string(),
+            limit.used.to_string(),
+            limit.used_elsewhere.to_string(),
+            limit.remaining.to_string(),
+            format!("{} ms", limit.resets_in_ms),
+        ]);
+    }
+    table
 }
 
 /// Each region with how many of its nodes share its limits.

@@ -8,8 +8,9 @@ use portolan_model::{NodeName, Now, RegionId};
 
 use super::{Event, Limits, Place, transmit::MESSAGE_COST};
 use crate::{
-    account::{Balance, MAX_AMOUNT, Row},
+    account::{MAX_AMOUNT, Row},
     definition::Kind,
+    forecast::Demand,
     horizon::CLOCK_TOLERANCE,
     key::Key,
     ledger::Joined,
@@ -116,26 +117,31 @@ impl Limits {
             if let Some(book) = self.books.get_mut(&rights.id) {
                 book.tally.borrowed += lent;
             }
-            self.take_row(rights, *key, rows.slot, from, lent, now);
+            self.watch_row(rights, *key, rows.slot, row, lent, now);
+            self.take_row(rights, *key, rows.slot, from, lent);
         }
         Ok(())
     }
 
-    /// Puts to use what a region told of a key.
-    fn take_row(&mut self, rights: &Rights, key: Key, slot: u64, from: usize, lent: u64, now: Now) {
+    /// Watches a key that is asked for elsewhere, or of which a loan is held until its slot can be published. One that is
+    /// only lent is not: else regions would go on lending each other what nobody asks for.
+    fn watch_row(&mut self, rights: &Rights, key: Key, slot: u64, row: &Row, lent: u64, now: Now) {
         let current = rights.terms.slot(self.wall());
+        let held = lent > 0 && slot > current + 1;
+        if row.net() == 0 && row.demand == Demand::default() && !held {
+            return;
+        }
         let place = (rights.id, key);
-        let account = self.ledger.account(rights.id, key);
-        let balance = account.map(|account| account.balances(slot, self.regions.len())[from]).unwrap_or_default();
-        let asked_for = balance.consumed > 0 || balance.demand.rate.units() > 0.0;
-        // A loan may be of a slot that has yet to begin: somebody has to publish it then.
-        if (asked_for || lent > 0) && !self.watched.contains_key(&place) && self.watched.len() < self.most_watched {
+        if !self.watched.contains_key(&place) && self.watched.len() < self.most_watched {
             self.watched.insert(place, super::Watch::new(current, now.mono));
         }
-        // Loans alone are no pressure: else regions would tell each other for ever of a key that nobody asks for.
-        if let Some(watch) = self.watched.get_mut(&place).filter(|_| asked_for) {
+        if let Some(watch) = self.watched.get_mut(&place) {
             watch.pressed = watch.pressed.max(slot.min(current));
         }
+    }
+
+    /// Puts to use what a region told of a key.
+    fn take_row(&mut self, rights: &Rights, key: Key, slot: u64, from: usize, lent: u64) {
         if lent > 0 {
             self.publish(rights, key, slot);
             self.siblings.relief = true;
@@ -143,13 +149,15 @@ impl Limits {
         } else {
             self.publish_others(rights, slot, key);
         }
-        if slot == current && self.runs_dry(rights, slot, from, balance) {
-            self.urgent.insert(place);
+        if slot == rights.terms.slot(self.wall()) && self.runs_dry(rights, key, slot, from) {
+            self.urgent.insert((rights.id, key));
         }
     }
 
     /// Whether a region will have spent what it has before a loan of the next round can reach it.
-    fn runs_dry(&self, rights: &Rights, slot: u64, region: usize, balance: Balance) -> bool {
+    fn runs_dry(&self, rights: &Rights, key: Key, slot: u64, region: usize) -> bool {
+        let Some(account) = self.ledger.account(rights.id, key) else { return false };
+        let balance = account.balances(slot, self.regions.len())[region];
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
             // It has told because it refuses, or soon will.
             let rate = self.base(rights, slot, region) as f64 * rights.terms.per_slot() / rights.terms.quota as f64;

@@ -25,7 +25,8 @@ pub struct SlotDigest {
     pub limit: LimitId,
     /// The slot.
     pub slot: u64,
-    /// Equal in two regions if and only if they hold the same rows (up to hash collisions).
+    /// Over the keys that the node owns. Those of a region's nodes combined by exclusive or are equal in two regions if and
+    /// only if these hold the same rows (up to hash collisions).
     pub digest: u64,
 }
 
@@ -182,15 +183,20 @@ impl Limits {
         self.mode
     }
 
-    /// Digests of the live slots (current and previous) that any region told of. After convergence equal in all regions
-    /// that agree on the time.
+    /// Digests of the live slots (current and previous) of the keys that this node owns, where there are any. After
+    /// convergence those of a region's nodes together are equal in all regions that agree on the time.
     pub fn slot_digests(&self, now: Now) -> Vec<SlotDigest> {
         let wall = self.shared.wall(now);
         let live = self.ledger.slots().into_iter().filter(|&(limit, slot)| {
             let current = self.limiter.rights(limit).map(|rights| rights.terms.slot(wall));
             current.is_some_and(|current| slot <= current && slot + 1 >= current)
         });
-        live.map(|(limit, slot)| SlotDigest { limit, slot, digest: self.ledger.digest(limit, slot) }).collect()
+        let (ranking, me) = (self.siblings.ownership.ranking(), self.siblings.me());
+        let own = |shard| ranking.owner(shard) == Some(me);
+        let digests =
+            live.map(|(limit, slot)| SlotDigest { limit, slot, digest: self.ledger.digest(limit, slot, own) });
+        // Rows of keys that it owned once, or none but zeros.
+        digests.filter(|slot| slot.digest != 0).collect()
     }
 
     /// Every limit with its use in the current slot, and its busiest keys. Costs a walk over the whole table, and over the keys

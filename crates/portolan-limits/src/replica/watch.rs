@@ -124,12 +124,13 @@ impl Limits {
         let watch = Watch { flow, slot, net: consumed, overdraft, drawn: bucket, ..watch };
         self.watched.insert(place, watch);
         let demand = self.demand_of(rights, &watch);
-        if self.must_tell(rights, key, &watch, look) {
+        let pressed = self.under_pressure(rights, key, &watch, look);
+        let told = self.ledger.account(rights.id, key).is_some_and(|account| account.has_row(slot, self.me));
+        if pressed || told {
             self.join_own(rights, key, slot, consumed, demand);
-            let asked_for = consumed > 0 || look.refused > 0 || demand.rate.units() > 0.0 || self.shares_view(rights);
-            if let Some(watch) = self.watched.get_mut(&place).filter(|_| asked_for) {
-                watch.pressed = slot;
-            }
+        }
+        if let Some(watch) = self.watched.get_mut(&place).filter(|_| pressed) {
+            watch.pressed = slot;
         }
     }
 
@@ -138,17 +139,17 @@ impl Limits {
         used.saturating_sub(self.ledger.row(rights.id, key, slot, self.me).lent_out())
     }
 
-    /// Whether the others have to know of this key in this slot.
-    fn must_tell(&self, rights: &Rights, key: Key, watch: &Watch, look: Look) -> bool {
-        let told = self.ledger.account(rights.id, key).is_some_and(|account| account.has_row(watch.slot, self.me));
+    /// Whether a key is asked for so much that the others have to know of it. That some of it was lent is no pressure.
+    fn under_pressure(&self, rights: &Rights, key: Key, watch: &Watch, look: Look) -> bool {
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
-            return told || self.is_pressed(rights, look);
+            return self.is_pressed(rights, look);
         }
-        let entitled = self.entitled(rights, key, watch.slot);
+        let lent = self.ledger.row(rights.id, key, watch.slot, self.me).lent_out();
+        let own = self.entitled(rights, key, watch.slot).saturating_sub(lent);
         let expected = with_margin(watch.flow.rate() * self.left(rights, watch.slot));
-        told || look.refused > 0
-            || look.used.saturating_mul(2) >= entitled
-            || look.used as f64 + expected > entitled as f64
+        look.refused > 0
+            || (watch.net > 0 && watch.net.saturating_mul(2) >= own)
+            || watch.net as f64 + expected > own as f64
             || self.shares_view(rights)
     }
 

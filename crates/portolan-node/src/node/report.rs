@@ -51,12 +51,12 @@ impl Node {
             limits: self.limits.overview(now),
             limit_views: self.limits.views(now),
             limit_counts: self.limits.stats(),
-            slot_digests: self.limits.slot_digests(now),
+            slot_digests: self.slot_digests(now),
             counts: self.counts(),
         }
     }
 
-    /// Digests of what is known of all regions' counters in live slots: a small part of [`Node::status`].
+    /// What this node holds of the live slots of the keys that it owns.
     pub fn slot_digests(&self, now: Now) -> Vec<SlotDigest> {
         self.limits.slot_digests(now)
     }

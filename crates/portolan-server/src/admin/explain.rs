@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
 use portolan_config::{LimitKey, Route};
 use portolan_geodns::RegionState;
-use portolan_limits::{DenyReason, Peek, WaitReason};
+use portolan_limits::{DenyReason, Key, KeyUsage, LimitId, Peek, WaitReason};
 use portolan_model::{Name, Now, RegionId};
 use portolan_node::{Subject, View};
 use portolan_proxy::{
@@ -24,14 +24,30 @@ use crate::{
     identity::NodeIdentity,
 };
 
+/// A request explained.
+pub(super) struct Explained {
+    pub answer: ExplainAnswer,
+    /// The counters of its limits, in their order: what of them was lent, only the node's state machine knows.
+    pub counters: Vec<(LimitId, Key)>,
+}
+
+impl Explained {
+    /// The answer, with what is known of each counter.
+    pub fn with_loans(mut self, me: &NodeIdentity, usage: &[Option<KeyUsage>]) -> ExplainAnswer {
+        for (limit, usage) in self.answer.limits.iter_mut().zip(usage) {
+            let own = usage.iter().filter(|usage| usage.slot == limit.slot).flat_map(|usage| &usage.regions);
+            if let Some(part) = own.into_iter().find(|part| part.region == me.region) {
+                (limit.lent, limit.borrowed) = (part.lent, part.borrowed);
+                limit.used = limit.used.saturating_sub(part.lent);
+            }
+        }
+        self.answer
+    }
+}
+
 /// Explains one request.
-pub(super) fn explain(
-    me: &NodeIdentity,
-    view: &View,
-    request: &ExplainRequest,
-    client: IpAddr,
-    now: Now,
-) -> ExplainAnswer {
+pub(super) fn explain(me: &NodeIdentity, view: &View, request: &ExplainRequest, client: IpAddr, now: Now) -> Explained {
+    let mut counters = Vec::new();
     let mut answer = ExplainAnswer {
         node: me.name.clone(),
         region: me.region.clone(),
@@ -47,7 +63,7 @@ pub(super) fn explain(
         Ok(target) => target,
         Err(fault) => {
             answer.verdict = refuse(Step::Framing, 400, fault.detail());
-            return answer;
+            return Explained { answer, counters };
         }
     };
     let head = RequestHead { host: &host, path: &path, method: &request.method };
@@ -57,14 +73,14 @@ pub(super) fn explain(
     });
     answer.candidates = candidates.collect();
     match view.route(&head) {
-        Found::Route(route) => explain_route(&mut answer, view, &route, request, client, now),
+        Found::Route(route) => counters = explain_route(&mut answer, view, &route, request, client, now),
         Found::NotFound => {}
         Found::MethodNotAllowed { allow } => {
             let why = format!("the path takes {} only", allow.join(", "));
             answer.verdict = refuse(Step::Route, 405, &why);
         }
     }
-    answer
+    Explained { answer, counters }
 }
 
 /// The header fields of the request; what is no field is left out.
@@ -84,6 +100,7 @@ fn target_of(request: &ExplainRequest) -> Result<(String, String), TargetFault> 
     Ok((host, target::normalise(uri.path())?.into_owned()))
 }
 
+/// Returns the counters of the limits that were asked.
 fn explain_route(
     answer: &mut ExplainAnswer,
     view: &View,
@@ -91,7 +108,7 @@ fn explain_route(
     request: &ExplainRequest,
     client: IpAddr,
     now: Now,
-) {
+) -> Vec<(LimitId, Key)> {
     answer.route = Some(route.name.clone());
     let upstream = upstream(view, &route.service, now);
     let found = upstream.endpoint.is_some();
@@ -106,7 +123,7 @@ fn explain_route(
             _ => (Step::Authenticate, 401),
         };
         answer.verdict = refuse(step, status, &denied.to_string());
-        return;
+        return Vec::new();
     }
     let headers = headers_of(request);
     let attributes = Carried { headers: &headers, identity: identity.as_ref() };
@@ -123,6 +140,7 @@ fn explain_route(
         }
         None => refuse(Step::Upstream, 503, "the service has no endpoint"),
     };
+    peeks.iter().map(|peek| (peek.limit, peek.key)).collect()
 }
 
 /// What the limits make of the request, unless they let it pass: those in shadow do.
@@ -178,6 +196,8 @@ fn limit_verdict(view: &View, peek: &Peek) -> LimitVerdictAnswer {
         quota: peek.quota,
         share: peek.share,
         used: peek.spent,
+        lent: 0,
+        borrowed: 0,
         used_elsewhere: peek.others,
         remaining: peek.remaining,
         mode: mode_word(peek.mode).to_owned(),
@@ -245,6 +265,7 @@ mod tests {
 
     use portolan_config::LimitId;
     use portolan_limits::Mode;
+    use portolan_model::HashKey;
 
     use super::*;
 
@@ -252,6 +273,7 @@ mod tests {
     fn limits_in_shadow_let_requests_pass_and_one_that_waits_is_told_apart_from_one_that_allows() {
         let peek = |refusal, wait, shadow| Peek {
             limit: LimitId(1),
+            key: Key::new(&HashKey::new([7; 16]), LimitId(1), &[]),
             name: Name::new("api").expect("a name"),
             slot: 1,
             quota: 10,

@@ -79,7 +79,10 @@ pub(super) async fn explain(
     let request: ExplainRequest = read_json(body)?;
     let client: IpAddr = request.client.unwrap_or(caller.address.ip());
     let view = state.view.load_full();
-    Ok(json(&explain_request(&state.me, &view, &request, client, state.clock.now())))
+    let explained = explain_request(&state.me, &view, &request, client, state.clock.now());
+    let usage = state.node.counters(&explained.counters).await;
+    let usage = usage.ok_or_else(|| Failure::unavailable("the node is shutting down"))?;
+    Ok(json(&explained.with_loans(&state.me, &usage)))
 }
 
 fn digest_answer(digest: &portolan_limits::SlotDigest) -> SlotDigestAnswer {
