@@ -74,6 +74,17 @@ impl Definition {
 /// touched, which costs at most the lead of the horizon plus one window.
 pub(crate) const MARKED_WINDOW: Duration = Duration::from_secs(10);
 
+/// Whether regions lend each other units of such a limit. Of sliding windows with durable marks they do not: a loan of the
+/// window to come would have to be durable before that can be spent. Nor rights of concurrency: they have no slot that a
+/// lost loan ends with.
+pub(crate) fn can_be_lent(algorithm: &Algorithm) -> bool {
+    match algorithm {
+        Algorithm::FixedWindow { .. } | Algorithm::TokenBucket { .. } => true,
+        Algorithm::SlidingWindow { window, .. } => *window < MARKED_WINDOW,
+        Algorithm::Concurrency { .. } => false,
+    }
+}
+
 /// Length of the slots in which tokens of a bucket are lent and granted.
 const CHUNK_MS: u64 = 1000;
 

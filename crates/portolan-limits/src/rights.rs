@@ -194,7 +194,9 @@ impl Rights {
                 let assumed = self.live.assumed(slot).unwrap_or_else(|| self.terms.base(slot));
                 assumed.max(self.terms.allowance)
             }
-            Kind::Fixed | Kind::Sliding => self.terms.base(slot),
+            Kind::Fixed => self.terms.base(slot),
+            // Of this a later slot counts what is carried over: it may have been borrowed from everybody.
+            Kind::Sliding => self.terms.quota,
         }
     }
 

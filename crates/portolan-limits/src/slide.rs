@@ -4,7 +4,7 @@
 //! rights of the slot, and within those of the next, so that what is carried over never exceeds what may be; and a slot is
 //! sealed before its use is carried over, so that nothing is added to it later.
 //!
-//! Loans come in pairs of a slot and the next; whoever takes rights of the next away takes as much of the present one
+//! Loans come in pairs of a slot and the next (`replica::loans`); whoever takes rights of the next away takes as much of the present one
 //! first, so what is lent is in both words and the second rule needs no look at the next word.
 
 use std::time::Duration;

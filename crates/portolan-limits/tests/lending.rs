@@ -3,7 +3,7 @@
 
 mod fleet;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use fleet::Fleet;
 use portolan_limits::{Admission, Algorithm, Definition, LimitId};
@@ -13,6 +13,8 @@ use portolan_model::{Name, Rate};
 struct Run {
     admitted: Vec<u64>,
     refused: Vec<u64>,
+    /// Of each admission: the slot that was charged, and how many milliseconds into it by the region's clock.
+    slots: Vec<(u64, u64)>,
 }
 
 /// Three regions with equal shares; `demand` says how many a second each is asked for at a second of the run.
@@ -20,7 +22,7 @@ fn run(algorithm: Algorithm, seconds: u64, demand: impl Fn(u64) -> [u64; 3]) -> 
     let name = Name::new("uneven").expect("a name");
     let mut fleet = Fleet::new(3, vec![Definition::new(LimitId(1), name, algorithm)], 5);
     fleet.settle();
-    let mut run = Run { admitted: Vec::new(), refused: Vec::new() };
+    let mut run = Run { admitted: Vec::new(), refused: Vec::new(), slots: Vec::new() };
     let mut due = [0; 3];
     for ms in 0..seconds * 1000 {
         for (at, rate) in demand(ms / 1000).into_iter().enumerate() {
@@ -28,7 +30,11 @@ fn run(algorithm: Algorithm, seconds: u64, demand: impl Fn(u64) -> [u64; 3]) -> 
             while due[at] >= 1000 {
                 due[at] -= 1000;
                 match fleet.request(at, &[(1, 1)]) {
-                    Some(Admission::Allow(_)) => run.admitted.push(ms),
+                    Some(Admission::Allow(charges)) => {
+                        let slot = charges[0].slot;
+                        run.admitted.push(ms);
+                        run.slots.push((slot, fleet.now(at).wall.as_unix_millis().saturating_sub(slot * 1000)));
+                    }
                     _ => run.refused.push(ms),
                 }
             }
@@ -75,5 +81,32 @@ fn rule_8_regions_lend_unspent_tokens_and_admit_in_no_interval_more_than_one_buc
         // Each alone, with a third of the rate, would admit 833 and refuse 407.
         let (least, most) = if burst < 300 { (850, 360) } else { (980, 60) };
         assert!(used >= least && refused <= most, "burst {burst}: {used} {refused}");
+    }
+}
+
+#[test]
+fn rule_7_regions_lend_slots_in_pairs_and_hold_the_estimate_to_the_limit() {
+    let sliding = || Algorithm::SlidingWindow { quota: 300, window: Duration::from_secs(1) };
+    let over = run(sliding(), 14, |_| [300, 90, 60]);
+    let used = part(&over.admitted, 300 * 8, 6);
+    let below = run(sliding(), 24, rotating);
+    let refused = part(&below.refused, 270 * 20, 4);
+    let turning = run(sliding(), 24, |second| rotating(second).map(|rate| rate * 2));
+    for run in [&over, &below, &turning] {
+        assert_estimate(&run.slots, 300);
+    }
+    println!("sliding: admits {used} thousandths of the limit in overload, refuses {refused} below the limit");
+    // Each alone, with a third of the limit, would admit 833 and refuse 407.
+    assert!(used >= 950 && refused <= 100, "{used} {refused}");
+}
+
+/// At each admission, the regions' count of the slot before that still weighs in and of this one stay within the limit.
+fn assert_estimate(slots: &[(u64, u64)], limit: u64) {
+    let mut counts = BTreeMap::<u64, u64>::new();
+    for &(slot, into) in slots {
+        *counts.entry(slot).or_default() += 1;
+        let of = |slot| counts.get(&slot).copied().unwrap_or(0);
+        let estimate = of(slot - 1) * 1000u64.saturating_sub(into) + of(slot) * 1000;
+        assert!(estimate <= limit * 1000, "{estimate} thousandths {into} ms into slot {slot}");
     }
 }

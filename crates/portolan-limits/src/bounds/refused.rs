@@ -4,7 +4,7 @@ use portolan_config::{Algorithm, OnPartition};
 use portolan_model::render_duration;
 
 use super::{Bound, Fleet, Promise, admitted::slot_units};
-use crate::shares::base_shares;
+use crate::{definition::can_be_lent, shares::base_shares};
 
 /// Refused in one slot while every region hears every other.
 pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
@@ -15,6 +15,10 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
     let least = smallest(promise, fleet);
     let until = fleet.until_lent();
     let wait = render_duration(until);
+    if !can_be_lent(&promise.algorithm) {
+        let why = format!("regions do not lend this kind of limit: one that has spent its share of {least} refuses");
+        return Bound { units: quota - least, why };
+    }
     if promise.lent {
         let why = format!("a region that has spent its {least} refuses until the lender's next chunk is there");
         return Bound { units: quota - least, why };
@@ -39,9 +43,6 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
 
 /// What that means for demand that jumps to one region at no more than the limit's own rate.
 fn at_the_limits_rate(promise: &Promise, fleet: &Fleet, at_once: u64) -> String {
-    if matches!(promise.algorithm, Algorithm::Concurrency { .. }) {
-        return String::new();
-    }
     let window = promise.algorithm.window().as_micros().max(1);
     let until = fleet.until_lent().as_micros();
     let come = u128::from(promise.algorithm.quota()).saturating_mul(until).div_ceil(window);

@@ -93,6 +93,11 @@ fn a_sliding_window_holds_its_estimate_and_may_nearly_double() {
     assert_eq!(bounds.estimate.map(|bound| bound.units), Some(1000));
     assert_eq!(bounds.healthy.admitted_in_any_window.map(|bound| bound.units), Some(2000));
     assert_eq!(bounds.skewed.map(|bound| bound.units), Some(3000));
+    assert!(bounds.healthy.refused_wrongly.why.contains("until others have lent"));
+    let long = Bounds::of(&Promise::strict(sliding("1000/min")), &Fleet::new(3, RTT, 1));
+    assert!(long.healthy.refused_wrongly.why.starts_with("regions do not lend"));
+    // Three windows that may have been spent, and the one that they carry over into.
+    assert_eq!((bounds.restart.units, bounds.restart_lasts), (4 * 334, Duration::from_secs(4)));
 }
 
 #[test]

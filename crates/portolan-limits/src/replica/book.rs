@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use portolan_config::{Algorithm, SharePlan};
+use portolan_config::SharePlan;
 use portolan_model::Ratio;
 
 use crate::{
-    definition::{Definition, KEPT_OF_LENT, Terms},
+    definition::{Definition, KEPT_OF_LENT, Terms, can_be_lent},
     replica::report::Tally,
     shares::shares_of_slot,
 };
@@ -90,6 +90,5 @@ impl Book {
 }
 
 fn lends(definition: &Definition) -> bool {
-    let can = matches!(definition.algorithm, Algorithm::FixedWindow { .. } | Algorithm::TokenBucket { .. });
-    can && !definition.lent && !definition.shadow
+    can_be_lent(&definition.algorithm) && !definition.lent && !definition.shadow
 }

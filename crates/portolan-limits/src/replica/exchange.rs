@@ -127,7 +127,7 @@ impl Limits {
     /// only lent is not: else regions would go on lending each other what nobody asks for.
     fn watch_row(&mut self, rights: &Rights, key: Key, slot: u64, row: &Row, lent: u64, now: Now) {
         let current = rights.terms.slot(self.wall());
-        let held = lent > 0 && slot > current + 1;
+        let held = lent > 0 && (slot > current + 1 || rights.terms.kind == Kind::Sliding);
         if row.net() == 0 && row.demand == Demand::default() && !held {
             return;
         }

@@ -5,10 +5,12 @@ use smallvec::SmallVec;
 
 use super::Limits;
 use crate::{
+    account::Field,
     counter::Counter,
     definition::Kind,
     forecast::with_margin,
     key::Key,
+    leaf::Leaf,
     lending::{self, Ahead, Party},
     peers::GOSSIP_INTERVAL,
     rights::Rights,
@@ -30,12 +32,16 @@ impl Limits {
             self.lend_in(rights, key, slot + u64::from(late), Ahead::Begun);
             return;
         }
+        let slides = rights.terms.kind == Kind::Sliding;
+        if slides {
+            self.publish_carried(rights, key, slot - 1);
+        }
         // A loan that comes when its slot is over helps nobody.
         if left > self.one_way() {
             let when = if rights.terms.marked() && left > HURRY_SECONDS { Ahead::Unhurried } else { Ahead::Begun };
             self.lend_in(rights, key, slot, when);
         }
-        if left < LEAD_SECONDS {
+        if left < LEAD_SECONDS || slides {
             self.lend_in(rights, key, slot + 1, Ahead::ToCome);
         }
     }
@@ -54,16 +60,24 @@ impl Limits {
             return;
         }
         let due = lending::loans(&parties, self.me, when, slot ^ key.bits() >> 8);
+        let pairs = rights.terms.kind == Kind::Sliding && slot > rights.terms.slot(self.wall());
         for (to, amount) in due {
-            let taken = match &rights.terms.kind {
-                Kind::Bucket(_) => self.withdraw_tokens(rights, key, slot, amount),
-                _ => self.withdraw(rights, key, slot, amount),
-            };
-            if taken == 0 {
+            let amount = if pairs { self.pair_up(rights, key, slot, to, amount) } else { amount };
+            if amount > 0 && self.lend_to(rights, key, slot, to, amount) == 0 {
                 return;
             }
+        }
+    }
+
+    /// Lends to one region and returns how much.
+    fn lend_to(&mut self, rights: &Rights, key: Key, slot: u64, to: usize, amount: u64) -> u64 {
+        let taken = match &rights.terms.kind {
+            Kind::Bucket(_) => self.withdraw_tokens(rights, key, slot, amount),
+            _ => self.withdraw(rights, key, slot, amount),
+        };
+        if taken > 0 {
             let mut row = self.ledger.row(rights.id, key, slot, self.me);
-            let before = row.lent.iter().find(|&&(at, _)| usize::from(at) == to).map_or(0, |&(_, amount)| amount);
+            let before = self.lent_to(rights, key, slot, to);
             row.lent = SmallVec::from_slice(&[(to as u8, before + taken)]);
             self.write_own(rights, key, slot, &row);
             self.hurry.insert((rights.id, key));
@@ -71,6 +85,23 @@ impl Limits {
                 book.tally.lent += taken;
             }
         }
+        taken
+    }
+
+    /// Lends as much of the present slot as is to be lent of the next, as far as that is spare; returns what of the next
+    /// may be.
+    fn pair_up(&mut self, rights: &Rights, key: Key, slot: u64, to: usize, amount: u64) -> u64 {
+        let present = slot - 1;
+        let lacking = amount.saturating_sub(self.most_paired(rights, key, slot, to));
+        if lacking > 0 && self.may_give(rights, key, present, rights.terms.begin(present)) {
+            let rate = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| watch.flow.rate());
+            let kept = with_margin(rate * self.left(rights, present)).ceil() as u64;
+            let view =
+                self.with_counter(rights, key, |counter| Leaf::new(&self.shared, rights, key, counter).view(present));
+            let spare = view.flatten().map_or(0, |view| view.rights.amount.saturating_sub(view.used));
+            self.lend_to(rights, key, present, to, lacking.min(spare.saturating_sub(kept)));
+        }
+        amount.min(self.most_paired(rights, key, slot, to))
     }
 
     /// Takes units out of the own counter, which is made if the key has none. Of a marked window only what is durable: a
@@ -78,11 +109,21 @@ impl Limits {
     fn withdraw(&mut self, rights: &Rights, key: Key, slot: u64, amount: u64) -> u64 {
         let entitled = self.entitled(rights, key, slot);
         let start = rights.start(&self.shared, key, slot);
+        let current = rights.terms.slot(self.wall());
         let shared = &self.shared;
         let take = |counter: &Counter| {
             let durable =
                 if rights.terms.marked() { rights.allowance(shared, counter, key, slot).amount } else { entitled };
-            let taken = counter.withdraw(slot, amount, entitled.min(durable), start);
+            let leaf = Leaf::new(shared, rights, key, counter);
+            let taken = match rights.terms.kind {
+                Kind::Sliding if slot > current => leaf.withdraw(slot, amount, entitled),
+                // The estimate of what stays here has to stay within what stays of the rights.
+                Kind::Sliding => leaf.view(slot).map_or(0, |view| {
+                    let most = view.rights.amount.min(entitled.saturating_sub(view.carried));
+                    counter.withdraw(slot, amount, most, start)
+                }),
+                _ => counter.withdraw(slot, amount, entitled.min(durable), start),
+            };
             (taken, counter.used(slot), rights.allowance(shared, counter, key, slot))
         };
         let Some((taken, used, allowance)) = self.with_entry(rights, key, take) else { return 0 };
@@ -90,6 +131,35 @@ impl Limits {
             self.ask_for_mark(rights, key, slot, used.saturating_add(amount - taken).min(entitled));
         }
         taken
+    }
+
+    /// What a region may be lent of the next slot at most. Loans of a sliding window come in pairs of a slot and the next: of the
+    /// next no more than of the present one, so that what was spent here stays within what may be carried over (rule 9.7).
+    fn most_paired(&self, rights: &Rights, key: Key, slot: u64, to: usize) -> u64 {
+        self.lent_to(rights, key, slot - 1, to).saturating_sub(self.lent_to(rights, key, slot, to))
+    }
+
+    fn lent_to(&self, rights: &Rights, key: Key, slot: u64, to: usize) -> u64 {
+        let lent = Field::Lent(to as u8);
+        self.ledger.account(rights.id, key).map_or(0, |account| account.amount(slot, self.me, lent))
+    }
+
+    /// Ends a slot of a sliding window that is over: what was lent of it does not carry over. Of one that a process before
+    /// may have spent the row does not tell all.
+    fn publish_carried(&self, rights: &Rights, key: Key, slot: u64) {
+        let gate = self.shared.gates.of(key);
+        let lent = self.ledger.row(rights.id, key, slot, self.me).lent_out();
+        if lent == 0 || gate.is_foreign() || rights.was_touched(&self.shared, key, slot) {
+            return;
+        }
+        self.with_counter(rights, key, |counter| {
+            let leaf = Leaf::new(&self.shared, rights, key, counter);
+            if counter.carried(slot).is_none()
+                && let Some(used) = leaf.seal(slot)
+            {
+                leaf.publish_carried(slot, used.saturating_sub(lent));
+            }
+        });
     }
 
     /// The regions as the lending rule sees them.

@@ -74,7 +74,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: fleets(), ..ProptestConfig::default() })]
 
     #[test]
-    fn buckets_in_regions_admit_in_any_interval_no_more_than_one_bucket(
+    fn rule_8_buckets_in_regions_admit_in_any_interval_no_more_than_one_bucket(
         seed: u64,
         per_second in 1..60u64,
         burst in 1..40u64,
@@ -104,7 +104,7 @@ proptest! {
     }
 
     #[test]
-    fn the_estimate_of_a_sliding_window_stays_within_the_limit(seed: u64, quota in 1..90u64) {
+    fn rule_7_the_estimate_of_a_sliding_window_stays_within_the_limit(seed: u64, quota in 1..90u64) {
         let window = Duration::from_secs(1);
         let admitted = admitted(shared(Algorithm::SlidingWindow { quota, window }), seed, 300);
         prop_assert!(quota < REGIONS || !admitted.is_empty(), "nothing was admitted");
@@ -114,6 +114,8 @@ proptest! {
             let into = at.saturating_sub(slot * 1000).min(1000);
             let estimate = in_slot(slot - 1) * (1000 - into) + in_slot(slot) * 1000;
             prop_assert!(estimate <= quota * 1000, "{estimate} thousandths in slot {slot} by {at} ms");
+            let trailing = admitted[..=count].iter().filter(|&&(of, _)| of + 1000 > at).count() as u64;
+            prop_assert!(trailing <= 2 * quota, "{trailing} of {quota} in the second to {at} ms");
         }
     }
 }

@@ -104,7 +104,7 @@ limits:
         };
         assert_eq!(line("audit"), ["audit", "90/s", "90", "180", "60, cut off 90"]);
         assert_eq!(line("burst"), ["burst", "600/min, token bucket of 50", "650", "650", "434"]);
-        assert_eq!(line("exports"), ["exports", "30 at one time", "30", "-", "0, cut off 20"]);
+        assert_eq!(line("exports"), ["exports", "30 at one time", "30", "-", "20"]);
         assert_eq!(line("flood"), ["flood", "100/10s", "109, cut off 300", "218, cut off 600", "64, cut off 51"]);
         assert_eq!(line("plans"), ["plans", "900/day in UTC", "900", "1800", "600"]);
         assert_eq!(line("total"), ["total", "1000/s, sliding", "1000", "2000", "900"]);
