@@ -178,7 +178,7 @@ impl MarkLog {
         self.segment = 1 - self.segment;
         self.generation += 1;
         self.next_page = 0;
-        self.fold();
+        fold(&mut self.marks);
         let all: Vec<Mark> = self.marks.values().copied().collect();
         self.copy_pages = all.len().div_ceil(MARKS_PER_PAGE).clamp(1, SEGMENT_PAGES);
         let marks = |page: usize| all.chunks(MARKS_PER_PAGE).nth(page).unwrap_or(&[]);
@@ -206,25 +206,6 @@ impl MarkLog {
         }
     }
 
-    /// While there are more marks than a copy may hold, puts one mark for every key in place of those of the limit and
-    /// slot that has most: keys then count as having spent more than they did, never less.
-    fn fold(&mut self) {
-        while self.marks.len() > MAX_MARKS {
-            let mut sizes = BTreeMap::<(LimitId, u64), usize>::new();
-            self.marks.values().for_each(|mark| *sizes.entry((mark.limit, mark.slot)).or_default() += 1);
-            let most = sizes.into_iter().max_by_key(|&(_, size)| size);
-            let Some(((limit, slot), 2..)) = most else { return };
-            let folded: Vec<Mark> = self
-                .marks
-                .extract_if(.., |_, mark| (mark.limit, mark.slot) == (limit, slot))
-                .map(|(_, mark)| mark)
-                .collect();
-            if let Some(highest) = folded.into_iter().max_by_key(|mark| mark.spent) {
-                self.marks.insert((limit, Key::EVERY, slot), Mark { key: Key::EVERY, ..highest });
-            }
-        }
-    }
-
     fn page(&mut self, marks: &[Mark]) -> PageWrite {
         let mut bytes = Vec::with_capacity(PAGE_LEN);
         bytes.extend_from_slice(MAGIC);
@@ -247,6 +228,33 @@ impl MarkLog {
         self.next_page += 1;
         PageWrite { segment: self.segment, offset, bytes }
     }
+}
+
+/// While there are more marks than a copy may hold, puts one mark for every key in place of those of the limit and slot
+/// that has most: keys then count as having spent more than they did, never less.
+fn fold(marks: &mut BTreeMap<(LimitId, Key, u64), Mark>) {
+    while marks.len() > MAX_MARKS {
+        let mut sizes = BTreeMap::<(LimitId, u64), usize>::new();
+        marks.values().for_each(|mark| *sizes.entry((mark.limit, mark.slot)).or_default() += 1);
+        let most = sizes.into_iter().max_by_key(|&(_, size)| size);
+        let Some(((limit, slot), 2..)) = most else { return };
+        let of_most = |_: &(LimitId, Key, u64), mark: &mut Mark| (mark.limit, mark.slot) == (limit, slot);
+        let folded: Vec<Mark> = marks.extract_if(.., of_most).map(|(_, mark)| mark).collect();
+        if let Some(highest) = folded.into_iter().max_by_key(|mark| mark.spent) {
+            marks.insert((limit, Key::EVERY, slot), Mark { key: Key::EVERY, ..highest });
+        }
+    }
+}
+
+/// The same marks in one message, which holds as many as a copy on disk: those that are too many are taken together.
+pub(crate) fn folded(marks: impl Iterator<Item = Mark>) -> Vec<Mark> {
+    let mut all = BTreeMap::<(LimitId, Key, u64), Mark>::new();
+    for mark in marks {
+        let known = all.entry((mark.limit, mark.key, mark.slot)).or_insert(mark);
+        known.spent = known.spent.max(mark.spent);
+    }
+    fold(&mut all);
+    all.into_values().collect()
 }
 
 struct Page {

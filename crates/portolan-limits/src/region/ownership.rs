@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     horizon::Barrier,
     key::Key,
-    marks::Mark,
+    marks::{Mark, folded},
     region::{
         ranking::Ranking,
         shards::{SHARDS, Shard, ShardSet},
@@ -54,7 +54,7 @@ pub struct Legacy {
     pub floor: WallTime,
     /// Slots that begin before this give no rights.
     pub closed: WallTime,
-    /// Highest marks.
+    /// Highest marks; in an answer, where they are too many for one message, taken together for every key.
     pub marks: Vec<Mark>,
 }
 
@@ -188,7 +188,8 @@ impl Ownership {
             }
         }
         let of = held.values().fold(ShardSet::default(), |all, shards| all.or(shards));
-        let legacy = self.bequeath(&of, own);
+        let mut legacy = self.bequeath(&of, own);
+        legacy.marks = folded(legacy.marks.into_iter());
         Some(Answer { epoch: question.epoch, held: held.into_iter().collect(), never, legacy })
     }
 
@@ -362,6 +363,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
 
+    /// What one stream between nodes carries.
+    const LONGEST_MESSAGE: usize = 256 << 10;
+
     fn node(name: &str) -> NodeName {
         NodeName::new(name).expect("a name")
     }
@@ -420,6 +424,38 @@ mod tests {
         ask(&mut b, &mut [&mut a], &own, at(60));
         let taken = b.poll_taken(&Legacy::default(), at(60)).expect("all at once");
         assert_eq!((taken.shards, taken.barrier), (sought, Barrier::of(own.horizon, own.floor, own.closed)));
+    }
+
+    #[test]
+    fn an_answer_fits_a_message_however_many_marks_there_are() {
+        let (mut a, mut b) = (ownership("a", Past::None), ownership("b", Past::None));
+        a.handle_roster(&roster(1, &["a"]), at(0));
+        taken(&mut a, &Legacy::default(), at(0));
+        let mark = |limit: u32, key| {
+            let (limit, ends) = (LimitId(limit), WallTime::from_unix_millis(9_000_000));
+            Mark { limit, key, slot: 3, spent: key.bits() % 1000, ends }
+        };
+        // Keys spread over all shards, and marks of every key, which are of each of the shards.
+        let keys =
+            (1..3 * crate::marks::MAX_MARKS as u64).map(|at| mark(1, Key::from_bits((at << 56) | (at << 8) | 1)));
+        let every = (2..300).map(|limit| mark(limit, Key::EVERY));
+        let own = Legacy { marks: keys.chain(every).collect(), ..Legacy::default() };
+        for ownership in [&mut a, &mut b] {
+            ownership.handle_roster(&roster(2, &["a", "b"]), at(10));
+        }
+        b.handle_timeout(at(10));
+        let (_, question) = b.poll_transmit().expect("it asks");
+        let answer = a.answer(&question, &own).expect("an answer");
+        let bytes = portolan_model::codec::encode(&answer).expect("encodes").len();
+        assert!(bytes < LONGEST_MESSAGE, "{bytes} bytes for {} marks", answer.legacy.marks.len());
+        b.handle_answer(&node("a"), answer);
+        let taken = b.poll_taken(&Legacy::default(), at(10)).expect("all at once");
+        let covers = |mark: &&Mark| {
+            let same = |held: &&Mark| held.limit == mark.limit && [mark.key, Key::EVERY].contains(&held.key);
+            taken.marks.iter().filter(same).any(|held| held.spent >= mark.spent)
+        };
+        let of_taken = own.marks.iter().filter(|mark| mark.is_of(&taken.shards));
+        assert!(of_taken.step_by(97).all(|mark| covers(&mark)));
     }
 
     #[test]

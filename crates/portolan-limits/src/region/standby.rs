@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     key::Key,
-    marks::{Mark, MarkSequence, MarkWrite},
+    marks::{Mark, MarkSequence, MarkWrite, folded},
     region::{
         ranking::Ranking,
         shards::{Shard, ShardSet},
@@ -42,7 +42,7 @@ pub struct Update {
     pub floor: WallTime,
     /// Slots that begin before this give no rights.
     pub closed: WallTime,
-    /// Marks raised since `after`, of shards of the pair; at most [`MAX_UPDATE`].
+    /// Marks raised since `after`, of shards of the pair, all of them: beyond [`MAX_UPDATE`] taken together for every key.
     pub marks: Vec<Mark>,
 }
 
@@ -171,7 +171,7 @@ impl Copies {
             horizon: newest.horizon,
             floor: newest.floor,
             closed: newest.closed,
-            marks: stream.missing().collect(),
+            marks: folded(stream.missing()),
         };
         Some((standby.clone(), update))
     }
@@ -225,7 +225,7 @@ impl Stream {
     fn missing(&self) -> impl Iterator<Item = Mark> + '_ {
         let known = |number: u64| number <= self.acknowledged && self.acknowledged > 0;
         let missing = self.marks.values().filter(move |(_, number)| !known(*number));
-        missing.map(|(mark, _)| *mark).take(MAX_UPDATE)
+        missing.map(|(mark, _)| *mark)
     }
 }
 
@@ -400,6 +400,32 @@ mod tests {
         let (_, mirrored) = mirror.owner(shard).expect("whole");
         assert_eq!((mirror.held_at(shard), mirrored.horizon), (1, wall(100)));
         assert_eq!(mirrored.marks().map(|mark| mark.spent).collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
+    fn a_standby_has_every_mark_that_it_acknowledges_however_many_there_are() {
+        let ranking = ranking(1, &["a", "b"]);
+        let shard = shard_of(&ranking, "a", Some("b"));
+        let (mut copies, mut mirror) = (copies(&ranking), Mirror::default());
+        let of = |key: u64| Mark {
+            key: Key::from_bits((u64::from(shard.0) << 56) | key),
+            limit: LimitId((key % 3) as u32),
+            ..mark(shard, key)
+        };
+        // A node that took over from others has more than its own.
+        let all: Vec<Mark> = (1..=3 * MAX_UPDATE as u64).map(of).collect();
+        copies.handle_ranking(&ranking, all.iter().copied());
+        copies.handle_write(&write(1, vec![]));
+        let (_, update) = copies.poll_transmit(at(0)).expect("an update");
+        assert!(update.marks.len() <= MAX_UPDATE);
+        let answer = mirror.handle_update(&node("b"), &node("a"), update, &ranking).expect("an answer");
+        copies.handle_acknowledgement(&node("b"), answer);
+        assert!(copies.poll_transmit(at(1000)).is_none(), "it has them all");
+        let known = |mark: &Mark| {
+            let covers = |held: &&Mark| held.limit == mark.limit && [mark.key, Key::EVERY].contains(&held.key);
+            mirror.marks().filter(covers).map(|held| held.spent).max()
+        };
+        assert!(all.iter().step_by(97).all(|mark| known(mark) >= Some(mark.spent)));
     }
 
     #[test]
