@@ -91,7 +91,7 @@ impl Account {
 
     /// One number.
     pub fn amount(&self, slot: u64, region: usize, field: Field) -> u64 {
-        self.find(slot, region, field).map_or(0, |at| self.cells[at].amount())
+        self.find(slot, region, field).ok().filter(|_| self.knows(slot)).map_or(0, |at| self.cells[at].amount())
     }
 
     /// One region's row.
@@ -116,7 +116,7 @@ impl Account {
     pub fn balances(&self, slot: u64, regions: usize) -> SmallVec<[Balance; 8]> {
         let mut balances: SmallVec<[Balance; 8]> = smallvec![Balance::default(); regions];
         let mut refunded: SmallVec<[u64; 8]> = smallvec![0; regions];
-        for cell in self.cells_from(slot, 0, 0).take_while(|cell| cell.slot == slot as u8) {
+        for cell in self.of_slot(slot) {
             let (region, amount) = (usize::from(cell.region), cell.amount());
             balances[region].told = true;
             match cell.field() {
@@ -172,7 +172,16 @@ impl Account {
     }
 
     fn full_slot(&self, low: u8) -> u64 {
-        self.newest - u64::from((self.newest as u8).wrapping_sub(low))
+        full_slot(self.newest, low)
+    }
+
+    /// Whether cells can be of `slot`, and not of one that has the same low bits.
+    fn knows(&self, slot: u64) -> bool {
+        slot <= self.newest && self.newest - slot < SLOTS
+    }
+
+    fn of_slot(&self, slot: u64) -> impl Iterator<Item = &Cell> {
+        self.cells_from(slot, 0, 0).take_while(move |cell| cell.slot == slot as u8)
     }
 
     fn find(&self, slot: u64, region: usize, field: Field) -> Result<usize, usize> {
@@ -186,12 +195,19 @@ impl Account {
 
     fn cells_from(&self, slot: u64, region: usize, field: u8) -> std::slice::Iter<'_, Cell> {
         let first = place(slot, region, field);
-        self.cells[self.cells.partition_point(|cell| cell.place() < first)..].iter()
+        let from = if self.knows(slot) { self.cells.partition_point(|cell| cell.place() < first) } else { self.cells.len() };
+        self.cells[from..].iter()
     }
 
     fn cell_mut(&mut self, slot: u64, region: usize, field: Field) -> &mut Cell {
-        debug_assert!(slot + 255 > self.newest, "cells of dead slots are dropped before others are added");
-        self.newest = self.newest.max(slot);
+        debug_assert!(slot > self.newest || self.knows(slot), "nothing is told of a slot that is long over");
+        if slot > self.newest {
+            // After a long pause there may be cells of slots that would read as later ones.
+            let oldest = slot.saturating_sub(SLOTS - 1);
+            let before = self.newest;
+            self.cells.retain(|cell| full_slot(before, cell.slot) >= oldest);
+            self.newest = slot;
+        }
         let at = match self.find(slot, region, field) {
             Ok(at) => at,
             Err(at) => {
@@ -264,6 +280,14 @@ const fn place(slot: u64, region: usize, field: u8) -> u32 {
     (slot as u8 as u32) << 16 | (region as u8 as u32) << 8 | field as u32
 }
 
+/// The slot up to `newest` that has these low bits.
+fn full_slot(newest: u64, low: u8) -> u64 {
+    newest.saturating_sub(u64::from((newest as u8).wrapping_sub(low)))
+}
+
+/// Slots that their low bits tell apart.
+const SLOTS: u64 = 256;
+
 /// Cells that a full account grows by.
 const GROWTH: usize = 2;
 
@@ -319,5 +343,17 @@ mod tests {
         };
         println!("bytes per key: {} with 20 regions active, {} with 2", bytes(20), bytes(2));
         assert!(bytes(20) <= 330 && bytes(2) <= 110);
+    }
+
+    #[test]
+    fn a_slot_is_not_taken_for_one_256_later() {
+        let mut account = Account::default();
+        account.raise(5, 1, Field::Lent(0), 50);
+        account.raise(5, 1, Field::Consumed, 7);
+        let later = 5 + 256;
+        assert_eq!((account.amount(later, 1, Field::Lent(0)), account.row(later, 1)), (0, Row::default()));
+        assert!(!account.has_row(later, 1) && account.balances(later, 2)[0].borrowed == 0);
+        assert_eq!(account.raise(later, 1, Field::Lent(0), 10), Some(0));
+        assert_eq!((account.balances(later, 2)[0].borrowed, account.slots().as_slice()), (10, &[later][..]));
     }
 }

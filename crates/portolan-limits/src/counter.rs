@@ -216,7 +216,13 @@ impl Counter {
 
     /// Raises what `slot` carries over to at least `amount`.
     pub fn raise_carried(&self, slot: u64, amount: u64) {
-        self.publish_carried(slot, amount.max(self.used(slot)).max(self.carried(slot).unwrap_or(0)));
+        let amount = amount.max(self.used(slot));
+        let raised = |bits| {
+            let known = Published::of(bits, slot).map(|(_, known)| known);
+            known.is_none_or(|known| known < amount).then(|| Published::new(slot, 0, amount).bits())
+        };
+        // An error says that it is as high.
+        let _ = self.aux.fetch_update(AcqRel, Acquire, raised);
     }
 
     /// Raises everything to what an entry would begin with that was made at `wall`.

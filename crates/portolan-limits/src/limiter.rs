@@ -187,14 +187,12 @@ impl Limiter {
         asked: Asked,
         wall: WallTime,
     ) -> Result<Held<'a>, Turned<'a>> {
-        let shared = &*self.shared;
+        let shared: &'a Shared = &self.shared;
         let Claim { key, cost, .. } = *claim;
         // Asked where no other thread can make or unmake the entry: one that was held up on its way here must not make
         // it for a slot that others have seen the end of, whose count may be gone.
         let latest = || wall.max(shared.latest());
-        let known = |place: Option<Place>| {
-            let counter = place.map_or(&rights.live.overflow, |place| shared.table.counter(place));
-            let key = if place.is_some() { key } else { Key::OVERFLOW };
+        let charge = |counter: &'a Counter, place: Option<Place>| {
             let site = Site { rights, counter, key, place };
             let spent = spend(shared, site, cost, latest());
             self.note(site, cost, asked, &spent);
@@ -204,8 +202,11 @@ impl Limiter {
             Tenant { key, limit: rights.id },
             |counter| self.is_dead(counter, wall),
             || rights.beginning(shared, key, latest()),
-            |place| known(Some(place)),
-            || known(None),
+            |place| charge(shared.table.counter(place), Some(place)),
+            || match rights.overflow(shared, key, latest()) {
+                Some(overflow) => charge(overflow, None),
+                None => Err(Turned::without_room(rights, latest())),
+            },
         )
     }
 

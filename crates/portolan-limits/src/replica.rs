@@ -315,9 +315,6 @@ impl Limits {
     /// The next write to make durable. A failed write is tried again by the driver until it succeeds; meanwhile no
     /// other is handed out.
     pub fn poll_marks(&mut self) -> Option<MarkWrite> {
-        if self.siblings.copies.is_full() {
-            return None;
-        }
         let (epoch, held) = self.siblings.spends();
         let write = self.durability.poll(self.wall(), epoch, held)?;
         self.siblings.copies.handle_write(&write);
@@ -411,14 +408,6 @@ impl Limits {
     /// Whether admissions depend on the merged view: then every row matters, not only those under pressure.
     fn shares_view(&self, rights: &Rights) -> bool {
         rights.is_open() && self.mode != Mode::Healthy
-    }
-
-    /// The counter of a key, if it has one, while it cannot become another key's.
-    fn with_counter<R>(&self, rights: &Rights, key: Key, then: impl FnOnce(&Counter) -> R) -> Option<R> {
-        match key {
-            Key::OVERFLOW => Some(then(&rights.live.overflow)),
-            key => self.shared.table.with(key, then),
-        }
     }
 
     /// The counter of a key, which is made if it has none; nothing when there is no room for it.

@@ -42,7 +42,8 @@ pub(crate) struct Live {
     mode: AtomicU8,
     /// This side of a partition holds at most half of the shares.
     minority: AtomicBool,
-    /// The counter of all keys that found no room in the table.
+    /// The counter of all keys of this node that found no room in the table. What it may spend beyond what needs no mark
+    /// takes a mark of every key: whoever comes after counts that much of any of them.
     pub overflow: Counter,
     /// What each key may spend in a slot, by a mark for all of them: set when there are too many for marks of their own.
     allowance: AtomicU64,
@@ -184,6 +185,14 @@ impl Rights {
         self.live.allowance(slot).max(self.terms.allowance)
     }
 
+    /// Whether a key that finds no room is charged to the counter that such keys share, which then counts what may have
+    /// been spent of this key before. Each node has its own, so only the node that owns the key may ask it.
+    pub fn overflow(&self, shared: &Shared, key: Key, wall: WallTime) -> Option<&Counter> {
+        let overflow = &self.live.overflow;
+        shared.owns(key).then(|| overflow.raise_to(self.beginning(shared, key, wall), wall))?;
+        Some(overflow)
+    }
+
     /// What counts as used of a slot of which nothing is counted here: what a key without a mark can have spent, if anybody
     /// can before this node owned it. What was in flight, and tokens that were borrowed, are gone with whoever had them.
     pub fn start(&self, shared: &Shared, key: Key, slot: u64) -> u64 {
@@ -224,8 +233,9 @@ impl Rights {
             }
             Kind::Bucket(buckets) => {
                 let of_all = overflow.level();
-                let fresh = || self.first_level(shared, key, &self.terms.bucket(buckets, slot, false), wall);
-                Aux::Level(if of_all.was_asked() { of_all } else { fresh() })
+                let fresh = self.first_level(shared, key, &self.terms.bucket(buckets, slot, false), wall);
+                let lower = of_all.was_asked() && of_all.debt(wall) > fresh.debt(wall);
+                Aux::Level(if lower { of_all } else { fresh })
             }
         };
         Start { slot, used, aux }

@@ -147,7 +147,11 @@ pub(crate) fn check_slot(
 pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64, carried: u64) -> View {
     let Site { rights, counter, key, .. } = site;
     let used = if word.age(slot) == Age::Same { word.amount() } else { rights.start(shared, key, slot) };
-    let own = rights.allowance(shared, counter, key, slot);
+    let mut own = rights.allowance(shared, counter, key, slot);
+    if site.place.is_none() && std::ptr::eq(counter, &rights.live.overflow) {
+        // Other regions do not hear of it, so no policy makes it more.
+        own.amount = own.amount.min(rights.terms.base(slot));
+    }
     // At another node than the owner there stands how much may be used before more is asked for.
     let others = if own.pending == Some(WaitReason::Owner) { 0 } else { counter.others(slot) };
     let mode = rights.live.mode();
@@ -186,6 +190,15 @@ impl Held<'_> {
             Some(WaitReason::Borrow) | None => return false,
         };
         used >= low && used - u64::from(self.cost) < low
+    }
+}
+
+impl<'a> Turned<'a> {
+    /// There is no entry for what another node would grant of a key.
+    pub fn without_room(rights: &'a Rights, wall: WallTime) -> Self {
+        let slot = rights.terms.slot(wall);
+        let retry_after = rights.terms.left(slot, wall);
+        Self::Refused { rights, slot, reason: DenyReason::Degraded, retry_after, wait: None, wall }
     }
 }
 

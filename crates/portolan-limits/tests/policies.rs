@@ -5,7 +5,7 @@ mod fleet;
 use std::sync::Arc;
 
 use fleet::{Fleet, definition};
-use portolan_limits::{Claim, LimitId, Mode, OnPartition};
+use portolan_limits::{Admission, Claim, LimitId, Mode, OnPartition};
 
 const POLICIES: [(u32, OnPartition); 3] = [(1, OnPartition::Static), (2, OnPartition::OPEN), (3, OnPartition::Closed)];
 
@@ -142,4 +142,23 @@ fn digests_are_equal_three_seconds_after_heal() {
     fleet.run(3000);
     let [one, two, three] = digests(&fleet);
     assert!(!one.is_empty() && one == two && two == three);
+}
+
+#[test]
+fn a_majority_that_hears_a_region_late_for_a_moment_serves_under_closed_minority() {
+    let apart: Vec<_> = (0..3).flat_map(|at| [3, 4].map(|far| (at, far))).flat_map(|(a, b)| [(a, b), (b, a)]).collect();
+    for late in (0..1000).step_by(100) {
+        let mut fleet = Fleet::new(5, vec![definition(1, "50/s", OnPartition::ClosedMinority)], 3);
+        fleet.settle();
+        fleet.run(1000);
+        fleet.network.cut = apart.clone();
+        fleet.run(late);
+        fleet.network.cut.push((1, 0));
+        fleet.run(400);
+        fleet.network.cut = apart.clone();
+        fleet.run(1500);
+        assert_eq!(fleet.limits(0).mode(), Mode::Degraded);
+        assert!(matches!(fleet.request(0, &[(1, 1)]), Some(Admission::Allow(_))), "late after {late} ms");
+        assert!(!matches!(fleet.request(3, &[(1, 1)]), Some(Admission::Allow(_))), "the other side is a minority");
+    }
 }

@@ -46,7 +46,8 @@ pub(super) struct Limit {
     /// others, 10s to 1d. It refuses in those. Default: when an operator orders it with `portolan limits fence`.
     reclaim: Option<Duration>,
     /// Who holds four fifths of the limit and lends them out: a name under `lenders`. With another one, or another address
-    /// of it, counts start anew. Default: the regions lend to each other.
+    /// of it, counts start anew. Not with `algorithm: sliding`, token buckets or `concurrency`. Default: the regions lend
+    /// to each other.
     lender: Option<Name>,
     /// Units that a request takes: a number, or a header that says it. Default 1.
     cost: Option<Cost>,

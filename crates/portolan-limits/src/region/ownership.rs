@@ -99,6 +99,8 @@ pub(crate) struct Ownership {
     held_at: Box<[u64; SHARDS]>,
     /// Owned under the present epoch, and taken over.
     held: ShardSet,
+    /// The last epoch of a write on disk.
+    durable: u64,
     sought: ShardSet,
     sought_since: Timestamp,
     ask_at: Timestamp,
@@ -121,6 +123,7 @@ impl Ownership {
             past,
             held_at,
             held: ShardSet::default(),
+            durable: 0,
             sought: ShardSet::default(),
             sought_since: Timestamp::ZERO,
             ask_at: Timestamp::ZERO,
@@ -201,8 +204,17 @@ impl Ownership {
         }
     }
 
-    /// Takes an owner's update, if this node stands by for it.
+    /// A write under this epoch is on this node's disk.
+    pub fn handle_durable(&mut self, epoch: u64) {
+        self.durable = self.durable.max(epoch);
+    }
+
+    /// Takes an owner's update, if this node stands by for it. Not before its own disk knows the epoch: a process that comes
+    /// after it would say that it owned the shards last, and nobody stood by since.
     pub fn handle_update(&mut self, from: &NodeName, update: Update) -> Option<Acknowledgement> {
+        if self.durable < self.ranking.epoch() {
+            return None;
+        }
         self.mirror.handle_update(&self.me, from, update, &self.ranking)
     }
 
@@ -335,7 +347,7 @@ impl From<Barrier> for Legacy {
 }
 
 /// Of these marks the highest of every key and slot of some shards.
-fn highest(marks: impl Iterator<Item = Mark>, shards: &ShardSet) -> Vec<Mark> {
+pub(crate) fn highest(marks: impl Iterator<Item = Mark>, shards: &ShardSet) -> Vec<Mark> {
     let mut highest = BTreeMap::<(LimitId, Key, u64), Mark>::new();
     for mark in marks.filter(|mark| mark.is_of(shards)) {
         let known = highest.entry((mark.limit, mark.key, mark.slot)).or_insert(mark);
@@ -493,5 +505,29 @@ mod tests {
         a.handle_roster(&roster(2, &["a"]), at(0));
         assert_eq!(taken(&mut a, &Legacy::default(), at(4999)), 0);
         assert_eq!(taken(&mut a, &Legacy::default(), at(5000)), 0, "an epoch is not known here, and nobody has spoken");
+    }
+
+    #[test]
+    fn a_standby_acknowledges_nothing_before_its_own_disk_knows_the_epoch() {
+        let mut b = ownership("b", Past::Known { epoch: 4, held: ShardSet::ALL });
+        b.handle_roster(&roster(5, &["a", "b"]), at(0));
+        let wall = WallTime::default();
+        let held = b.ranking().pair(&node("a"), &node("b"));
+        let update = Update {
+            epoch: 5,
+            life: 1,
+            after: 0,
+            through: 1,
+            held,
+            horizon: wall,
+            floor: wall,
+            closed: wall,
+            marks: Vec::new(),
+        };
+        assert_eq!(b.handle_update(&node("a"), update.clone()), None);
+        b.handle_durable(4);
+        assert_eq!(b.handle_update(&node("a"), update.clone()), None);
+        b.handle_durable(5);
+        assert!(b.handle_update(&node("a"), update).is_some());
     }
 }

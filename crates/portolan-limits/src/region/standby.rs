@@ -6,7 +6,7 @@
 //! and with that fences an owner that does not know the later epoch yet (rights ledger, rule 9.9).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use crate::{
     key::Key,
     marks::{Mark, MarkSequence, MarkWrite, folded},
     region::{
+        ownership::highest,
         ranking::Ranking,
         shards::{Shard, ShardSet},
     },
@@ -111,17 +112,25 @@ impl Copies {
     }
 
     /// Follows a new roster: every standby is new to its pair and gets `all` that is marked before anything is released.
-    pub fn handle_ranking(&mut self, ranking: &Ranking, all: impl Iterator<Item = Mark>) {
+    /// Of the shards that were spent from before only `kept` still are: the others first have to be taken over again.
+    pub fn handle_ranking(&mut self, ranking: &Ranking, kept: ShardSet, all: impl Iterator<Item = Mark>) {
         self.epoch = ranking.epoch();
+        self.newest.held = self.newest.held.and(&kept);
         let earlier = std::mem::take(&mut self.streams);
         for shard in ranking.owned(&self.me).iter() {
             self.streams.entry(ranking.standby(shard).cloned()).or_default().shards.insert(shard);
         }
         all.for_each(|mark| self.keep(mark, self.newest.number));
-        let mut pending: Vec<(u64, Released)> = earlier.into_values().flat_map(|stream| stream.pending).collect();
-        pending.sort_by_key(|(number, _)| *number);
-        for (number, released) in pending {
-            self.queue(number, released.horizon, released.held, &released.marks);
+        // A write waits in every stream it has marks of; here its parts come together again.
+        let mut writes = BTreeMap::<u64, Released>::new();
+        for (number, released) in earlier.into_values().flat_map(|stream| stream.pending) {
+            match writes.entry(number) {
+                Entry::Vacant(write) => _ = write.insert(released),
+                Entry::Occupied(mut write) => write.get_mut().join(released),
+            }
+        }
+        for (number, released) in writes {
+            self.queue(number, released.horizon, released.held.and(&kept), &released.marks);
         }
     }
 
@@ -191,11 +200,6 @@ impl Copies {
         })
     }
 
-    /// Whether no further write should be handed out: a standby that does not answer must not make the queue grow.
-    pub fn is_full(&self) -> bool {
-        self.streams.values().any(|stream| stream.pending.len() >= MAX_PENDING)
-    }
-
     /// Forgets marks of slots that are over.
     pub fn forget(&mut self, wall: WallTime) {
         self.streams.values_mut().for_each(|stream| stream.marks.retain(|_, (mark, _)| mark.ends > wall));
@@ -216,11 +220,36 @@ impl Copies {
             let marks = marks.iter().filter(|mark| mark.is_of(&stream.shards)).copied().collect();
             let released = Released { shards: stream.shards, held, horizon, marks };
             stream.pending.push_back((number, released));
+            stream.shorten();
         }
     }
 }
 
+impl Released {
+    /// Takes in what is released with it.
+    fn join(&mut self, later: Self) {
+        self.held = later.held;
+        self.horizon = self.horizon.max(later.horizon);
+        self.marks.extend(later.marks);
+    }
+}
+
 impl Stream {
+    /// A standby that does not answer must not make the queue grow: what was handed out first waits for what comes next.
+    fn shorten(&mut self) {
+        while self.pending.len() > MAX_PENDING {
+            let (Some((_, mut oldest)), Some((number, next))) = (self.pending.pop_front(), self.pending.pop_front())
+            else {
+                return;
+            };
+            oldest.join(next);
+            if oldest.marks.len() > MAX_UPDATE {
+                oldest.marks = highest(oldest.marks.iter().copied(), &self.shards);
+            }
+            self.pending.push_front((number, oldest));
+        }
+    }
+
     /// Marks that the standby may not have.
     fn missing(&self) -> impl Iterator<Item = Mark> + '_ {
         let known = |number: u64| number <= self.acknowledged && self.acknowledged > 0;
@@ -323,8 +352,8 @@ const RESEND_AFTER: Duration = Duration::from_millis(20);
 /// Marks in one update: as many as can be alive, so that a copy is one message. 200 kB when encoded.
 pub(crate) const MAX_UPDATE: usize = crate::marks::MAX_MARKS;
 
-/// Writes that wait for one standby. The disk takes a few milliseconds for each, so this is what comes together until a
-/// standby that died is out of the roster; beyond it no write is handed out.
+/// Writes that wait for one standby apart. The disk takes a few milliseconds for each, so this is what comes together until
+/// a standby that died is out of the roster.
 const MAX_PENDING: usize = 512;
 
 #[cfg(test)]
@@ -371,7 +400,7 @@ mod tests {
 
     fn copies(ranking: &Ranking) -> Copies {
         let mut copies = Copies::new(node("a"), 1);
-        copies.handle_ranking(ranking, std::iter::empty());
+        copies.handle_ranking(ranking, ShardSet::ALL, std::iter::empty());
         copies
     }
 
@@ -414,7 +443,7 @@ mod tests {
         };
         // A node that took over from others has more than its own.
         let all: Vec<Mark> = (1..=3 * MAX_UPDATE as u64).map(of).collect();
-        copies.handle_ranking(&ranking, all.iter().copied());
+        copies.handle_ranking(&ranking, ShardSet::default(), all.iter().copied());
         copies.handle_write(&write(1, vec![]));
         let (_, update) = copies.poll_transmit(at(0)).expect("an update");
         assert!(update.marks.len() <= MAX_UPDATE);
@@ -459,7 +488,7 @@ mod tests {
         let shard = shard_of(&new, "a", Some("c"));
         copies.handle_write(&write(1, vec![mark(shard, 7)]));
         copies.handle_durable(MarkSequence(1));
-        copies.handle_ranking(&new, [mark(shard, 7), mark(shard, 9)].into_iter());
+        copies.handle_ranking(&new, ShardSet::ALL, [mark(shard, 7), mark(shard, 9)].into_iter());
         let late = Acknowledgement { epoch: 1, life: 1, through: 1 };
         copies.handle_acknowledgement(&node("b"), late);
         assert_eq!(released(&mut copies), []);
@@ -502,7 +531,7 @@ mod tests {
         copies.handle_write(&write(1, vec![mark(shard, 7)]));
         let (_, update) = copies.poll_transmit(at(0)).expect("an update");
         mirror.handle_update(&node("b"), &node("a"), update, &old).expect("an answer");
-        copies.handle_ranking(&new, std::iter::empty());
+        copies.handle_ranking(&new, ShardSet::ALL, std::iter::empty());
         while let Some((to, update)) = copies.poll_transmit(at(0)) {
             if to == node("b") {
                 mirror.handle_update(&node("b"), &node("a"), update, &new).expect("an answer");
@@ -511,5 +540,56 @@ mod tests {
         assert_eq!((mirror.held_at(shard), mirror.marks().count()), (1, 1));
         let other = shard_of(&new, "a", Some("b"));
         assert_eq!(mirror.held_at(other), 2);
+    }
+
+    #[test]
+    fn a_shard_that_has_to_be_taken_over_again_is_not_claimed_under_the_new_epoch() {
+        let (old, new) = (ranking(1, &["a", "b"]), ranking(3, &["a", "b", "c"]));
+        let lost = shard_of(&new, "a", Some("b"));
+        let mut copies = copies(&old);
+        copies.handle_write(&write(1, vec![]));
+        let kept = new.owned(&node("a")).without(&[lost].into_iter().collect());
+        copies.handle_ranking(&new, kept, std::iter::empty());
+        let mut mirror = Mirror::default();
+        while let Some((to, update)) = copies.poll_transmit(at(0)) {
+            assert!(!update.held.contains(lost), "it is told as held to {to}");
+            if let Some(answer) = mirror.handle_update(&to, &node("a"), update, &new) {
+                copies.handle_acknowledgement(&to, answer);
+            }
+        }
+        copies.handle_durable(MarkSequence(1));
+        let released: Vec<Released> = std::iter::from_fn(|| copies.poll_released()).collect();
+        assert!(!released.is_empty() && released.iter().all(|released| !released.held.contains(lost)));
+    }
+
+    #[test]
+    fn a_standby_that_is_silent_stops_its_own_shards_alone_and_loses_no_mark() {
+        let ranking = ranking(1, &["a", "b", "c"]);
+        let [shard, other] = ["b", "c"].map(|standby| shard_of(&ranking, "a", Some(standby)));
+        let (mut copies, mut mirrors) = (copies(&ranking), [Mirror::default(), Mirror::default()]);
+        let mut hear = |copies: &mut Copies, number: u64, names: &[&str]| {
+            while let Some((to, update)) = copies.poll_transmit(at(number * 100)) {
+                let Some(name) = names.iter().position(|name| node(name) == to) else { continue };
+                let answer = mirrors[name].handle_update(&to, &node("a"), update, &ranking).expect("an answer");
+                copies.handle_acknowledgement(&to, answer);
+            }
+        };
+        let last = 4 * MAX_PENDING as u64;
+        for number in 1..=last {
+            copies.handle_write(&write(number, vec![mark(shard, number), mark(other, number)]));
+            copies.handle_durable(MarkSequence(number));
+            hear(&mut copies, number, &["c"]);
+            let released: Vec<Released> = std::iter::from_fn(|| copies.poll_released()).collect();
+            assert!(released.iter().any(|released| released.shards.contains(other)));
+            assert!(released.iter().all(|released| !released.shards.contains(shard)));
+        }
+        let waiting = |copies: &Copies| copies.streams.values().map(|stream| stream.pending.len()).max();
+        assert!(waiting(&copies) <= Some(MAX_PENDING));
+        hear(&mut copies, last + 1, &["c", "b"]);
+        let marks = std::iter::from_fn(|| copies.poll_released()).flat_map(|released| released.marks);
+        assert_eq!(
+            marks.filter(|mark| mark.is_of(&[shard].into_iter().collect())).map(|mark| mark.spent).max(),
+            Some(last)
+        );
     }
 }

@@ -47,26 +47,30 @@ pub(crate) fn judge(
     words: &BTreeMap<NodeName, Word>,
 ) -> Verdict {
     let held = words.iter().filter_map(|(node, word)| match word {
-        Word::Held(at) if *at <= epoch => Some((*at, node)),
-        _ => None,
+        Word::Held(at) => Some((*at, node)),
+        Word::Never | Word::Unknown => None,
     });
     // The owner's own state is exact where its standby's may run ahead; both are safe.
     let is_owner = |at: &u64, node: &NodeName| rankings.get(at).and_then(|ranking| ranking.owner(shard)) == Some(node);
     let best = held.max_by_key(|(at, node)| (*at, is_owner(at, node)));
     let since = best.map_or(0, |(at, _)| at);
+    let spoke = |node: &NodeName| matches!(words.get(node), Some(Word::Held(_) | Word::Never));
+    let heard = |node: &NodeName| words.contains_key(node);
     let owner = rankings.get(&epoch).and_then(|ranking| ranking.owner(shard));
     // An owner that has forgotten may have spent under this very epoch.
     let forgot = owner.is_some_and(|owner| words.get(owner) == Some(&Word::Unknown));
     let end = epoch.saturating_add(u64::from(forgot));
     let settled = |counts: &dyn Fn(&NodeName) -> bool| {
+        if since > epoch {
+            // What is known here is older than what was spent: nobody is at a later epoch only if nobody says so.
+            return members.iter().all(counts);
+        }
         let between = since.saturating_add(1)..end.max(since.saturating_add(1));
         let known = rankings.range(between.clone());
         let unknown = between.end.saturating_sub(between.start) > known.clone().count() as u64;
         let pair = |ranking: &Ranking| [ranking.owner(shard), ranking.standby(shard)].into_iter().flatten().any(counts);
         known.into_iter().all(|(_, ranking)| pair(ranking)) && (!unknown || members.iter().all(counts))
     };
-    let spoke = |node: &NodeName| matches!(words.get(node), Some(Word::Held(_) | Word::Never));
-    let heard = |node: &NodeName| words.contains_key(node);
     match (settled(&spoke), best) {
         (true, Some((_, node))) => Verdict::From(node.clone()),
         (true, None) => Verdict::Fresh,
@@ -172,6 +176,18 @@ mod tests {
         check(&["ab"], &["a?", "b"], "Fresh");
         check(&["abc", "bc", "c"], &["b?", "c"], "Lost");
         check(&["abc", "bc", "c"], &["c", "c"], "Wait");
+    }
+
+    #[test]
+    fn a_word_of_an_epoch_that_is_not_known_here_yet_waits_for_every_node_of_the_region() {
+        check(&["abc"], &["a2"], "Wait");
+        check(&["abc"], &["a2", "b1"], "Wait");
+        check(&["abc"], &["a2", "b1", "c?"], "Lost");
+        check(&["abc"], &["a2", "b1", "c"], "a");
+        check(&["abc"], &["a", "b3", "c2"], "b");
+        let alone = [node("a")];
+        let words = BTreeMap::from([(node("a"), Word::Held(2))]);
+        assert_eq!(judge(shard(), 1, &rankings(&["a"]), &alone, &words), Verdict::From(node("a")));
     }
 
     #[test]

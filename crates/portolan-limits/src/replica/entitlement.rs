@@ -22,10 +22,6 @@ impl Limits {
     /// Base, loans and grants: what may be used or lent, strictly.
     pub(super) fn entitled(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
         let base = rights.terms.base(slot).max(self.base(rights, slot, self.me));
-        if key == Key::OVERFLOW {
-            // It stands for many keys. What another region lends to one of them may not be spent on all.
-            return base;
-        }
         let account = self.ledger.account(rights.id, key);
         let borrowed = match account {
             Some(account) if !self.forgot(rights, key, slot) => {
@@ -81,7 +77,7 @@ impl Limits {
         let awaits = self.awaits_loans(rights, key, slot);
         let marked = rights.terms.marked();
         let shared = &self.shared;
-        let published = self.with_counter(rights, key, |counter| {
+        let published = self.shared.table.with(key, |counter| {
             let before = rights.allowance(shared, counter, key, slot);
             let amount = if marked { before.amount } else { before.amount.max(most) };
             let pending = match before.pending {
@@ -134,7 +130,7 @@ impl Limits {
         let Some(account) = self.ledger.account(rights.id, key) else { return };
         let balances = account.balances(slot, self.regions.len());
         let others = self.ledger.others(rights.id, key, slot, self.me).saturating_sub(balances[self.me].lent);
-        self.with_counter(rights, key, |counter| {
+        self.shared.table.with(key, |counter| {
             if counter.others(slot) != others {
                 counter.publish_others(slot, others);
             }
@@ -145,7 +141,7 @@ impl Limits {
     fn awaits_loans(&self, rights: &Rights, key: Key, slot: u64) -> bool {
         let lends = self.books.get(&rights.id).is_some_and(|book| book.lends);
         let in_time = self.left(rights, slot) > self.one_way() || slot > rights.terms.slot(self.wall());
-        if rights.borrow_wait.is_zero() || !lends || !in_time || key == Key::OVERFLOW {
+        if rights.borrow_wait.is_zero() || !lends || !in_time {
             return false;
         }
         let Some(account) = self.ledger.account(rights.id, key) else { return self.mode != Mode::Degraded };
@@ -166,10 +162,10 @@ impl Limits {
         let Some(watch) = self.watched.get(&(rights.id, key)).copied() else { return };
         let slot = rights.terms.slot(self.wall());
         let most = book.most_overdraft(self.base(rights, slot, self.me));
-        if most <= watch.overdraft || watch.slot != slot || key == Key::OVERFLOW {
+        if most <= watch.overdraft || watch.slot != slot {
             return;
         }
-        let used = self.with_counter(rights, key, |counter| counter.used(slot)).unwrap_or(0);
+        let used = self.shared.table.with(key, |counter| counter.used(slot)).unwrap_or(0);
         let left = self.most(rights, key, slot).saturating_sub(used);
         let soon = with_margin(watch.flow.rate() * (self.one_way() + GOSSIP_INTERVAL.as_secs_f64()));
         if left as f64 > soon {

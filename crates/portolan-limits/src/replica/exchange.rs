@@ -137,6 +137,7 @@ impl Limits {
         }
         if let Some(watch) = self.watched.get_mut(&place) {
             watch.pressed = watch.pressed.max(slot.min(current));
+            watch.moved_at = now.mono;
         }
     }
 

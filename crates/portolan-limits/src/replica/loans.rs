@@ -20,7 +20,7 @@ impl Limits {
     /// Lends what is due of a key.
     pub(super) fn lend(&mut self, rights: &Rights, key: Key) {
         let lends = self.books.get(&rights.id).is_some_and(|book| book.lends);
-        if !lends || key == Key::OVERFLOW {
+        if !lends {
             return;
         }
         let slot = rights.terms.slot(self.wall());
@@ -97,7 +97,7 @@ impl Limits {
             let rate = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| watch.flow.rate());
             let kept = with_margin(rate * self.left(rights, present)).ceil() as u64;
             let view =
-                self.with_counter(rights, key, |counter| Leaf::new(&self.shared, rights, key, counter).view(present));
+                self.with_entry(rights, key, |counter| Leaf::new(&self.shared, rights, key, counter).view(present));
             let spare = view.flatten().map_or(0, |view| view.rights.amount.saturating_sub(view.used));
             self.lend_to(rights, key, present, to, lacking.min(spare.saturating_sub(kept)));
         }
@@ -152,7 +152,7 @@ impl Limits {
         if lent == 0 || gate.is_foreign() || rights.was_touched(&self.shared, key, slot) {
             return;
         }
-        self.with_counter(rights, key, |counter| {
+        self.with_entry(rights, key, |counter| {
             let leaf = Leaf::new(&self.shared, rights, key, counter);
             if counter.carried(slot).is_none()
                 && let Some(used) = leaf.seal(slot)
@@ -181,7 +181,7 @@ impl Limits {
             let told = now.get(at).is_some_and(|balance| balance.told);
             let (need, have) = match when {
                 _ if at == self.me => {
-                    let used = self.with_counter(rights, key, |counter| counter.used(slot)).unwrap_or(0);
+                    let used = self.shared.table.with(key, |counter| counter.used(slot)).unwrap_or(0);
                     let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
                     let need = mine.map_or(0.0, |watch| match when {
                         Ahead::Begun | Ahead::Unhurried => watch.flow.rate() * left,

@@ -17,7 +17,8 @@ impl Limits {
     /// The write with this number and all before it are on disk.
     pub fn handle_durable(&mut self, sequence: MarkSequence, now: Now) {
         self.observe_clock(now);
-        self.durability.release(sequence).for_each(drop);
+        let epoch = self.durability.release(sequence).map(|write| write.epoch).max();
+        self.siblings.ownership.handle_durable(epoch.unwrap_or(0));
         self.siblings.copies.handle_durable(sequence);
         self.release();
     }
@@ -28,7 +29,7 @@ impl Limits {
             return;
         }
         let most = self.most(rights, mark.key, mark.slot);
-        let state = self.with_counter(rights, mark.key, |counter| {
+        let state = self.shared.table.with(mark.key, |counter| {
             raise_ceiling(counter, mark.slot, mark.spent, most);
             (counter.used(mark.slot), rights.allowance(&self.shared, counter, mark.key, mark.slot))
         });
@@ -81,15 +82,12 @@ impl Limits {
                 raise_ceiling(counter, mark.slot, mark.spent, most);
             }
         };
-        if mark.key == Key::OVERFLOW {
-            return raise(&rights.live.overflow);
-        }
         let tenant = Tenant { key: mark.key, limit: mark.limit };
         let start = || rights.beginning(&self.shared, mark.key, wall);
         let is_dead = |counter: &Counter| self.limiter.is_dead(counter, wall);
         let found = |place| raise(self.shared.table.counter(place));
-        // Without room the key will share the overflow counter, which then may not start below the mark.
-        self.shared.table.enter(tenant, is_dead, start, found, || raise(&rights.live.overflow));
+        // Without room the key will share a counter or come later, and no key may begin below the mark then.
+        self.shared.table.enter(tenant, is_dead, start, found, || rights.live.assume(mark.slot, mark.spent));
     }
 
     /// Asks for a mark before a key comes to its durable ceiling.
@@ -104,6 +102,18 @@ impl Limits {
         // writes and not for one per chunk. A crash then costs it as much as it had spent, at most.
         let ahead = if left == 0 { rights.terms.chunk.max(used) } else { rights.terms.chunk };
         self.ask_for_mark(rights, key, slot, used.saturating_add(ahead).min(cap));
+    }
+
+    /// Asks for a mark of every key before the keys without room come to what needs none.
+    pub(super) fn mark_overflow(&mut self, rights: &Rights) {
+        let overflow = &rights.live.overflow;
+        self.count(rights, 0, overflow.take_refused());
+        let slot = rights.terms.slot(self.wall());
+        let (used, base, chunk) = (overflow.used(slot), rights.terms.base(slot), rights.terms.chunk);
+        let allowed = rights.unmarked(slot);
+        if rights.terms.marked() && allowed < base && allowed.saturating_sub(used) <= chunk / 2 {
+            self.ask_for_mark(rights, Key::EVERY, slot, used.saturating_add(chunk.max(used)).min(base));
+        }
     }
 
     pub(super) fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {

@@ -39,7 +39,8 @@ impl Limits {
         self.untold.retain(|place| !lost(place.key));
         let Legacy { marks, .. } = self.legacy();
         let ranking = self.siblings.ownership.ranking().clone();
-        self.siblings.copies.handle_ranking(&ranking, marks.into_iter());
+        let kept = self.siblings.ownership.held();
+        self.siblings.copies.handle_ranking(&ranking, kept, marks.into_iter());
         self.siblings.requests.handle_owner_change(|_| true);
         self.events.push(Event::Roster { epoch: roster.epoch, owned: ranking.owned(self.siblings.me()).len() });
         self.take_over(now);
@@ -97,9 +98,6 @@ impl Limits {
                 cut(rights, counter);
             }
         });
-        if shards.contains(Shard::of(Key::OVERFLOW)) {
-            limiter.all_rights().iter().for_each(|rights| cut(rights, &rights.live.overflow));
-        }
     }
 
     /// Raises entries that this node has already, from chunks it was granted, to what they would begin with now: what it
@@ -107,17 +105,11 @@ impl Limits {
     fn raise_entries(&self, shards: &ShardSet) {
         let limiter = self.limiter();
         let wall = self.wall();
-        let raise = |rights: &Rights, key: Key, counter: &Counter| {
-            counter.raise_to(rights.beginning(&self.shared, key, wall), wall);
-        };
         self.shared.table.for_each(|key, counter| {
             if let Some(rights) = limiter.rights(counter.limit()).filter(|_| shards.contains(Shard::of(key))) {
-                raise(rights, key, counter);
+                counter.raise_to(rights.beginning(&self.shared, key, wall), wall);
             }
         });
-        if shards.contains(Shard::of(Key::OVERFLOW)) {
-            limiter.all_rights().iter().for_each(|rights| raise(rights, Key::OVERFLOW, &rights.live.overflow));
-        }
     }
 
     /// The epoch of the roster that this node follows, once every shard that it gives this node is open here. Whoever had

@@ -96,7 +96,7 @@ impl Limits {
     /// What was allowed beyond base, loans and overdraft was for while the limit was open.
     fn close(&mut self, rights: &Rights, slot: u64, key: Key) {
         let most = self.most(rights, key, slot);
-        self.with_counter(rights, key, |counter| {
+        self.shared.table.with(key, |counter| {
             if let Some(published) = counter.rights(slot).filter(|published| published.amount > most) {
                 counter.publish_rights(slot, Allowance { amount: most, pending: published.pending });
             }
@@ -105,10 +105,12 @@ impl Limits {
 
     /// Tells each limit whether this side of the partition holds at most half of its shares.
     pub(super) fn set_minorities(&self) {
+        // By what changes only with an event: a heartbeat that is late for a moment is asked about here once, and not again.
+        let is_heard = |region: usize| region == self.me || self.peers.state(region) != PeerState::Stale;
         for rights in self.limiter.all_rights() {
             let slot = rights.terms.slot(self.wall());
             let bases = self.books.get(&rights.id).map(|book| book.bases(slot)).unwrap_or_default();
-            let reached: u64 = bases.iter().enumerate().filter(|&(at, _)| self.reaches(at)).map(|(_, base)| base).sum();
+            let reached: u64 = bases.iter().enumerate().filter(|&(at, _)| is_heard(at)).map(|(_, base)| base).sum();
             rights.live.set_minority(reached * 2 <= bases.iter().sum());
         }
     }

@@ -282,7 +282,7 @@ impl Limits {
             let others = balances.iter().enumerate().filter(|&(at, _)| at != self.me);
             let elsewhere: u64 = others.map(|(at, balance)| add(&mut spent[at], balance.consumed)).sum();
             if elsewhere > 0 {
-                let here = self.with_counter(rights, key, |counter| counter.used(slot)).unwrap_or(0);
+                let here = self.shared.table.with(key, |counter| counter.used(slot)).unwrap_or(0);
                 own.keys += u64::from(here == 0);
                 own.busiest.insert((here.saturating_add(elsewhere), key));
                 // Twice, since a key may stand there with its own use alone, too.
@@ -317,9 +317,10 @@ impl Limits {
         let account = self.ledger.account(rights.id, key);
         let balances = account.map(|account| account.balances(slot, regions)).unwrap_or_default();
         let shared = &self.shared;
-        let here = self.with_counter(rights, key, |counter| {
-            (rights.allowance(shared, counter, key, slot).amount, counter.used(slot))
-        });
+        let here = self
+            .shared
+            .table
+            .with(key, |counter| (rights.allowance(shared, counter, key, slot).amount, counter.used(slot)));
         let (allowed, used) = here.unwrap_or((rights.terms.base(slot), 0));
         let region = |(at, region): (usize, &RegionId)| {
             let balance = balances.get(at).copied().unwrap_or_default();

@@ -7,20 +7,23 @@ use std::time::Duration;
 use portolan_model::{Now, Timestamp};
 
 use super::Limits;
-use crate::{counter::Counter, key::Key, rights::Rights, table::Moved};
+use crate::{counter::Counter, definition::Kind, key::Key, rights::Rights, table::Moved};
 
 impl Limits {
     /// Looks at every counter that workers moved since the last time, and closer at those under pressure.
     pub(super) fn read_counters(&mut self, now: Now) {
         let limiter = self.limiter();
         let wall = self.wall();
-        let (mut pressed, mut foreign) = (Vec::new(), Vec::new());
+        let (mut pressed, mut foreign, mut unlent) = (Vec::new(), Vec::new(), Vec::new());
         let mut note = |rights, key, counter: &Counter, pressed: &mut Vec<_>| {
             let rights: &Rights = rights;
             let look = self.look_at(rights, key, counter);
             if self.shared.gates.of(key).is_foreign() {
                 foreign.push((rights.id, key, look));
                 return;
+            }
+            if rights.terms.kind == Kind::Concurrency && look.refused > 0 {
+                unlent.push((rights, look.refused));
             }
             let marked = rights.terms.marked();
             if marked || self.watched.contains_key(&(rights.id, key)) || self.is_pressed(rights, look) {
@@ -34,13 +37,16 @@ impl Limits {
         });
         for rights in limiter.all_rights() {
             if rights.live.take_overflow_moved() {
-                note(rights, Key::OVERFLOW, &rights.live.overflow, &mut pressed);
+                self.mark_overflow(rights);
             }
         }
         for (limit, key, look) in foreign {
             if let Some(rights) = limiter.rights(limit) {
                 self.note_foreign(rights, key, look.used, look.refused, now);
             }
+        }
+        for (rights, refused) in unlent {
+            self.count(rights, 0, refused);
         }
         for (limit, key, look) in pressed {
             let Some(rights) = limiter.rights(limit) else { continue };
@@ -65,11 +71,11 @@ impl Limits {
                 self.watched.remove(&(limit, key));
                 continue;
             };
-            let look = self.with_counter(rights, key, |counter| self.look_at(rights, key, counter)).unwrap_or_default();
+            let look = self.shared.table.with(key, |counter| self.look_at(rights, key, counter)).unwrap_or_default();
             self.look(rights, key, look, now);
             self.ask_lender(rights, key, look);
             self.attend(rights, key, now);
-            self.stop_watching(rights, key);
+            self.stop_watching(rights, key, now);
         }
         self.urgent.clear();
     }
@@ -93,7 +99,7 @@ impl Limits {
         for (limit, key) in due {
             self.urgent.remove(&(limit, key));
             let Some(rights) = limiter.rights(limit) else { continue };
-            let look = self.with_counter(rights, key, |counter| self.look_at(rights, key, counter)).unwrap_or_default();
+            let look = self.shared.table.with(key, |counter| self.look_at(rights, key, counter)).unwrap_or_default();
             self.look(rights, key, look, now);
             self.attend(rights, key, now);
             self.hurry.insert((limit, key));
@@ -115,11 +121,14 @@ impl Limits {
         }
     }
 
-    /// Forgets a key that has been quiet for two slots, here and everywhere.
-    fn stop_watching(&mut self, rights: &Rights, key: Key) {
+    /// Forgets a key that has been quiet for two slots, here and everywhere, or that nobody has used for some seconds: of a
+    /// month's limit every key was under pressure once, and its account stays in the ledger.
+    fn stop_watching(&mut self, rights: &Rights, key: Key, now: Now) {
         let place = (rights.id, key);
         let slot = rights.terms.slot(self.wall());
-        if self.watched.get(&place).is_some_and(|watch| watch.pressed + QUIET_SLOTS < slot) {
+        let quiet =
+            |watch: &super::Watch| watch.pressed + QUIET_SLOTS < slot || now.mono.since(watch.moved_at) >= QUIET;
+        if self.watched.get(&place).is_some_and(quiet) {
             self.watched.remove(&place);
         }
     }
@@ -133,3 +142,6 @@ const GATHERING: Duration = Duration::from_millis(10);
 
 /// Slots without pressure after which a key is no longer watched.
 const QUIET_SLOTS: u64 = 2;
+
+/// How long a key that nobody uses is watched, at most.
+const QUIET: Duration = Duration::from_secs(10);

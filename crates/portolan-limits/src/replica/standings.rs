@@ -70,7 +70,7 @@ impl Limits {
         let Some(book) = self.books.get(&rights.id).filter(|book| book.lent) else { return };
         let Some(watch) = self.watched.get(&(rights.id, key)) else { return };
         let slot = rights.terms.slot(self.wall());
-        if !book.lender_reachable || key == Key::OVERFLOW || self.stopped(rights, slot) {
+        if !book.lender_reachable || self.stopped(rights, slot) {
             return;
         }
         let standing = Standing {

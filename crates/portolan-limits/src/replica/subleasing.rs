@@ -46,7 +46,7 @@ impl Limits {
                 let published = counter.rights(cell.slot).map_or(0, |published| published.amount);
                 counter.withdraw(cell.slot, u64::MAX, published, 0)
             };
-            let taken = self.with_counter(rights, cell.key, take).unwrap_or(0);
+            let taken = self.shared.table.with(cell.key, take).unwrap_or(0);
             let spent = self.siblings.requests.spent(&cell);
             self.siblings.requests.handle_withdrawn(cell, taken, now.mono);
             let window = rights.terms.end(cell.slot).since(rights.terms.begin(cell.slot));
@@ -66,11 +66,7 @@ impl Limits {
         self.siblings.requests.settle_due(now, |cell| {
             let rights = limiter.rights(cell.limit)?;
             let counts = |counter: &Counter| counter.commit(cell.slot);
-            match (&rights.terms.kind, cell.key) {
-                (Kind::Bucket(_), Key::OVERFLOW) => Some(counts(&rights.live.overflow)),
-                (Kind::Bucket(_), key) => table.with(key, counts),
-                _ => None,
-            }
+            if matches!(rights.terms.kind, Kind::Bucket(_)) { table.with(cell.key, counts) } else { None }
         });
         let super::siblings::Siblings { requests, ownership, .. } = &mut self.siblings;
         let owner = |cell: &Cell| ownership.ranking().owner(Shard::of(cell.key)).cloned();
@@ -123,7 +119,7 @@ impl Limits {
             return self.grant_tokens(rights, (from, life), ask, step);
         }
         if step.refund > 0 {
-            self.with_counter(rights, key, |counter| counter.restore(slot, step.refund));
+            self.shared.table.with(key, |counter| counter.restore(slot, step.refund));
         }
         if ask.need == 0 || !step.grants {
             return Some(self.siblings.grants.settle(from, ask, 0, true));

@@ -69,10 +69,10 @@ impl Limits {
         if gate.is_foreign() || !gate.barrier().opens(&rights.terms, slot, rights.terms.begin(slot)) {
             return;
         }
-        let Some(account) = self.ledger.account(rights.id, key).filter(|_| key != Key::OVERFLOW) else { return };
+        let Some(account) = self.ledger.account(rights.id, key) else { return };
         let amount = account.balances(slot, self.regions.len())[self.me].borrowed;
         let pending = rights.borrowing(rights.live.mode());
-        let published = self.with_counter(rights, key, |counter| {
+        let published = self.shared.table.with(key, |counter| {
             let before = counter.rights(slot).map_or(0, |before| before.amount);
             if before < amount {
                 counter.publish_rights(slot, Allowance { amount, pending });
@@ -125,7 +125,7 @@ impl Limits {
             let rate = self.base(rights, slot, at) as f64 * per_unit;
             let base = rate.ceil() as u64;
             if at == self.me {
-                let unspent = self.with_counter(rights, key, |counter| {
+                let unspent = self.shared.table.with(key, |counter| {
                     let leaf = Leaf::new(&self.shared, rights, key, counter);
                     leaf.purse(buckets).tokens() + leaf.borrowed_left(slot)
                 });
@@ -206,14 +206,14 @@ impl Limits {
     /// A bucket as it stands.
     fn standing(&self, rights: &Rights, buckets: &Buckets, key: Key, drawn: Drawn) -> Drawn {
         let debt = |counter: &Counter| Leaf::new(&self.shared, rights, key, counter).purse(buckets).debt;
-        Drawn { debt: self.with_counter(rights, key, debt), at: self.wall(), ..drawn }
+        Drawn { debt: self.shared.table.with(key, debt), at: self.wall(), ..drawn }
     }
 
     /// Says what is still out of a bucket that is attended to.
     pub(super) fn publish_out(&self, rights: &Rights, key: Key) {
         let Kind::Bucket(buckets) = &rights.terms.kind else { return };
         let out = self.out(rights, key, 0);
-        self.with_counter(rights, key, |counter| {
+        self.shared.table.with(key, |counter| {
             if counter.out(out.slot).is_some() {
                 Leaf::new(&self.shared, rights, key, counter).publish_out(buckets, out, 0);
             }

@@ -32,6 +32,8 @@ pub(crate) struct Watch {
     pub told_at: Timestamp,
     /// When loans were last considered.
     pub lent_at: Timestamp,
+    /// When it was last used here, or another region told of it.
+    pub moved_at: Timestamp,
     /// The last slot in which the key was under pressure here, or another region said that it was there.
     pub pressed: u64,
 }
@@ -57,6 +59,7 @@ impl Watch {
             told: Demand::default(),
             told_at: Timestamp::ZERO,
             lent_at: Timestamp::ZERO,
+            moved_at: now,
             pressed: slot,
         }
     }
@@ -76,6 +79,10 @@ impl Limits {
 
     /// Whether a key deserves a closer look: told cheaply, for it is asked of every key that moved.
     pub(super) fn is_pressed(&self, rights: &Rights, look: Look) -> bool {
+        if rights.terms.kind == Kind::Concurrency {
+            // Nothing in flight can be lent.
+            return self.shares_view(rights);
+        }
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
             return look.low || look.refused > 0 || self.shares_view(rights);
         }
@@ -96,7 +103,9 @@ impl Limits {
             self.stats.watches_full += 1;
             return;
         }
-        let watch = *self.watched.entry(place).or_insert_with(|| Watch::new(slot, now.mono));
+        let begun =
+            || Watch { net: self.ledger.row(rights.id, key, slot, self.me).net(), ..Watch::new(slot, now.mono) };
+        let watch = *self.watched.entry(place).or_insert_with(begun);
         let (mut flow, mut net) = (watch.flow, watch.net);
         if watch.slot != slot {
             if watch.slot + 1 == slot {
@@ -121,7 +130,9 @@ impl Limits {
         self.count(rights, consumed.saturating_sub(net), look.refused);
         self.count_refused_below(rights, key, slot, consumed, look.refused);
         let overdraft = if watch.slot == slot { watch.overdraft } else { 0 };
-        let watch = Watch { flow, slot, net: consumed, overdraft, drawn: bucket, ..watch };
+        let moved = asked > 0 || consumed != net;
+        let moved_at = if moved { now.mono } else { watch.moved_at };
+        let watch = Watch { flow, slot, net: consumed, overdraft, drawn: bucket, moved_at, ..watch };
         self.watched.insert(place, watch);
         let demand = self.demand_of(rights, &watch);
         let pressed = self.under_pressure(rights, key, &watch, look);
@@ -185,7 +196,7 @@ impl Limits {
         self.untold.insert(Place { limit: rights.id, slot, key });
     }
 
-    fn count(&mut self, rights: &Rights, admitted: u64, refused: u64) {
+    pub(super) fn count(&mut self, rights: &Rights, admitted: u64, refused: u64) {
         if let Some(book) = self.books.get_mut(&rights.id) {
             book.tally.admitted += admitted;
             book.tally.refused += refused;

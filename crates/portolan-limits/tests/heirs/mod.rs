@@ -150,3 +150,27 @@ fn no_key_of_a_bucket_exceeds_it_whoever_owns_it() {
         }
     }
 }
+
+#[test]
+fn keys_without_room_are_charged_where_they_are_owned_alone_and_never_twice() {
+    for (seed, limits) in [(1, ["200/s", "700/day"]), (2, ["sliding 200/s", "bucket 100/s burst 150"])] {
+        let mut region = Region::started(seed, &limits, 3);
+        // More than there is room for at any node, twice a second, so that their entries live.
+        let crowd: Vec<String> = (0..400).map(|number| format!("crowd-{number}")).collect();
+        for second in 0..8 {
+            for name in &crowd {
+                (0..3).for_each(|at| region.request_of(at, name.as_bytes()));
+            }
+            for at in 0..500 {
+                (0..3).for_each(|node| region.request_of(node, KEYS[at % 4]));
+                region.pass(1);
+            }
+            if second == 4 {
+                let [owner, ..] = region.roles();
+                replace(&mut region, owner);
+            }
+        }
+        region.check_bound();
+        assert!(crowd.iter().filter(|name| region.admitted(1, name.as_bytes()) > 0).count() > 50);
+    }
+}

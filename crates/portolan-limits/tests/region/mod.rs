@@ -128,7 +128,7 @@ impl Region {
     /// Keys and units of the first limit that all nodes together tell of.
     pub fn told(&self) -> (u64, u64) {
         let of = |at: usize| {
-            let usage = self.nodes[at].limits.as_ref().map(|limits| limits.overview(self.now(at)));
+            let usage = self.nodes[at].limits.as_ref().map(|limits| limits.overview(self.now(0)));
             let usage = usage.and_then(|usage| usage.into_iter().next()).expect("the node runs and has limits");
             (usage.keys, usage.spent.iter().map(|(_, units)| units).sum::<u64>())
         };

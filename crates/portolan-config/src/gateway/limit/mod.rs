@@ -13,7 +13,7 @@ use portolan_model::{Name, Ratio};
 pub(super) use self::count::bounded_rate;
 use super::Scope;
 use crate::{
-    Algorithm, Budget, Lender, Limit, OnPartition, Shares, Window,
+    Algorithm, Budget, Lender, Limit, OnPartition, Shares,
     decode::{Fields, Shape, choice, dangling, duration, entry_name, flag, ratio_up_to, string, text},
     fault::Report,
     suggest,
@@ -137,7 +137,7 @@ fn limit(entry: &Entry, scope: &Scope<'_>, report: &mut Report<'_>) -> Option<Li
     })
 }
 
-/// Notes keys that mean nothing for a limit without windows.
+/// Notes keys that mean nothing for a limit without windows, or with ones that overlap.
 fn refuse_what_has_no_window(fields: &Fields<'_>, algorithm: &Algorithm, report: &mut Report<'_>) {
     let (what, keys): (_, &[(&str, &str)]) = match algorithm {
         Algorithm::Concurrency { .. } => (
@@ -158,8 +158,10 @@ fn refuse_what_has_no_window(fields: &Fields<'_>, algorithm: &Algorithm, report:
                 ("expose_slot", "it has no windows"),
             ],
         ),
-        Algorithm::FixedWindow { window: Window::Calendar { .. } | Window::Length(_), .. }
-        | Algorithm::SlidingWindow { .. } => return,
+        Algorithm::SlidingWindow { .. } => {
+            ("a sliding window", &[("lender", "it lends of one window, and what is used counts in the next, too")])
+        }
+        Algorithm::FixedWindow { .. } => return,
     };
     for (key, why) in keys {
         if let Some(node) = fields.get(key) {
