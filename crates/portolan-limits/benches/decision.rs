@@ -4,7 +4,9 @@
 //! `cargo bench -p portolan-limits --bench decision [-- 1k 1m 10m]`
 //!
 //! Timed in batches of 64, each thread on a core of its own; of five runs the best is told, since others may use the
-//! machine. Keys are drawn before a batch is timed, uniformly: each decision misses the caches at its worst.
+//! machine. Keys are drawn before a batch is timed, uniformly: each decision misses the caches at its worst. They are hashed
+//! before too, on both sides: the limiter is given the keyed hash that names a counter, and the map hashes that number by
+//! its default hasher, as it would for any key that others choose. All entries were charged once before.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +18,7 @@ use std::{
 
 use criterion::Criterion;
 use portolan_limits::{
-    Admission, Algorithm, Claim, Definition, Key, LimitId, Limiter, Limits, LimitsConfig, Recovery, Window,
+    Admission, Algorithm, Charge, Claim, Definition, Key, LimitId, Limiter, Limits, LimitsConfig, Recovery, Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, RegionId, Timestamp, WallTime};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -36,11 +38,16 @@ fn main() {
             let table = Table::new(keys);
             for threads in [1, 2] {
                 let [decision, narrow, wide] =
-                    [Table::decide, Table::probe_narrow, Table::probe_wide].map(|ask| best(threads, &table, ask));
+                    best(threads, &table, [Table::decide, Table::probe_narrow, Table::probe_wide]);
                 let ratio = |map: Figures| decision.p50 / map.p50;
                 let (to_narrow, to_wide) = (ratio(narrow), ratio(wide));
                 println!("{name:>4} {threads:>7}         {decision} {narrow} {wide}  {to_narrow:.2} {to_wide:.2}");
             }
+            println!(
+                "{name:>4}  {:.1} bytes per key, {} per charge",
+                table.resident / keys as f64,
+                size_of::<Charge>()
+            );
         }
     }
     single(&mut Criterion::default().without_plots());
@@ -51,11 +58,11 @@ fn single(criterion: &mut Criterion) {
     let table = Table::new(1000);
     let claim = [Claim { limit: LIMIT, key: table.keys[0], cost: 1 }];
     criterion.bench_function("decision of a key in the cache", |bencher| {
-        bencher.iter(|| table.limiter.admit(black_box(&claim), NOW));
+        bencher.iter(|| table.admit(&claim));
     });
     let two = [claim[0], Claim { key: table.keys[1], ..claim[0] }];
     criterion.bench_function("decision of two keys in the cache", |bencher| {
-        bencher.iter(|| table.limiter.admit(black_box(&two), NOW));
+        bencher.iter(|| table.admit(&two));
     });
     criterion.bench_function("key of one part of 12 bytes", |bencher| {
         bencher.iter(|| table.limiter.key(LIMIT, &[black_box(b"user-1234567")]));
@@ -67,6 +74,8 @@ const NOW: Now = Now { mono: Timestamp::ZERO, wall: WallTime::from_unix_millis(1
 /// The same keys in the limiter and in a map.
 struct Table {
     _limits: Limits,
+    /// Bytes that the limiter took.
+    resident: f64,
     limiter: std::sync::Arc<Limiter>,
     keys: Vec<Key>,
     /// One word per key.
@@ -79,21 +88,31 @@ impl Table {
     fn new(count: u64) -> Self {
         let algorithm = Algorithm::FixedWindow { quota: 1 << 36, window: Window::Length(Duration::from_secs(1)) };
         let definition = Definition::new(LIMIT, Name::new("decision").expect("a name"), algorithm);
+        let before = resident();
         let limits = active(usize::try_from(count).expect("64 bits"), &definition);
+        let resident = resident() - before;
         let limiter = limits.limiter();
         let keys: Vec<Key> = (0..count).map(|number| limiter.key(LIMIT, &[&number.to_le_bytes()])).collect();
         for &key in &keys {
             assert!(matches!(limiter.admit(&[Claim { limit: LIMIT, key, cost: 1 }], NOW), Admission::Allow(_)));
         }
         assert_eq!(limits.stats().overflowed, 0, "every key has an entry");
-        let narrow = keys.iter().map(|&key| (key, AtomicU64::new(0))).collect();
-        let wide = keys.iter().map(|&key| (key, Default::default())).collect();
-        Self { _limits: limits, limiter, keys, narrow, wide }
+        let narrow: HashMap<Key, AtomicU64> = keys.iter().map(|&key| (key, AtomicU64::new(0))).collect();
+        let wide: HashMap<Key, [AtomicU64; 8]> = keys.iter().map(|&key| (key, Default::default())).collect();
+        for key in &keys {
+            charge(&narrow[key]);
+            charge(&wide[key][1]);
+        }
+        Self { _limits: limits, resident, limiter, keys, narrow, wide }
     }
 
     fn decide(&self, claim: &Claim) {
+        self.admit(std::slice::from_ref(claim));
+    }
+
+    fn admit(&self, claims: &[Claim]) {
         let mut charges = SmallVec::new();
-        assert!(self.limiter.admit_into(std::slice::from_ref(claim), NOW, &mut charges).is_none());
+        assert!(self.limiter.admit_into(black_box(claims), NOW, &mut charges).is_none());
         black_box(&charges);
     }
 
@@ -104,6 +123,12 @@ impl Table {
     fn probe_wide(&self, claim: &Claim) {
         charge(&self.wide[&claim.key][1]);
     }
+}
+
+/// Bytes of this process in memory (proc_pid_statm(5)); pages are of 4 KiB on the machines that this runs on.
+fn resident() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).map_or(f64::NAN, |pages: f64| pages * 4096.0)
 }
 
 fn charge(counter: &AtomicU64) {
@@ -146,9 +171,9 @@ impl std::fmt::Display for Figures {
     }
 }
 
-/// The best of some runs, of the slowest thread.
-fn best(threads: u64, table: &Table, ask: fn(&Table, &Claim)) -> Figures {
-    let run = |_| {
+/// The best of some runs of each, taken in turn, of the slowest thread.
+fn best<const N: usize>(threads: u64, table: &Table, asks: [fn(&Table, &Claim); N]) -> [Figures; N] {
+    let run = |ask| {
         let slowest = thread::scope(|scope| {
             let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || on_core(thread, table, ask))).collect();
             let figures = threads.into_iter().map(|thread| thread.join().expect("it does not panic"));
@@ -156,7 +181,11 @@ fn best(threads: u64, table: &Table, ask: fn(&Table, &Claim)) -> Figures {
         });
         slowest.expect("there is a thread")
     };
-    (0..RUNS).map(run).min_by(|one, other| one.p50.total_cmp(&other.p50)).expect("there is a run")
+    let runs: Vec<[Figures; N]> = (0..RUNS).map(|_| asks.map(run)).collect();
+    std::array::from_fn(|at| {
+        let of_one = runs.iter().map(|run| run[at]);
+        of_one.min_by(|one, other| one.p50.total_cmp(&other.p50)).expect("there is a run")
+    })
 }
 
 fn on_core(core: u64, table: &Table, ask: fn(&Table, &Claim)) -> Figures {

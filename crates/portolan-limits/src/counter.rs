@@ -110,8 +110,14 @@ impl Counter {
     /// The rights published for `slot`.
     #[inline]
     pub fn rights(&self, slot: u64) -> Option<Allowance> {
-        let (tag, amount) = Published::of(self.rights[parity(slot)].load(Relaxed), slot)?;
+        let (tag, amount) = self.published(slot)?;
         Some(Allowance { amount, pending: WaitReason::of_tag(tag) })
+    }
+
+    /// The rights published for `slot`, as the tag of what is pending and the amount.
+    #[inline]
+    pub fn published(&self, slot: u64) -> Option<(u64, u64)> {
+        Published::of(self.rights[parity(slot)].load(Relaxed), slot)
     }
 
     /// Spend of the other regions in `slot`, as last published; 0 for another slot.
@@ -148,8 +154,13 @@ impl Counter {
     #[inline]
     pub fn advance(&self, seen: Word, slot: u64, amount: u64) -> Option<Receipt> {
         let next = seen.rolled(slot, amount);
-        self.used[parity(slot)].compare_exchange(seen.bits(), next.bits(), AcqRel, Relaxed).ok()?;
-        Some(Receipt { slot, reuse: next.reuse(), time: 0 })
+        self.replace(slot, seen, next).then(|| Receipt { slot, reuse: next.reuse(), time: 0 })
+    }
+
+    /// Moves the word of `slot` from `seen` to `next`; fails when anything happened to it since.
+    #[inline(always)]
+    pub fn replace(&self, slot: u64, seen: Word, next: Word) -> bool {
+        self.used[parity(slot)].compare_exchange(seen.bits(), next.bits(), AcqRel, Relaxed).is_ok()
     }
 
     /// Gives units back, unless the slot or the key has changed since: then there is nothing left to undo. Returns

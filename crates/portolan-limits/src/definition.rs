@@ -138,17 +138,26 @@ pub(crate) struct Buckets {
 /// How time is cut into slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Slots {
-    /// Equal ones of so many milliseconds, at least 1.
-    Even(u64),
+    /// Equal ones.
+    Even(Even),
     /// Civil days or months.
     Civil(Arc<Calendar>),
     /// One, from the beginning of time.
     Endless,
 }
 
+/// Slots of equal length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Even {
+    /// In milliseconds, at least 1.
+    length: u64,
+    /// 2^64 over that: a division takes some processors as long as all else that a decision computes.
+    reciprocal: u64,
+}
+
 /// This region's share of the quota, by slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Share {
+pub(crate) struct Share {
     before: u64,
     /// The first slot of `after`.
     turn: u64,
@@ -205,7 +214,12 @@ impl Terms {
     /// This region's share of a slot: the same in every process of the region that knows this definition.
     #[inline]
     pub fn base(&self, slot: u64) -> u64 {
-        if slot < self.share.turn { self.share.before } else { self.share.after }
+        self.share.of(slot)
+    }
+
+    /// This region's share, by slot.
+    pub const fn share(&self) -> Share {
+        self.share
     }
 
     /// What all regions together may consume of one key in a slot.
@@ -298,15 +312,15 @@ impl Slots {
             }
             Algorithm::Concurrency { .. } => Self::Endless,
             // What another region lends is for a second at most, so that an idle one does not sit on it.
-            Algorithm::TokenBucket { .. } => Self::Even(CHUNK_MS),
-            other => Self::Even(millis(other.window())),
+            Algorithm::TokenBucket { .. } => Self::Even(Even::new(CHUNK_MS)),
+            other => Self::Even(Even::new(millis(other.window()))),
         }
     }
 
     #[inline]
     pub fn slot(&self, wall: WallTime) -> u64 {
         match self {
-            Self::Even(length) => wall.as_unix_millis() / length,
+            Self::Even(even) => even.slot(wall.as_unix_millis()),
             Self::Civil(calendar) => calendar.slot(wall.as_unix_millis()),
             Self::Endless => 0,
         }
@@ -315,7 +329,7 @@ impl Slots {
     #[inline]
     pub fn begin(&self, slot: u64) -> WallTime {
         WallTime::from_unix_millis(match self {
-            Self::Even(length) => slot.saturating_mul(*length),
+            Self::Even(even) => slot.saturating_mul(even.length),
             Self::Civil(calendar) => calendar.begin(slot),
             Self::Endless => {
                 if slot == 0 {
@@ -338,7 +352,33 @@ impl Slots {
     }
 }
 
+impl Even {
+    /// One slot from the beginning of time.
+    pub const ENDLESS: Self = Self { length: u64::MAX, reciprocal: 0 };
+
+    const fn new(length: u64) -> Self {
+        Self { length, reciprocal: u64::MAX / length }
+    }
+
+    #[inline]
+    pub const fn begin(self, slot: u64) -> WallTime {
+        WallTime::from_unix_millis(slot.wrapping_mul(self.length))
+    }
+
+    #[inline]
+    pub const fn slot(self, unix_ms: u64) -> u64 {
+        // Rounding down twice makes it one too small at most.
+        let guess = ((unix_ms as u128 * self.reciprocal as u128) >> 64) as u64;
+        guess + (unix_ms - guess * self.length >= self.length) as u64
+    }
+}
+
 impl Share {
+    #[inline]
+    pub const fn of(&self, slot: u64) -> u64 {
+        if slot < self.turn { self.before } else { self.after }
+    }
+
     /// `of` is this region's share under given weights. Of a change whose outcome is not known here, the smaller share
     /// holds in the slots that it may govern.
     fn new(plan: &SharePlan, of: impl Fn(&[u32]) -> u64, slots: &Slots) -> Self {
@@ -395,6 +435,19 @@ mod tests {
         assert_eq!((terms.base(1), terms.allowance, terms.chunk), (200, 20, 20));
         let slot = terms.slot(WallTime::from_unix_millis(119_999));
         assert_eq!((slot, terms.begin(slot).as_unix_millis(), terms.end(slot).as_unix_millis()), (1, 60_000, 120_000));
+    }
+
+    #[test]
+    fn the_slot_of_an_instant_is_its_quotient() {
+        let lengths =
+            (0..63).map(|bits| 1u64 << bits).flat_map(|power| [power, power + 1, power * 2 - 1, 1000 % power + 1]);
+        for length in lengths {
+            let instants = [1, 2, 999, 1_795_000_000_000, u64::MAX / 2, u64::MAX];
+            for at in instants.into_iter().flat_map(|at| [at, at / length * length, (at / length * length).max(1) - 1])
+            {
+                assert_eq!(Even::new(length).slot(at), at / length, "{at} in slots of {length}");
+            }
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod models;
 mod outbox;
 mod packed;
 mod peers;
+mod plain;
 #[allow(dead_code, reason = "the state machine does not use all of it yet")]
 mod region;
 mod replica;
@@ -75,4 +76,4 @@ pub use replica::{
     Stats, TOP_KEYS, Tally,
 };
 pub use shares::base_shares;
-pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Wait, WaitReason};
+pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Policy, Wait, WaitReason};

@@ -4,7 +4,7 @@
 //! claim refuses are given back; until then they are hidden from others, so racing requests may be refused early but
 //! never admitted in excess. Never takes a lock for a known key, never allocates, never waits.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use portolan_config::LimitId;
 use portolan_model::{Name, Now, WallTime};
@@ -16,12 +16,13 @@ use crate::{
     drip::purse,
     key::Key,
     peers::Mode,
+    plain::Plain,
     rights::{Refusal, Rights},
     shared::Shared,
     slide::peek_carried,
     spend::{Held, Site, Turned, check_slot, spend, view},
     table::{Place, Tenant},
-    verdict::{Admission, Charge, ChargeReceipt, Claim, DenyReason, Peek},
+    verdict::{Admission, Charge, ChargeReceipt, Claim, DenyReason, Peek, Policy, Spot},
 };
 
 /// The decision function for one set of definitions; the counters behind it outlive it.
@@ -31,6 +32,8 @@ use crate::{
 pub struct Limiter {
     /// Sorted by id.
     rights: Box<[Rights]>,
+    /// What plain decisions read of them.
+    plain: Box<[Plain]>,
     shared: Arc<Shared>,
     /// Stands where a limit that is not known would.
     unknown: Name,
@@ -40,7 +43,8 @@ impl Limiter {
     /// `rights` sorted by id.
     pub(crate) fn new(rights: Box<[Rights]>, shared: Arc<Shared>) -> Self {
         let unknown = Name::new("unknown-limit").expect("lower-case letters and a hyphen");
-        Self { rights, shared, unknown }
+        let plain = rights.iter().map(Plain::new).collect();
+        Self { rights, plain, shared, unknown }
     }
 
     /// The counter of `limit` for what it counts by. Costs one SipHash, allocates nothing up to four parts.
@@ -81,20 +85,39 @@ impl Limiter {
     ) -> Option<Admission> {
         let wall = self.shared.wall(now);
         let before = charges.len();
+        let plain = claims.iter().take_while(|claim| self.charge_plain(claim, wall, charges)).count();
+        if plain == claims.len() { None } else { self.charge_rest(&claims[plain..], asked, wall, before, charges) }
+    }
+
+    /// Charges a claim if that is plain, and says so. A function of its own, so that all that it works with stands in
+    /// registers.
+    #[inline(never)]
+    fn charge_plain(&self, claim: &Claim, wall: WallTime, charges: &mut SmallVec<[Charge; 4]>) -> bool {
+        let plain = self.place(claim.limit).map(|at| &self.plain[at]);
+        match plain.and_then(|plain| plain.spend(&self.shared, claim, wall)) {
+            Some(charge) => charges.push(charge),
+            None => return false,
+        }
+        true
+    }
+
+    /// The rest of the claims, of which the first is not plain.
+    #[inline(never)]
+    fn charge_rest(
+        &self,
+        claims: &[Claim],
+        asked: Asked,
+        wall: WallTime,
+        before: usize,
+        charges: &mut SmallVec<[Charge; 4]>,
+    ) -> Option<Admission> {
         for claim in claims {
-            let refusal = match self.rights(claim.limit) {
-                Some(rights) => match self.claim(rights, claim, asked, wall, charges) {
-                    Ok(()) => continue,
-                    Err(turned) => turned,
-                },
-                None => Turned::Unknown(claim.limit),
-            };
-            match refusal.shadow_charge() {
-                Some(charge) => charges.push(charge),
-                None => {
+            match self.claim(claim, asked, wall) {
+                Ok(charge) => charges.push(charge),
+                Err(refusal) => {
                     charges[before..].iter().rev().for_each(|charge| self.take_back(charge));
                     charges.truncate(before);
-                    return Some(refusal.admission(&self.unknown));
+                    return Some(refusal);
                 }
             }
         }
@@ -125,6 +148,17 @@ impl Limiter {
         claims.iter().filter_map(|claim| Some(self.peek_one(self.rights(claim.limit)?, claim, wall))).collect()
     }
 
+    /// What all charges of a limit have in common; `None` for one that is not defined.
+    pub fn policy(&self, limit: LimitId) -> Option<Policy<'_>> {
+        self.rights(limit).map(Rights::policy)
+    }
+
+    /// From the moment of a charge to the end of its slot; zero for a limit that is not defined.
+    pub fn resets_in(&self, charge: &Charge) -> Duration {
+        let left = |rights: &Rights| rights.terms.left(charge.slot, charge.charged_at);
+        self.rights(charge.limit).map_or(Duration::ZERO, left)
+    }
+
     /// The state of a limit; `None` for one that is not defined.
     pub fn mode(&self, limit: LimitId) -> Option<Mode> {
         self.rights(limit).map(|rights| rights.live.mode())
@@ -146,22 +180,41 @@ impl Limiter {
         &self.rights
     }
 
+    #[inline]
     pub(crate) fn rights(&self, limit: LimitId) -> Option<&Rights> {
-        let at = self.rights.partition_point(|rights| rights.id < limit);
-        self.rights.get(at).filter(|rights| rights.id == limit)
+        self.place(limit).map(|at| &self.rights[at])
     }
 
-    /// Charges one claim and appends what the answer says of it. In one piece with all it calls: the shorter a decision,
-    /// the sooner the misses of the next begin.
-    #[inline(always)]
-    fn claim<'a>(
+    #[inline]
+    fn place(&self, limit: LimitId) -> Option<usize> {
+        // Numbers are given in turn, so as long as none was taken back they have no gaps.
+        let guess = limit.0.wrapping_sub(self.plain.first()?.limit.0) as usize;
+        let found = self.plain.get(guess).is_some_and(|plain| plain.limit == limit);
+        if found { Some(guess) } else { self.search(limit) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search(&self, limit: LimitId) -> Option<usize> {
+        self.plain.binary_search_by_key(&limit, |plain| plain.limit).ok()
+    }
+
+    /// Charges one claim that may not be plain. The charge of a limit in shadow takes the place of a refusal.
+    fn claim(&self, claim: &Claim, asked: Asked, wall: WallTime) -> Result<Charge, Admission> {
+        let charged = match self.rights(claim.limit) {
+            Some(rights) => self.claim_known(rights, claim, asked, wall).map(|held| held.charge()),
+            None => Err(Turned::Unknown(claim.limit)),
+        };
+        charged.or_else(|turned| turned.shadow_charge().ok_or_else(|| turned.admission(&self.unknown)))
+    }
+
+    fn claim_known<'a>(
         &'a self,
         rights: &'a Rights,
         claim: &Claim,
         asked: Asked,
         wall: WallTime,
-        charges: &mut SmallVec<[Charge; 4]>,
-    ) -> Result<(), Turned<'a>> {
+    ) -> Result<Held<'a>, Turned<'a>> {
         let Claim { key, cost, .. } = *claim;
         let table = &self.shared.table;
         if let Some(place) = table.find(key) {
@@ -170,11 +223,11 @@ impl Limiter {
                 Err(Turned::KeyChanged) => {}
                 spent => {
                     self.note(site, cost, asked, &spent);
-                    return spent.map(|held| charges.push(held.charge()));
+                    return spent;
                 }
             }
         }
-        self.claim_new(rights, claim, asked, wall).map(|held| charges.push(held.charge()))
+        self.claim_new(rights, claim, asked, wall)
     }
 
     /// The first request of a key: makes its entry, or shares the overflow counter.
@@ -216,7 +269,6 @@ impl Limiter {
     }
 
     /// Tells the state machine what moved.
-    #[inline(always)]
     fn note(&self, site: Site<'_>, cost: u32, asked: Asked, spent: &Result<Held<'_>, Turned<'_>>) {
         if asked == Asked::First && matches!(spent, Err(Turned::Refused { .. })) {
             site.counter.refuse(cost);
@@ -243,8 +295,12 @@ impl Limiter {
     }
 
     fn give_back(&self, rights: &Rights, charge: &Charge, units: u32) {
-        let Some(ChargeReceipt { key, place, reuse, time }) = charge.receipt else { return };
-        let receipt = Receipt { slot: charge.slot, reuse, time };
+        let Some(ChargeReceipt { key, time, spot }) = charge.receipt else { return };
+        let receipt = Receipt { slot: charge.slot, reuse: charge.reuse, time };
+        let place = match spot {
+            Spot::Entry(place) => Some(place),
+            Spot::Overflow => None,
+        };
         let counter = place.map_or(&rights.live.overflow, |place| self.shared.table.counter(place));
         if (place.is_none() || counter.is_of(key))
             && counter.give_back(rights.part_of(receipt, units, charge.cost), units.into())
@@ -314,19 +370,38 @@ enum Asked {
 #[cfg(test)]
 mod tests {
     use portolan_model::HashKey;
+    use proptest::prelude::*;
 
     use super::*;
-    use crate::{Definition, Recovery, definition::Terms, horizon::Barrier, peers::Mode, rights::Live};
+    use crate::{
+        Algorithm, Definition, RecoveredMarks, Recovery, Window,
+        calendar::Calendars,
+        counter::{Allowance, Aux, Start},
+        definition::Terms,
+        horizon::Barrier,
+        peers::Mode,
+        rights::Live,
+        verdict::WaitReason,
+    };
+
+    fn at(slot: u64) -> WallTime {
+        WallTime::from_unix_millis(slot * 1000)
+    }
+
+    fn limiter(definition: &Definition, recovery: &Recovery, mode: Mode) -> Limiter {
+        let barrier = Barrier::new(recovery, Now::default());
+        let shared = Arc::new(Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default()));
+        let terms = Terms::new(definition, 0, 3, &mut Calendars::default());
+        let rights = Rights::new(definition, terms, Arc::new(Live::new(mode)));
+        Limiter::new(Box::new([rights]), shared)
+    }
 
     #[test]
     fn a_thread_held_up_since_an_earlier_slot_makes_no_entry_for_it() {
-        let at = |slot: u64| WallTime::from_unix_millis(slot * 1000);
-        let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
-        let shared = Arc::new(Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default()));
+        let definition = Definition::of_rate(1, "9/s");
+        let limiter = limiter(&definition, &Recovery::FirstStart, Mode::Healthy);
+        let shared = Arc::clone(&limiter.shared);
         shared.raise_horizon(at(100));
-        let (definition, terms) = (Definition::of_rate(1, "3/s"), Terms::of_rate("3/s", 1));
-        let rights = Rights::new(&definition, terms, Arc::new(Live::new(Mode::Healthy)));
-        let limiter = Limiter::new(Box::new([rights]), Arc::clone(&shared));
         let claim = Claim { limit: LimitId(1), key: limiter.key(LimitId(1), &[]), cost: 1 };
         let charged = |wall| match limiter.admit(&[claim], Now { wall, ..Now::default() }) {
             Admission::Allow(charges) => Some(charges[0].slot),
@@ -336,8 +411,174 @@ mod tests {
         let spent = (0..4).filter(|_| charged(at(5)).is_some()).count();
         shared.raise_clock(at(9));
         shared.table.sweep(0, usize::MAX >> 1, |counter| limiter.is_dead(counter, at(9)));
-        let (rights, mut late) = (limiter.rights(LimitId(1)).expect("it is defined"), SmallVec::new());
-        assert!(limiter.claim(rights, &claim, Asked::First, at(5), &mut late).is_ok());
-        assert_eq!((spent, late[0].slot), (3, 9));
+        let late = limiter.claim(&claim, Asked::First, at(5)).expect("there is room");
+        assert_eq!((spent, late.slot), (3, 9));
+    }
+
+    #[test]
+    fn a_number_is_found_whatever_gaps_there_are() {
+        let check = |ids: &[u32]| {
+            let rights = ids.iter().map(|&id| {
+                let definition = Definition::of_rate(id, "9/s");
+                Rights::new(&definition, Terms::of_rate("9/s", 1), Arc::new(Live::new(Mode::Healthy)))
+            });
+            let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
+            let shared = Arc::new(Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default()));
+            let limiter = Limiter::new(rights.collect(), shared);
+            let found: Vec<u32> = (0..20).filter(|&id| limiter.policy(LimitId(id)).is_some()).collect();
+            assert_eq!(found, ids);
+        };
+        check(&[]);
+        check(&[1, 2, 3]);
+        check(&[2, 3, 7, 19]);
+        check(&[5]);
+    }
+
+    /// What an entry and a node can look like when a claim for the slot 1000 comes.
+    #[derive(Clone, Copy, Debug)]
+    struct Scene {
+        algorithm: u8,
+        mode: Mode,
+        foreign: bool,
+        restarted: bool,
+        /// Horizon and lease end so many seconds after the slot begins.
+        horizon: i64,
+        lease: i64,
+        /// The entry began so many slots before or after.
+        began: i64,
+        used: [u64; 2],
+        sealed: bool,
+        published: Option<(i64, u64, Option<WaitReason>)>,
+        others: Option<(i64, u64)>,
+        cost: u32,
+    }
+
+    const SLOT: u64 = 1000;
+
+    fn slot_near(by: i64) -> u64 {
+        SLOT.saturating_add_signed(by)
+    }
+
+    impl Scene {
+        fn definition(self) -> Definition {
+            let second = Duration::from_secs(1);
+            let algorithm = match self.algorithm {
+                0 => Algorithm::FixedWindow { quota: 90, window: Window::Length(second) },
+                // With marks, in slots that are as many seconds long as the number of the slot says.
+                1 => Algorithm::FixedWindow { quota: 90, window: Window::Length(10 * second) },
+                2 => Algorithm::Concurrency { limit: 90 },
+                3 => Algorithm::SlidingWindow { quota: 90, window: second },
+                _ => Algorithm::TokenBucket { rate: "90/s".parse().expect("a rate"), burst: 90 },
+            };
+            Definition { algorithm, ..Definition::of_rate(1, "90/s") }
+        }
+
+        /// A limiter that finds it, the entry's place in it, and what is claimed.
+        fn set(self) -> (Limiter, Place, Claim, WallTime) {
+            let definition = self.definition();
+            let seconds = if self.algorithm == 1 { 10 } else { 1 };
+            let instant = |after: i64| WallTime::from_unix_millis(slot_near(after) * 1000 * seconds);
+            let marks = RecoveredMarks { horizon: instant(1), floor: instant(0), ..RecoveredMarks::default() };
+            let recovery = if self.restarted { Recovery::Marks(marks) } else { Recovery::FirstStart };
+            let limiter = limiter(&definition, &recovery, self.mode);
+            limiter.rights[0].live.set_lease((self.lease < 3).then(|| instant(self.lease)));
+            let shared = &limiter.shared;
+            shared.raise_horizon(instant(self.horizon));
+            let claim = Claim { limit: LimitId(1), key: limiter.key(LimitId(1), &[]), cost: self.cost };
+            if self.foreign {
+                shared.gates.of(claim.key).give_away();
+            }
+            let endless = self.algorithm == 2;
+            let of = |by: i64| if endless { by.unsigned_abs() } else { slot_near(by) };
+            let start = Start { slot: of(self.began), used: self.used, aux: Aux::None };
+            let tenant = Tenant { key: claim.key, limit: claim.limit };
+            let place = shared.table.enter(tenant, |_| false, || start, Some, || None).expect("there is room");
+            let counter = shared.table.counter(place);
+            if self.sealed {
+                counter.seal(of(0), 0);
+            }
+            if let Some((by, amount, pending)) = self.published {
+                counter.publish_rights(of(by), Allowance { amount, pending });
+            }
+            if let Some((by, amount)) = self.others {
+                counter.publish_others(of(by), amount);
+            }
+            (limiter, place, claim, instant(0) + Duration::from_millis(10))
+        }
+    }
+
+    fn scenes() -> impl Strategy<Value = Scene> {
+        use WaitReason::{Borrow, Mark, Owner};
+        let modes = prop_oneof![4 => Just(Mode::Healthy), 1 => Just(Mode::Healing), 1 => Just(Mode::Degraded)];
+        let reasons = prop_oneof![Just(None), Just(Some(Mark)), Just(Some(Owner)), Just(Some(Borrow))];
+        let near = || prop_oneof![3 => Just(0i64), 1 => -3i64..3];
+        let rarely = || prop::bool::weighted(0.2);
+        let node = (0u8..5, modes, any::<bool>(), rarely(), -1i64..8, -1i64..30);
+        let published = prop::option::of((near(), 0u64..60, reasons));
+        let entry = (near(), [0u64..40, 0u64..40], rarely(), published, prop::option::of((near(), 0u64..60)), 0u32..6);
+        (node, entry).prop_map(|(node, entry)| {
+            let (algorithm, mode, foreign, restarted, horizon, lease) = node;
+            let (began, used, sealed, published, others, cost) = entry;
+            Scene { algorithm, mode, foreign, restarted, horizon, lease, began, used, sealed, published, others, cost }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn a_plain_decision_is_the_general_one(scene in scenes()) {
+            let (plain, place, claim, wall) = scene.set();
+            let before = plain.shared.table.counter(place).words();
+            let mut charges = SmallVec::new();
+            let charged = plain.charge_plain(&claim, wall, &mut charges);
+            let after = plain.shared.table.counter(place).words();
+            if charged {
+                let (general, ..) = scene.set();
+                let expected = general.claim(&claim, Asked::First, wall);
+                prop_assert_eq!(expected.ok(), charges.first().copied());
+                prop_assert_eq!(after, general.shared.table.counter(place).words());
+                prop_assert_eq!(plain.take_attention(), general.take_attention());
+            } else {
+                prop_assert_eq!((before, charges.len()), (after, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_plain_goes_the_short_way() {
+        let own = Scene {
+            algorithm: 0,
+            mode: Mode::Healthy,
+            foreign: false,
+            restarted: false,
+            horizon: 5,
+            lease: 10,
+            began: 0,
+            used: [3, 0],
+            sealed: false,
+            published: None,
+            others: None,
+            cost: 1,
+        };
+        let check = |scene: Scene, expected: Option<u64>| {
+            let (limiter, _, claim, wall) = scene.set();
+            let mut charges = SmallVec::new();
+            limiter.charge_plain(&claim, wall, &mut charges);
+            assert_eq!(charges.first().map(|charge| charge.remaining), expected, "{scene:?}");
+        };
+        check(own, Some(26));
+        check(Scene { began: -2, ..own }, Some(29));
+        check(Scene { algorithm: 1, used: [0, 0], ..own }, Some(29));
+        check(Scene { algorithm: 2, ..own }, Some(26));
+        check(Scene { published: Some((0, 40, None)), ..own }, Some(36));
+        let granted = Scene { foreign: true, published: Some((0, 20, Some(WaitReason::Owner))), ..own };
+        check(granted, Some(16));
+        check(Scene { others: Some((0, 5)), ..granted }, Some(16));
+        check(Scene { others: Some((0, 4)), ..granted }, None);
+        check(Scene { used: [30, 0], ..own }, None);
+        check(Scene { mode: Mode::Healing, ..own }, None);
+        check(Scene { algorithm: 3, ..own }, None);
+        check(Scene { restarted: true, ..own }, None);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     peers::Mode,
     shared::Shared,
     sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst},
-    verdict::{Charge, ChargeReceipt, Denial, DenyReason, MARK_WAIT, OWNER_WAIT, Wait, WaitReason},
+    verdict::{Charge, ChargeReceipt, Denial, DenyReason, MARK_WAIT, OWNER_WAIT, Policy, Wait, WaitReason},
     word::Published,
 };
 
@@ -65,6 +65,16 @@ pub(crate) struct View {
     pub mode: Mode,
     /// What of the slot before still counts, in a sliding window.
     pub carried: u64,
+}
+
+/// How a limit stands here in one slot of one key, beside its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub mode: Mode,
+    /// Another node owns the key.
+    pub foreign: bool,
+    /// No process before can have spent the slot.
+    pub untouched: bool,
 }
 
 /// Why units may not be spent.
@@ -121,33 +131,50 @@ impl Rights {
     /// What may be used of `slot` at most.
     #[inline(always)]
     pub fn allowance(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
-        let initial = self.initial(shared, counter, key, slot);
+        self.allowance_of(self.standing(shared, key, slot), counter, slot)
+    }
+
+    /// The same for a standing that was read.
+    #[inline(always)]
+    pub fn allowance_of(&self, standing: Standing, counter: &Counter, slot: u64) -> Allowance {
+        let initial = self.initial(standing, counter, slot);
         match counter.rights(slot) {
             Some(published) if published.amount >= initial.amount => {
                 // Since it was published a new generation may have raised the share, for which a mark can be had.
                 let markable = self.terms.marked() && published.amount < self.terms.base(slot);
                 let mark = (markable && initial.pending == Some(WaitReason::Mark)).then_some(WaitReason::Mark);
                 let published = Allowance { pending: published.pending.or(mark), ..published };
-                self.within_view(published, counter, slot)
+                self.within_view(published, standing.mode, counter, slot)
             }
             _ => initial,
         }
     }
 
+    #[inline]
+    pub fn standing(&self, shared: &Shared, key: Key, slot: u64) -> Standing {
+        let gate = shared.gates.of(key);
+        Standing {
+            mode: self.live.mode(),
+            foreign: gate.is_foreign(),
+            untouched: gate.is_untouched(self.terms.begin(slot)),
+        }
+    }
+
     /// What may be used of a slot for which nothing was published: a function of the terms, the mode and the ownership.
     #[inline(always)]
-    pub fn initial(&self, shared: &Shared, counter: &Counter, key: Key, slot: u64) -> Allowance {
-        if !shared.owns(key) {
+    fn initial(&self, standing: Standing, counter: &Counter, slot: u64) -> Allowance {
+        let Standing { mode, foreign, .. } = standing;
+        if foreign {
             return Allowance { amount: 0, pending: Some(WaitReason::Owner) };
         }
-        let mode = self.live.mode();
         if matches!(self.terms.kind, Kind::Bucket(_)) {
             // The slots of a bucket hold what was borrowed.
             return Allowance { amount: 0, pending: self.borrowing(mode) };
         }
-        let cap = self.cap(mode, slot, counter.others(slot));
-        let unmarked = self.unmarked(slot);
-        if self.terms.marked() && unmarked < cap {
+        let cap =
+            if mode == Mode::Degraded { self.cap(mode, slot, counter.others(slot)) } else { self.terms.base(slot) };
+        let unmarked = if self.terms.marked() { self.unmarked(slot) } else { cap };
+        if unmarked < cap {
             return Allowance { amount: unmarked, pending: Some(WaitReason::Mark) };
         }
         Allowance { amount: cap, pending: self.borrowing(mode) }
@@ -259,15 +286,12 @@ impl Rights {
 
     /// A durable mark says what may be on disk, not what the merged view leaves.
     #[inline]
-    fn within_view(&self, published: Allowance, counter: &Counter, slot: u64) -> Allowance {
-        let opened = self.is_open() && self.terms.marked();
-        match self.live.mode() {
-            mode @ Mode::Degraded if opened => {
-                let most = self.cap(mode, slot, counter.others(slot));
-                Allowance { amount: published.amount.min(most), ..published }
-            }
-            _ => published,
+    fn within_view(&self, published: Allowance, mode: Mode, counter: &Counter, slot: u64) -> Allowance {
+        if mode == Mode::Degraded && self.is_open() && self.terms.marked() {
+            let most = self.cap(mode, slot, counter.others(slot));
+            return Allowance { amount: published.amount.min(most), ..published };
         }
+        published
     }
 
     /// Whether more than the own share is admitted while a region is not heard.
@@ -279,44 +303,45 @@ impl Rights {
     #[inline]
     pub fn closed(&self, mode: Mode) -> bool {
         match self.on_partition {
-            OnPartition::Closed => mode != Mode::Healthy,
+            _ if mode == Mode::Healthy => false,
+            OnPartition::Closed => true,
             OnPartition::ClosedMinority => mode == Mode::Degraded && self.live.minority(),
             OnPartition::Static | OnPartition::Open { .. } => false,
         }
     }
 
     #[inline(always)]
-    pub fn charge(&self, view: View, cost: u32, receipt: ChargeReceipt, wall: WallTime) -> Charge {
+    pub fn charge(&self, view: View, cost: u32, reuse: u8, receipt: ChargeReceipt, wall: WallTime) -> Charge {
         Charge {
             limit: self.id,
-            name: self.name.clone(),
-            slot: view.slot,
-            quota: self.terms.quota,
-            window: self.terms.window,
-            remaining: self.remaining(view),
-            resets_in: self.terms.left(view.slot, wall),
-            expose_slot: self.expose_slot,
             cost,
+            slot: view.slot,
+            remaining: self.remaining(view),
             shadow_refused: false,
+            reuse,
+            charged_at: wall,
             receipt: Some(receipt),
         }
     }
 
     /// The charge of a limit in shadow that would have refused.
-    pub fn shadow_charge(&self, denial: &Denial, wall: WallTime) -> Charge {
+    pub fn shadow_charge(&self, slot: u64, wall: WallTime) -> Charge {
         Charge {
             limit: self.id,
-            name: self.name.clone(),
-            slot: denial.slot,
-            quota: denial.quota,
-            window: denial.window,
-            remaining: 0,
-            resets_in: self.terms.left(denial.slot, wall),
-            expose_slot: self.expose_slot,
             cost: 0,
+            slot,
+            remaining: 0,
             shadow_refused: true,
+            reuse: 0,
+            charged_at: wall,
             receipt: None,
         }
+    }
+
+    /// What all charges have in common.
+    pub fn policy(&self) -> Policy<'_> {
+        let Self { name, expose_slot, terms: Terms { quota, window, .. }, .. } = self;
+        Policy { name, quota: *quota, window: *window, expose_slot: *expose_slot }
     }
 
     pub fn denial(&self, slot: u64, reason: DenyReason, retry_after: Duration) -> Denial {

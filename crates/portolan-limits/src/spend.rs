@@ -11,11 +11,12 @@ use crate::{
     definition::Kind,
     drip,
     key::Key,
-    rights::{Refusal, Rights, View},
+    region::gates::Gate,
+    rights::{Refusal, Rights, Standing, View},
     shared::Shared,
     slide::{self, carry},
     table::Place,
-    verdict::{Admission, Charge, ChargeReceipt, Denial, DenyReason, Wait, WaitReason},
+    verdict::{Admission, Charge, ChargeReceipt, Denial, DenyReason, Spot, Wait, WaitReason},
     word::{Age, Word},
 };
 
@@ -84,9 +85,10 @@ pub(crate) fn spend_slot<'a>(
         }
         let refused =
             |reason, retry_after, wait| Err(Turned::Refused { rights, slot, reason, retry_after, wait, wall });
-        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot) {
-            return refused(DenyReason::Degraded, retry_at.since(wall), wait);
-        }
+        let standing = match check_slot(shared, rights, site.key, slot) {
+            Ok(standing) => standing,
+            Err((retry_at, wait)) => return refused(DenyReason::Degraded, retry_at.since(wall), wait),
+        };
         let age = word.age(slot);
         let over = age == Age::Ahead || (age == Age::Same && word.is_sealed());
         let carried = if over { None } else { carry(shared, site, slot) };
@@ -99,7 +101,7 @@ pub(crate) fn spend_slot<'a>(
             wall = latest;
             continue;
         };
-        let view = view(shared, site, word, slot, carried.weighed(rights, slot, wall));
+        let view = view_of(standing, shared, site, word, slot, carried.weighed(rights, slot, wall));
         match rights.decide(view, cost.into()) {
             Ok(()) => {
                 let used = view.used + u64::from(cost);
@@ -129,33 +131,63 @@ pub(crate) fn check_slot(
     rights: &Rights,
     key: Key,
     slot: u64,
-) -> Result<(), (WallTime, Option<WaitReason>)> {
+) -> Result<Standing, (WallTime, Option<WaitReason>)> {
     let (gate, begin) = (shared.gates.of(key), rights.terms.begin(slot));
+    let (horizon, untouched) = (gate.horizon(), gate.is_untouched(begin));
+    let standing = Standing { mode: rights.live.mode(), foreign: horizon.is_none(), untouched };
+    let open = horizon.is_none_or(|horizon| untouched && begin < horizon);
+    if open && rights.live.may_spend(begin) {
+        return Ok(standing);
+    }
+    check_touched(standing, gate, rights, slot)?;
+    match horizon {
+        Some(horizon) if begin >= horizon => Err((rights.terms.end(slot), Some(WaitReason::Mark))),
+        _ => Ok(standing),
+    }
+}
+
+/// The same for a slot that a process before may have spent, whatever the horizon.
+#[cold]
+#[inline(never)]
+fn check_touched(
+    standing: Standing,
+    gate: &Gate,
+    rights: &Rights,
+    slot: u64,
+) -> Result<(), (WallTime, Option<WaitReason>)> {
+    let (terms, begin) = (&rights.terms, rights.terms.begin(slot));
     if !rights.live.may_spend(begin) {
-        return Err((rights.terms.end(slot), None));
+        return Err((terms.end(slot), None));
     }
-    let Some(horizon) = gate.horizon() else { return Ok(()) };
+    if standing.foreign {
+        return Ok(());
+    }
     let barrier = gate.barrier();
-    if !barrier.opens(&rights.terms, slot, begin) {
-        return Err((rights.terms.begin(barrier.first_open(&rights.terms)), None));
-    }
-    if begin < horizon { Ok(()) } else { Err((rights.terms.end(slot), Some(WaitReason::Mark))) }
+    if barrier.opens(terms, slot, begin) { Ok(()) } else { Err((terms.begin(barrier.first_open(terms)), None)) }
 }
 
 /// Everything the decision about a slot's word reads.
 #[inline(always)]
 pub(crate) fn view(shared: &Shared, site: Site<'_>, word: Word, slot: u64, carried: u64) -> View {
+    view_of(site.rights.standing(shared, site.key, slot), shared, site, word, slot, carried)
+}
+
+#[inline(always)]
+fn view_of(standing: Standing, shared: &Shared, site: Site<'_>, word: Word, slot: u64, carried: u64) -> View {
     let Site { rights, counter, key, .. } = site;
-    let used = if word.age(slot) == Age::Same { word.amount() } else { rights.start(shared, key, slot) };
-    let mut own = rights.allowance(shared, counter, key, slot);
+    let used = match word.age(slot) {
+        Age::Same => word.amount(),
+        _ if standing.untouched => 0,
+        _ => rights.start(shared, key, slot),
+    };
+    let mut own = rights.allowance_of(standing, counter, slot);
     if site.place.is_none() && std::ptr::eq(counter, &rights.live.overflow) {
         // Other regions do not hear of it, so no policy makes it more.
         own.amount = own.amount.min(rights.terms.base(slot));
     }
     // At another node than the owner there stands how much may be used before more is asked for.
     let others = if own.pending == Some(WaitReason::Owner) { 0 } else { counter.others(slot) };
-    let mode = rights.live.mode();
-    let view = View { slot, used, others, rights: own, mode, carried };
+    let view = View { slot, used, others, rights: own, mode: standing.mode, carried };
     if site.slides(shared) { slide::within_window(rights, counter, view) } else { view }
 }
 
@@ -177,7 +209,8 @@ impl Held<'_> {
     #[inline(always)]
     pub fn charge(&self) -> Charge {
         let (Site { rights, key, place, .. }, Receipt { reuse, time, .. }) = (self.site, self.receipt);
-        rights.charge(self.view, self.cost, ChargeReceipt { key, place, reuse, time }, self.wall)
+        let spot = place.map_or(Spot::Overflow, Spot::Entry);
+        rights.charge(self.view, self.cost, reuse, ChargeReceipt { key, time, spot }, self.wall)
     }
 
     /// Whether this charge has brought the counter so close to its rights that more should be on its way.
@@ -225,7 +258,7 @@ impl Turned<'_> {
     /// The charge instead, if the limit is in shadow.
     pub fn shadow_charge(&self) -> Option<Charge> {
         match self {
-            Self::Refused { rights, wall, .. } if rights.shadow => Some(rights.shadow_charge(&self.denial()?, *wall)),
+            Self::Refused { rights, slot, wall, .. } if rights.shadow => Some(rights.shadow_charge(*slot, *wall)),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portolan_config::LimitId;
-use portolan_model::Name;
+use portolan_model::{Name, WallTime};
 use smallvec::SmallVec;
 
 use crate::{key::Key, peers::Mode, table::Place};
@@ -100,59 +100,53 @@ pub(crate) const MARK_WAIT: Duration = Duration::from_millis(20);
 /// Five round trips within a region.
 pub(crate) const OWNER_WAIT: Duration = Duration::from_millis(5);
 
-/// Units charged to a limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Units charged to a limit: one cache line, since every decision writes one. What is the same for all charges of the
+/// limit, and when its slot ends, the limiter that charged it says: [`Limiter::policy`](crate::Limiter::policy),
+/// [`Limiter::resets_in`](crate::Limiter::resets_in).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
     /// The limit.
     pub limit: LimitId,
-    /// Its name.
-    pub name: Name,
+    /// Units that were charged.
+    pub cost: u32,
     /// The slot that was charged: window number since the Unix epoch.
     pub slot: u64,
+    /// What this region may still admit in the slot.
+    pub remaining: u64,
+    /// The limit is in shadow and would have refused: nothing was charged, and the request passes.
+    pub shadow_refused: bool,
+    pub(crate) reuse: u8,
+    pub(crate) charged_at: WallTime,
+    pub(crate) receipt: Option<ChargeReceipt>,
+}
+
+/// What all charges of a limit have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy<'a> {
+    /// The limit's name.
+    pub name: &'a Name,
     /// The quota of one slot over all regions.
     pub quota: u64,
     /// Length of a slot.
     pub window: Duration,
-    /// What this region may still admit in the slot.
-    pub remaining: u64,
-    /// Until the next slot.
-    pub resets_in: Duration,
     /// Whether the answer may name the slot.
     pub expose_slot: bool,
-    /// Units that were charged.
-    pub cost: u32,
-    /// The limit is in shadow and would have refused: nothing was charged, and the request passes.
-    pub shadow_refused: bool,
-    pub(crate) receipt: Option<ChargeReceipt>,
-}
-
-impl Charge {
-    /// A charge of no units, where one is asked for.
-    pub fn nothing(limit: LimitId, name: Name, slot: u64, quota: u64, window: Duration) -> Self {
-        Self {
-            limit,
-            name,
-            slot,
-            quota,
-            window,
-            remaining: 0,
-            resets_in: Duration::ZERO,
-            expose_slot: false,
-            cost: 0,
-            shadow_refused: false,
-            receipt: None,
-        }
-    }
 }
 
 /// Where units were charged, so that they can be given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChargeReceipt {
     pub key: Key,
-    /// None for the counter that keys share when the table is full.
-    pub place: Option<Place>,
-    pub reuse: u8,
     pub time: u64,
+    pub spot: Spot,
+}
+
+/// Which counter was charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spot {
+    Entry(Place),
+    /// The counter that keys share when the table is full.
+    Overflow,
 }
 
 /// A refusal.
@@ -221,4 +215,14 @@ pub struct Peek {
     pub wait: Option<WaitReason>,
     /// A refusal would only be counted.
     pub shadow: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_charge_is_one_cache_line() {
+        assert!(size_of::<Charge>() <= 64, "{}", size_of::<Charge>());
+    }
 }

@@ -93,7 +93,28 @@ impl Word {
     /// The same entry in another slot, unsealed.
     #[inline]
     pub const fn rolled(self, slot: u64, amount: u64) -> Self {
-        Self::new(slot, self.reuse(), amount)
+        let amount = if amount > MAX_AMOUNT { MAX_AMOUNT } else { amount };
+        Self(((slot >> 1) << SLOT_SHIFT) | (self.0 & (REUSE_MASK << REUSE_SHIFT)) | amount)
+    }
+
+    /// The word that units of `slot` are added to: this one, or if it counts a slot before, one from nothing. `None` if it
+    /// takes none of that slot. One that bars the path may be returned: it has more than any rights.
+    #[inline(always)]
+    pub const fn open_for(self, slot: u64) -> Option<Self> {
+        let differing = self.0 ^ ((slot >> 1) << SLOT_SHIFT);
+        if differing & (SEAL | HALF_MASK << SLOT_SHIFT) == 0 {
+            return Some(self);
+        }
+        match self.age(slot) {
+            Age::Past(_) if !self.is_changing_key() => Some(self.rolled(slot, 0)),
+            _ => None,
+        }
+    }
+
+    /// With so many units more, which fit.
+    #[inline(always)]
+    pub const fn plus(self, units: u32) -> Self {
+        Self(self.0 + units as u64)
     }
 
     /// How the word's slot stands to `slot`; exact while they are less than 4 million slots apart.

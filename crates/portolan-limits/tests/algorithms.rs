@@ -79,7 +79,7 @@ fn a_cost_above_the_quota_is_refused_and_never_waits() {
 fn a_refund_counts_in_its_slot_and_is_void_after_it() {
     let mut fleet = alone(vec![fixed(1, 10, 1)]);
     next_slot(&mut fleet, 1000);
-    let charge = charges(&fleet, &[(1, 10)]).expect("all fits")[0].clone();
+    let charge = charges(&fleet, &[(1, 10)]).expect("all fits")[0];
     let refund = |fleet: &Fleet, units, now: Now| fleet.regions[0].limiter.refund(&charge, units, now);
     refund(&fleet, 4, fleet.now(0));
     assert_eq!(burst(&fleet), 4);
@@ -95,7 +95,7 @@ fn a_refund_is_of_no_more_than_was_charged() {
     assert_eq!(burst(&fleet), 10);
     fleet.run(1000);
     assert!(charges(&fleet, &[(1, 7)]).is_some());
-    let charge = charges(&fleet, &[(1, 1)]).expect("it fits")[0].clone();
+    let charge = charges(&fleet, &[(1, 1)]).expect("it fits")[0];
     fleet.regions[0].limiter.refund(&charge, u32::MAX, fleet.now(0));
     assert_eq!(spent(&fleet, 1), 7);
 }
@@ -196,7 +196,7 @@ fn a_token_bucket_gives_its_burst_and_then_its_rate() {
 fn tokens_given_back_can_be_taken_again() {
     let rate = "1/s".parse().expect("a rate");
     let fleet = alone(vec![limit(1, Algorithm::TokenBucket { rate, burst: 4 })]);
-    let charge = charges(&fleet, &[(1, 4)]).expect("the bucket is full")[0].clone();
+    let charge = charges(&fleet, &[(1, 4)]).expect("the bucket is full")[0];
     fleet.regions[0].limiter.refund(&charge, 3, fleet.now(0));
     assert_eq!(burst(&fleet), 3);
 }
@@ -238,7 +238,7 @@ fn regions_share_the_rate_and_the_burst_of_a_bucket() {
 #[test]
 fn a_concurrency_limit_counts_what_is_in_flight() {
     let mut fleet = alone(vec![limit(1, Algorithm::Concurrency { limit: 3 })]);
-    let first = charges(&fleet, &[(1, 2)]).expect("it fits")[0].clone();
+    let first = charges(&fleet, &[(1, 2)]).expect("it fits")[0];
     assert_eq!(burst(&fleet), 1);
     fleet.run(100_000);
     assert_eq!(burst(&fleet), 0, "time ends nothing");
@@ -252,7 +252,7 @@ fn a_concurrency_limit_counts_what_is_in_flight() {
 fn releasing_a_charge_of_another_algorithm_does_nothing() {
     let mut fleet = alone(vec![fixed(1, 2, 1)]);
     next_slot(&mut fleet, 1000);
-    let charge = charges(&fleet, &[(1, 2)]).expect("it fits")[0].clone();
+    let charge = charges(&fleet, &[(1, 2)]).expect("it fits")[0];
     fleet.regions[0].limiter.release(&charge);
     assert_eq!(burst(&fleet), 0);
 }

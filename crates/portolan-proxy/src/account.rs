@@ -6,7 +6,7 @@ use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode};
 use opentelemetry::{KeyValue, global::BoxedSpan};
-use portolan_limits::{Charge, Denial, Mode};
+use portolan_limits::{Charge, Denial, Mode, Policy};
 use portolan_model::{Name, Timestamp};
 
 use crate::{
@@ -133,11 +133,12 @@ impl Account {
         match verdict {
             Ok(charges) => {
                 for charge in charges {
+                    let Some(Policy { name, .. }) = limiter.policy(charge.limit) else { continue };
                     let mode = mode(charge.limit);
                     let decision = if charge.shadow_refused { Decision::Shadow } else { Decision::Admitted };
-                    count(&charge.name, decision, mode);
+                    count(name, decision, mode);
                     story.mode = story.mode.max(Some(mode));
-                    story.shadow.extend(charge.shadow_refused.then(|| charge.name.clone()));
+                    story.shadow.extend(charge.shadow_refused.then(|| name.clone()));
                 }
             }
             Err(denial) => {

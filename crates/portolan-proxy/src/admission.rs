@@ -106,11 +106,15 @@ fn note_names(
     claims: &[Claim],
     verdict: &Verdict,
 ) {
+    let view = &prepared.view;
     let pressed = |at: usize, limit: LimitId| match verdict {
-        Ok(charges) => charges.get(at).is_some_and(|charge| charge.remaining.saturating_mul(2) <= charge.quota),
+        Ok(charges) => charges.get(at).is_some_and(|charge| {
+            let quota = view.limiter.policy(limit).map_or(0, |policy| policy.quota);
+            charge.remaining.saturating_mul(2) <= quota
+        }),
         Err(denial) => denial.limit == limit,
     };
-    for (at, (claim, binding)) in claims.iter().zip(prepared.view.limits_of(route)).enumerate() {
+    for (at, (claim, binding)) in claims.iter().zip(view.limits_of(route)).enumerate() {
         if pressed(at, claim.limit) {
             worker.shard.note_key(claim.key, || binding.name_of(route, subject));
         }

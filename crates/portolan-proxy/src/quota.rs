@@ -8,7 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use portolan_config::LimitId;
-use portolan_limits::{Charge, Denial};
+use portolan_limits::{Charge, Denial, Limiter, Policy};
 use portolan_model::Name;
 
 use crate::head::PORTOLAN_SLOT;
@@ -45,17 +45,18 @@ pub struct Quota<'a> {
 }
 
 impl<'a> Quota<'a> {
-    /// What a charge tells.
-    pub fn of_charge(charge: &'a Charge, unit: Unit) -> Self {
-        Self {
-            name: &charge.name,
-            quota: charge.quota,
+    /// What a charge tells; `None` if it is not one of `limiter`.
+    pub fn of_charge(limiter: &'a Limiter, charge: &Charge, unit: Unit) -> Option<Self> {
+        let Policy { name, quota, window, expose_slot } = limiter.policy(charge.limit)?;
+        Some(Self {
+            name,
+            quota,
             unit,
-            window: charge.window,
+            window,
             remaining: charge.remaining,
-            resets_in: charge.resets_in,
-            slot: charge.expose_slot.then_some((charge.limit, charge.slot)),
-        }
+            resets_in: limiter.resets_in(charge),
+            slot: expose_slot.then_some((charge.limit, charge.slot)),
+        })
     }
 
     /// What a refusal tells.

@@ -43,8 +43,9 @@ impl Spent {
 
     /// What the client is told: every limit that counted the request. A limit in shadow is not told of.
     pub fn quotas(&self) -> impl Iterator<Item = Quota<'_>> {
+        let limiter = self.by.as_ref().map(|(prepared, _)| &*prepared.view.limiter);
         let told = self.charged().filter(|(binding, _)| !binding.limit.shadow);
-        told.map(|(binding, charge)| Quota::of_charge(charge, unit(&binding.limit.algorithm)))
+        told.filter_map(move |(binding, charge)| Quota::of_charge(limiter?, charge, unit(&binding.limit.algorithm)))
     }
 
     /// Gives back the cost of an outcome that a limit does not count. Only in the slot that was charged: later there is
@@ -59,7 +60,7 @@ impl Spent {
     pub fn held(mut self) -> Option<Box<Self>> {
         let holds =
             |(binding, _): &(&Arc<Binding>, &Charge)| unit(&binding.limit.algorithm) == Unit::ConcurrentRequests;
-        let held: SmallVec<[Charge; 4]> = self.charged().filter(holds).map(|(_, charge)| charge.clone()).collect();
+        let held: SmallVec<[Charge; 4]> = self.charged().filter(holds).map(|(_, charge)| *charge).collect();
         self.charges.clear();
         if held.is_empty() {
             return None;

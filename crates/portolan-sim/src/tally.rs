@@ -169,8 +169,8 @@ impl Tally {
         self.limits.len() - 1
     }
 
-    /// Counts an allowed request; returns what is wrong with it, if anything is.
-    pub fn admit(&mut self, counter: u32, charge: &Charge, seen: Seen) -> Option<String> {
+    /// Counts an allowed request of a limit of `quota`; returns what is wrong with it, if anything is.
+    pub fn admit(&mut self, counter: u32, charge: &Charge, quota: u64, seen: Seen) -> Option<String> {
         let Seen { place, zero, at } = seen;
         let counter = &mut self.counters[counter as usize];
         let limit = &mut self.limits[counter.limit];
@@ -182,7 +182,6 @@ impl Tally {
         limit.decided += 1;
         counter.demand += cost;
         let at_ms = at.as_nanos() / 1_000_000;
-        let quota = charge.quota;
         let (slot, bound, whole) = match &limit.limit.algorithm {
             Algorithm::TokenBucket { rate, burst } => {
                 let tank = counter.tank.get_or_insert_with(|| Tank::full(*burst));

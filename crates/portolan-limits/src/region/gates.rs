@@ -16,22 +16,25 @@ pub(crate) struct Gate {
     /// Slots that begin before this durable instant may be spent, in Unix milliseconds; 0: none yet. [`FOREIGN`]: another
     /// node owns the shard.
     horizon: AtomicU64,
+    /// No process before can have spent slots that begin at this instant or later.
+    untouched_from: AtomicU64,
     barrier: [AtomicU64; 3],
 }
 
 /// All shards.
 #[derive(Debug)]
-pub(crate) struct Gates(Box<[Gate]>);
+pub(crate) struct Gates(Box<[Gate; SHARDS]>);
 
 impl Gates {
     /// All shards are this node's, and none may be spent of yet.
     pub fn new(barrier: &Barrier) -> Self {
         let gate = |_| {
-            let gate = Gate { horizon: AtomicU64::new(0), barrier: [0, 0, 0].map(AtomicU64::new) };
+            let [horizon, untouched_from] = [0, 0].map(AtomicU64::new);
+            let gate = Gate { horizon, untouched_from, barrier: [0, 0, 0].map(AtomicU64::new) };
             gate.set_barrier(barrier);
             gate
         };
-        Self((0..SHARDS).map(gate).collect())
+        Self(Box::new(std::array::from_fn(gate)))
     }
 
     #[inline]
@@ -61,6 +64,12 @@ impl Gate {
     pub fn horizon(&self) -> Option<WallTime> {
         let horizon = self.horizon.load(SeqCst);
         (horizon != FOREIGN).then(|| WallTime::from_unix_millis(horizon))
+    }
+
+    /// Whether no process before can have spent a slot that begins at `begin`.
+    #[inline]
+    pub fn is_untouched(&self, begin: WallTime) -> bool {
+        begin.as_unix_millis() >= self.untouched_from.load(SeqCst)
     }
 
     /// What a process before may have spent.
@@ -98,6 +107,7 @@ impl Gate {
         for (place, instant) in self.barrier.iter().zip(barrier.instants()) {
             place.store(instant.as_unix_millis(), SeqCst);
         }
+        self.untouched_from.store(barrier.last_spent().as_unix_millis(), SeqCst);
     }
 }
 
