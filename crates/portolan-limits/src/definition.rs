@@ -285,6 +285,11 @@ impl Terms {
         self.end(if self.kind == Kind::Sliding { slot.saturating_add(1) } else { slot })
     }
 
+    /// Seconds of a slot.
+    pub fn length(&self, slot: u64) -> f64 {
+        self.end(slot).since(self.begin(slot)).as_secs_f64()
+    }
+
     /// From `wall` to the end of a slot; nominal for one without end.
     #[inline]
     pub fn left(&self, slot: u64, wall: WallTime) -> Duration {

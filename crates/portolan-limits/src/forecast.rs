@@ -21,7 +21,7 @@ pub struct Level(pub(crate) u16);
 /// The demand for one key in one region, measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {
-    /// Units a second, over [`WITHIN_SLOT`].
+    /// Units a second, over the last part of the slot.
     rate: f64,
     /// Units a slot, over the last few slots; nothing before the first whole one.
     per_slot: Option<f64>,
@@ -30,6 +30,8 @@ pub(crate) struct Flow {
     asked: f64,
     /// Whether the slot has been seen from its begin.
     whole: bool,
+    /// When it was seen first.
+    begun: Timestamp,
     since: Timestamp,
 }
 
@@ -66,28 +68,29 @@ impl Level {
 
 impl Flow {
     pub const fn new(slot: u64, now: Timestamp) -> Self {
-        Self { rate: 0.0, per_slot: None, slot, asked: 0.0, whole: false, since: now }
+        Self { rate: 0.0, per_slot: None, slot, asked: 0.0, whole: false, begun: now, since: now }
     }
 
     /// Takes in what was asked for since the last call, all of it in `slot`.
-    pub fn record(&mut self, slot: u64, asked: u64, now: Timestamp) {
+    pub fn record(&mut self, slot: u64, asked: u64, window: f64, now: Timestamp) {
+        let within = span(window);
         let elapsed = now.since(self.since).as_secs_f64();
         if slot > self.slot {
-            self.roll(slot);
+            self.roll(slot, now);
         }
         self.asked += asked as f64;
         if elapsed <= 0.0 {
             // A second reading at one instant: its units join the next interval's.
-            self.rate += asked as f64 / WITHIN_SLOT;
+            self.rate += asked as f64 / within;
             return;
         }
         self.since = now;
-        let weight = if unlikely(asked as f64, self.rate * elapsed) { JUMP } else { elapsed / (elapsed + WITHIN_SLOT) };
+        let weight = if unlikely(asked as f64, self.rate * elapsed) { JUMP } else { elapsed / (elapsed + within) };
         self.rate += (asked as f64 / elapsed.max(SHORTEST_READING) - self.rate) * weight;
         self.rate = self.rate.max(0.0);
     }
 
-    fn roll(&mut self, slot: u64) {
+    fn roll(&mut self, slot: u64, now: Timestamp) {
         let missed = slot - self.slot - 1;
         if self.whole || self.per_slot.is_some() {
             let before = self.per_slot.unwrap_or(self.asked);
@@ -98,18 +101,24 @@ impl Flow {
             }
             self.per_slot = Some(average);
         }
-        (self.slot, self.asked, self.whole) = (slot, 0.0, true);
+        (self.slot, self.asked, self.whole, self.begun) = (slot, 0.0, true, now);
     }
 
-    /// Units a second.
-    pub const fn rate(&self) -> f64 {
-        self.rate
+    /// Units a second in slots of `window` seconds. Of few requests the last ones say little: this slot and those before it
+    /// then count for more.
+    pub fn rate(&self, window: f64) -> f64 {
+        let Some(average) = self.per_slot else { return self.rate };
+        let seconds = window * REMEMBERED + self.since.since(self.begun).as_secs_f64();
+        let slow = (average * REMEMBERED + self.asked) / seconds;
+        let counted = self.rate.max(slow) * span(window);
+        slow + (self.rate - slow) * counted / (counted + TRUSTED)
     }
 
     /// Expected over the next slot, of `window` seconds, while `left` seconds of this one are to come.
     pub fn next(&self, window: f64, left: f64) -> f64 {
         // This slot is worth the more the more of it is known.
-        let projected = if self.whole { self.asked + self.rate * left } else { self.rate * window };
+        let rate = self.rate(window);
+        let projected = if self.whole { self.asked + rate * left } else { rate * window };
         match self.per_slot {
             Some(average) => {
                 let known = (1.0 - left / window).clamp(0.0, 1.0);
@@ -120,7 +129,7 @@ impl Flow {
     }
 
     pub fn demand(&self, window: f64, left: f64) -> Demand {
-        Demand::new(self.rate, self.next(window, left))
+        Demand::new(self.rate(window), self.next(window, left))
     }
 }
 
@@ -136,8 +145,21 @@ pub(crate) fn with_margin(units: f64) -> f64 {
     units + units.max(0.0).sqrt()
 }
 
-/// Seconds that the average within a slot spans.
-const WITHIN_SLOT: f64 = 0.3;
+/// Seconds that the average within a slot of `window` seconds spans.
+fn span(window: f64) -> f64 {
+    (window * SPAN).clamp(SHORTEST_SPAN, LONGEST_SPAN)
+}
+
+/// The part of a slot that the average within it spans, and the fewest and most seconds.
+const SPAN: f64 = 0.1;
+const SHORTEST_SPAN: f64 = 0.3;
+const LONGEST_SPAN: f64 = 6.0;
+
+/// The part of a slot that the slots before weigh as much as.
+const REMEMBERED: f64 = 0.25;
+
+/// Requests within that span that weigh as much as the slots before.
+const TRUSTED: f64 = 2.0;
 
 /// What a reading weighs when demand has jumped: more than itself, since the jump fell somewhere within it.
 const JUMP: f64 = 0.9;
@@ -175,19 +197,19 @@ mod tests {
     fn a_steady_flow_is_forecast_after_a_slot_and_a_half() {
         let mut flow = Flow::new(0, at(0));
         for tick in 1..=25u64 {
-            flow.record(tick / 10, 30, at(tick * 100));
+            flow.record(tick / 10, 30, 1.0, at(tick * 100));
         }
-        assert!((flow.rate() - 300.0).abs() < 10.0, "{}", flow.rate());
+        assert!((flow.rate(1.0) - 300.0).abs() < 10.0, "{}", flow.rate(1.0));
         assert!((flow.next(1.0, 0.5) - 300.0).abs() < 15.0, "{}", flow.next(1.0, 0.5));
     }
 
     #[test]
     fn demand_that_ends_is_forgotten_within_a_second_and_over_slots() {
         let mut flow = Flow::new(0, at(0));
-        (1..=30).for_each(|tick| flow.record(tick / 10, 30, at(tick * 100)));
-        (31..=60).for_each(|tick| flow.record(tick / 10, 0, at(tick * 100)));
-        assert!(flow.rate() < 2.0 && flow.next(1.0, 0.9) < 60.0, "{} {}", flow.rate(), flow.next(1.0, 0.9));
-        flow.record(100, 0, at(100_000));
+        (1..=30).for_each(|tick| flow.record(tick / 10, 30, 1.0, at(tick * 100)));
+        (31..=60).for_each(|tick| flow.record(tick / 10, 0, 1.0, at(tick * 100)));
+        assert!(flow.rate(1.0) < 2.0 && flow.next(1.0, 0.9) < 60.0, "{} {}", flow.rate(1.0), flow.next(1.0, 0.9));
+        flow.record(100, 0, 1.0, at(100_000));
         assert!(flow.next(1.0, 1.0) < 1.0);
     }
 

@@ -3,6 +3,8 @@
 //! takes out of its own rights first; a wrong view only moves units to the wrong place. Never lends to a region that is
 //! not heard.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 /// One region as the lender sees it.
@@ -10,6 +12,8 @@ use smallvec::SmallVec;
 pub(crate) struct Party {
     /// Units it will be asked for until the slot ends, with a margin.
     pub need: f64,
+    /// Units it may be asked for beyond that, going by the slots before.
+    pub later: f64,
     /// Units it may still spend.
     pub have: f64,
     /// Its base share of the slot.
@@ -25,128 +29,173 @@ impl Party {
     }
 }
 
-/// Units that the region at `me` should lend, by the position of the receiver. `turn` differs from slot to slot and from
-/// key to key: where less than a unit is due from each lender, they take turns by it.
-pub(crate) fn loans(parties: &[Party], me: usize, ahead: Ahead, turn: u64) -> SmallVec<[(usize, u64); 4]> {
-    let mut loans = SmallVec::new();
-    let targets = Targets::new(parties, ahead);
-    let mine = targets.surplus(parties, me);
-    let deficit: f64 = (0..parties.len()).map(|at| targets.deficit(parties, at)).sum();
-    let surplus: f64 = (0..parties.len()).map(|at| targets.surplus(parties, at)).sum();
-    if mine <= 0.0 || deficit <= 0.0 {
-        return loans;
-    }
-    // What is short is shared by those who are short; what is left over, by those who have it.
-    let met = (surplus / deficit).min(1.0);
-    let mut left = spare(parties[me], targets.of(parties, me));
-    for to in (0..parties.len()).filter(|&to| to != me) {
-        let due = GIVEN * targets.deficit(parties, to) * met;
-        if due <= 0.0 || left == 0 {
-            continue;
-        }
-        let amount = part(parties, &targets, me, due / surplus, turn.wrapping_add(to as u64)).min(left);
-        if amount > 0 && amount >= parties[me].base / SMALLEST_LOAN {
-            loans.push((to, amount));
-            left -= amount;
-        }
-    }
-    loans
-}
-
 /// Whether the slot has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ahead {
     /// Units move to whoever lacks them.
     Begun,
-    /// As in [`Ahead::Begun`], but there is time: where all lack units, a region is lent to when it has clearly less than
-    /// its part of what is left. Forecasts for hours waver, and each unit that travels is gone if its borrower crashes.
+    /// As in [`Ahead::Begun`], for those that will run dry soon: there is time, forecasts for hours waver, and each unit
+    /// that travels is gone if its borrower crashes.
     Unhurried,
     /// They also move to whoever would lack them if demand jumped there: a region without a reserve refuses until a
     /// loan has come.
     ToCome,
 }
 
+/// Units that the region at `me` should lend, by the position of the receiver. `turn` differs from slot to slot and from
+/// key to key: where less than a unit is due from each lender, they take turns by it.
+///
+/// Lenders and receivers are laid side by side, each as wide as what it gives or gets, and a lender gives to those it
+/// lies beside. All who see the same do so alike, so that nothing is lent twice.
+pub(crate) fn loans(parties: &[Party], me: usize, ahead: Ahead, turn: u64) -> SmallVec<[(usize, u64); 4]> {
+    let mut loans = SmallVec::new();
+    let targets = Targets::new(parties, ahead);
+    if targets.surplus(parties, me) == 0 {
+        return loans;
+    }
+    let offered: u64 = (0..parties.len()).map(|at| targets.surplus(parties, at)).sum();
+    let wanted: u64 = (0..parties.len()).map(|at| targets.deficit(parties, at)).sum();
+    let first = (turn % parties.len() as u64) as usize;
+    let order = || (0..parties.len()).map(|step| (first + step) % parties.len());
+    let mut given = Line::new(offered, wanted);
+    let Some(mine) = order().map(|at| (at, given.next(targets.surplus(parties, at)))).find(|&(at, _)| at == me) else {
+        return loans;
+    };
+    let mut got = Line::new(wanted, offered);
+    for to in order() {
+        let theirs = got.next(targets.deficit(parties, to));
+        let beside = theirs.end.min(mine.1.end).saturating_sub(theirs.start.max(mine.1.start));
+        if beside > 0 {
+            loans.push((to, beside));
+        }
+    }
+    loans
+}
+
+/// Whole numbers one behind the other, of which together no more than `most` counts: each is cut by the same part.
+struct Line {
+    sum: u64,
+    whole: u64,
+    most: u64,
+}
+
+impl Line {
+    fn new(whole: u64, most: u64) -> Self {
+        Self { sum: 0, whole: whole.max(1), most: most.min(whole) }
+    }
+
+    fn next(&mut self, amount: u64) -> Range<u64> {
+        let start = self.upto();
+        self.sum += amount;
+        start..self.upto()
+    }
+
+    fn upto(&self) -> u64 {
+        let part =
+            (u128::from(self.sum) * u128::from(self.most) * 2 + u128::from(self.whole)) / (u128::from(self.whole) * 2);
+        part as u64
+    }
+}
+
 /// How much each region should have.
 struct Targets {
-    /// The part of its target below which a region that lacks nothing is lent to all the same.
-    reserve: f64,
-    /// The part of its target that a region may lack before it is lent to.
-    tolerance: f64,
+    ahead: Ahead,
     have: f64,
     need: f64,
-    /// Where more is there than needed: what each region gets of the rest.
-    slack: f64,
+    later: f64,
+    count: f64,
+    /// Loans below this many units are not worth their bytes.
+    least: f64,
+    /// Whether some region has more than it will be asked for, whether one lacks, and whether one lacks a unit at once.
+    idle: bool,
+    lacking: bool,
+    pressed: bool,
 }
 
 impl Targets {
     fn new(parties: &[Party], ahead: Ahead) -> Self {
         let reachable = || parties.iter().filter(|party| party.reachable);
-        let have: f64 = reachable().map(|party| party.have.max(0.0)).sum();
-        let need: f64 = reachable().map(|party| party.need).sum();
-        let slack = (have - need).max(0.0) / reachable().count().max(1) as f64;
-        let lacking = parties.iter().any(Party::lacks);
+        let sum = |of: fn(&Party) -> f64| reachable().map(of).sum::<f64>();
+        let base: u64 = parties.iter().map(|party| party.base).sum();
+        Self {
+            ahead,
+            have: sum(|party| party.have.max(0.0)),
+            need: sum(|party| party.need),
+            later: sum(|party| party.later),
+            count: reachable().count().max(1) as f64,
+            least: base as f64 / parties.len() as f64 * SMALLEST_LOAN,
+            idle: reachable().any(|party| party.have > party.need + 0.5),
+            lacking: parties.iter().any(Party::lacks),
+            pressed: parties.iter().any(|party| party.lacks() && party.need >= 0.5),
+        }
+    }
+
+    /// Whether all together will be asked for more than is left.
+    fn scarce(&self) -> bool {
+        self.need > self.have
+    }
+
+    fn of(&self, party: Party) -> f64 {
+        if self.scarce() {
+            let proportional = self.have * party.need / self.need;
+            // An idle region keeps a little, so that its first requests are served, but no part of a unit.
+            let floor = self.have * FLOOR;
+            return if proportional >= floor || floor < 1.0 { proportional } else { floor };
+        }
+        let rest = self.have - self.need;
+        if self.lacking {
+            // Demand has moved: the slots before tell little.
+            return party.need + rest / self.count;
+        }
+        let later = rest.min(self.later);
+        let expected = if later > 0.0 { later * party.later / self.later } else { 0.0 };
+        party.need + expected + (rest - later) / self.count
+    }
+
+    /// What of a difference from the target is the noise of forecasts.
+    fn noise(target: f64) -> f64 {
+        NOISE * target.max(0.0).sqrt()
+    }
+
+    /// The part of its target below which a region that lacks nothing is lent to all the same.
+    fn reserve(&self) -> f64 {
         // The last units of a small limit are no reserve: they would only travel.
-        let few = have < FEW * reachable().count() as f64;
-        let reserve = match ahead {
+        let few = self.have < FEW * self.count;
+        match self.ahead {
             _ if few => 0.0,
             Ahead::ToCome => RESERVE,
-            Ahead::Begun | Ahead::Unhurried if lacking => 0.0,
-            Ahead::Begun | Ahead::Unhurried => LEAST_RESERVE,
+            Ahead::Unhurried => 0.0,
+            Ahead::Begun if self.lacking => 0.0,
+            Ahead::Begun => LEAST_RESERVE,
+        }
+    }
+
+    /// Whole units that a region lacks; none for one whose needs are met, else units would move for evenness' sake alone.
+    fn deficit(&self, parties: &[Party], at: usize) -> u64 {
+        let party = parties[at];
+        let target = self.of(party);
+        let short = target - party.have.max(0.0);
+        let lacks = if self.scarce() {
+            self.idle || short > Self::noise(target)
+        } else {
+            party.have < party.need || party.have < target * self.reserve()
         };
-        let tolerance = if ahead == Ahead::Unhurried && need > have { TOLERANCE } else { 0.0 };
-        Self { reserve, tolerance, have, need, slack }
+        let due = GIVEN * short;
+        if party.reachable && lacks && due >= self.least { (due + 0.5) as u64 } else { 0 }
     }
 
-    fn of(&self, parties: &[Party], at: usize) -> f64 {
-        let need = parties[at].need;
-        if self.need <= self.have {
-            return need + self.slack;
-        }
-        let proportional = self.have * need / self.need;
-        // An idle region keeps a little, so that its first requests are served, but no part of a unit.
-        let floor = self.have * FLOOR;
-        if proportional >= floor || floor < 1.0 { proportional } else { floor }
-    }
-
-    /// What a region lacks; nothing for one whose needs are met, else units would move for evenness' sake alone.
-    fn deficit(&self, parties: &[Party], at: usize) -> f64 {
+    /// Whole units that a region has beyond its target.
+    fn surplus(&self, parties: &[Party], at: usize) -> u64 {
         let party = parties[at];
-        let unprepared = party.have < self.of(parties, at) * self.reserve;
-        let short = party.have.max(0.0) <= self.of(parties, at) * (1.0 - self.tolerance);
-        let lacks = party.have < party.need && short || unprepared;
-        if lacks && party.reachable { (self.of(parties, at) - party.have.max(0.0)).max(0.0) } else { 0.0 }
+        let target = self.of(party);
+        // Half a unit above its target is still its own where it will need it, and nobody's where it will not; but among
+        // regions that are all hardly asked for a last unit would travel for ever.
+        let idle = self.pressed && party.need < 0.5 && target < 1.0;
+        let kept = if idle { 0.0 } else { target - 0.5 };
+        let over = party.have - kept;
+        let lends = !self.scarce() || party.have > party.need || party.have - target > Self::noise(target);
+        if party.reachable && lends { over.max(0.0).min(party.have.max(0.0)) as u64 } else { 0 }
     }
-
-    /// What a region has beyond its target.
-    fn surplus(&self, parties: &[Party], at: usize) -> f64 {
-        let party = parties[at];
-        if party.reachable { (party.have - self.of(parties, at)).max(0.0) } else { 0.0 }
-    }
-}
-
-/// Whole units a lender can part with.
-fn spare(lender: Party, target: f64) -> u64 {
-    // Half a unit above its target is still its own where it will need it, and nobody's where it will not.
-    let idle = lender.need < 0.5;
-    let kept = if idle { 0.0 } else { target - 0.5 };
-    (lender.have - kept).max(0.0).min(lender.have.max(0.0)) as u64
-}
-
-/// My part of what a region is due, in whole units: the lenders stand in an order that begins elsewhere each turn, and
-/// each gives what brings the sum of those up to it to the next whole unit.
-fn part(parties: &[Party], targets: &Targets, me: usize, of_surplus: f64, turn: u64) -> u64 {
-    let count = parties.len();
-    let first = (turn % count as u64) as usize;
-    let mut sum = 0.0;
-    for step in 0..count {
-        let at = (first + step) % count;
-        let upto = sum + of_surplus * targets.surplus(parties, at);
-        if at == me {
-            return (upto.ceil() - f64::ceil(sum)).max(0.0) as u64;
-        }
-        sum = upto;
-    }
-    0
 }
 
 /// The part of a deficit that is filled at once; the rest when fresher views have come.
@@ -156,8 +205,9 @@ const GIVEN: f64 = 0.9;
 const RESERVE: f64 = 0.9;
 const LEAST_RESERVE: f64 = 0.7;
 
-/// How uneven the rest of a long window may lie between regions that all lack units.
-const TOLERANCE: f64 = 0.5;
+/// Standard deviations of a Poisson process that regions that all lack units may be apart from their targets: each unit
+/// that travels is nobody's meanwhile.
+const NOISE: f64 = 1.0;
 
 /// Units for each region below which nobody holds a reserve.
 const FEW: f64 = 10.0;
@@ -165,8 +215,8 @@ const FEW: f64 = 10.0;
 /// The part of all that is left that a region without demand keeps.
 const FLOOR: f64 = 0.02;
 
-/// Loans below this part of the lender's base are not worth their bytes.
-const SMALLEST_LOAN: u64 = 2000;
+/// Loans below this part of the mean base are not worth their bytes.
+const SMALLEST_LOAN: f64 = 0.005;
 
 #[cfg(test)]
 mod tests {
@@ -175,7 +225,7 @@ mod tests {
     use super::*;
 
     fn party(need: f64, have: f64) -> Party {
-        Party { need, have, base: have as u64, reachable: true }
+        Party { need, later: 0.0, have, base: have as u64, reachable: true }
     }
 
     /// Every region's loans, applied one after the other on the same view.
@@ -209,13 +259,20 @@ mod tests {
         assert!(lent(&one_roams, 0)[0] >= 7.0, "{:?}", lent(&one_roams, 0));
         let last_units = [party(0.5, 0.0), party(0.0, 1.0), party(0.0, 1.0), party(0.0, 1.0), party(0.0, 1.0)];
         let lenders = |turn| (1..5).filter(|&at| lent(&last_units, turn)[at] == 0.0).collect::<Vec<_>>();
-        assert_eq!((lenders(1), lenders(3)), (vec![1, 4], vec![2, 3]));
+        assert_eq!((lenders(1), lenders(3)), (vec![2], vec![4]));
     }
 
     #[test]
-    fn in_a_long_window_a_little_unevenness_moves_nothing() {
-        let lent = |have| loans(&[party(5000.0, have), party(5500.0, 233.0)], 0, Ahead::Unhurried, 0).len();
-        assert_eq!((lent(200.0), lent(900.0)), (0, 1));
+    fn in_a_long_window_units_stay_where_they_are_until_somebody_runs_dry() {
+        let lent = |have| loans(&[party(20.0, 233.0), party(20.0, have)], 0, Ahead::Unhurried, 0).len();
+        assert_eq!((lent(30.0), lent(10.0)), (0, 1));
+    }
+
+    #[test]
+    fn between_regions_that_all_lack_units_the_noise_of_forecasts_moves_nothing() {
+        let lent = |have| lent(&[party(18.0, have), party(6.0, 4.0), party(3.0, 2.0)], 0)[1];
+        assert_eq!((lent(10.0), lent(5.0)), (4.0, 4.0));
+        assert!(lent(0.0) < 4.0, "a region that has nothing is lent to");
     }
 
     #[test]

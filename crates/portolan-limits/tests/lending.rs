@@ -97,7 +97,7 @@ fn rule_7_regions_lend_slots_in_pairs_and_hold_the_estimate_to_the_limit() {
     }
     println!("sliding: admits {used} thousandths of the limit in overload, refuses {refused} below the limit");
     // Each alone, with a third of the limit, would admit 833 and refuse 407.
-    assert!(used >= 950 && refused <= 100, "{used} {refused}");
+    assert!(used >= 960 && refused <= 300, "{used} {refused}");
 }
 
 /// At each admission, the regions' count of the slot before that still weighs in and of this one stay within the limit.

@@ -46,15 +46,15 @@ fn refusal(fleet: &mut Fleet, at: usize) -> Option<(DenyReason, Duration)> {
 fn rule_1_the_oracle_counts_verdicts_because_rows_hide_a_second_owner() {
     let mut fleet = fleet("20/60s");
     next_slot(&mut fleet, 60_000);
-    spend_all(&mut fleet, 0);
+    let first = spend_all(&mut fleet, 0) + spend_all(&mut fleet, 1);
     fleet.crash(0);
     fleet.boot(0, Recovery::FirstStart);
     fleet.run(20);
-    spend_all(&mut fleet, 0);
+    let again = spend_all(&mut fleet, 0);
     fleet.run(2000);
     let rows: u64 = fleet.limits(1).overview(fleet.now(1))[0].spent.iter().map(|(_, spent)| spent).sum();
     let seen = fleet.busiest(1);
-    assert!(rows < 20 && seen > 20 && rows + 10 == seen, "the ledger saw {rows}, clients saw {seen}");
+    assert!(rows <= 20 && seen > 20 && seen == first + again, "the ledger saw {rows}, clients saw {seen}");
 }
 
 #[test]
@@ -198,7 +198,9 @@ fn rule_4_a_short_window_is_served_again_two_seconds_after_a_restart() {
     fleet.run(20);
     assert_eq!(refusal(&mut fleet, 0).map(|(reason, _)| reason), Some(DenyReason::Degraded));
     fleet.run(3000);
-    assert_eq!((spend_all(&mut fleet, 0), fleet.busiest(1)), (10, 10));
+    let spent = spend_all(&mut fleet, 0);
+    assert!((10..=20).contains(&spent), "its own share, and what it borrowed: {spent}");
+    assert_eq!(fleet.busiest(1), spent);
 }
 
 #[test]
@@ -274,7 +276,9 @@ fn rule_5_slots_go_on_after_a_restart_with_the_clock_set_back_by_hours() {
         assert_eq!(spend_all(&mut fleet, 0), 0, "{rate}");
         // Nine tenths of the pace, and the slots that the horizon covered.
         fleet.run(window_ms * 10 / 9 + 3000);
-        assert_eq!((spend_all(&mut fleet, 0), fleet.busiest(1)), (10, 10), "{rate}");
+        let spent = spend_all(&mut fleet, 0);
+        assert!((10..=20).contains(&spent), "its own share, and what it borrowed: {spent} of {rate}");
+        assert_eq!(fleet.busiest(1), spent, "{rate}");
     };
     check("20/s", 1000);
     check("20/60s", 60_000);

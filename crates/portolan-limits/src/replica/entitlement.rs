@@ -23,14 +23,15 @@ impl Limits {
     pub(super) fn entitled(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
         let base = rights.terms.base(slot).max(self.base(rights, slot, self.me));
         let account = self.ledger.account(rights.id, key);
-        let borrowed = match account {
-            Some(account) if !self.forgot(rights, key, slot) => {
-                account.balances(slot, self.regions.len())[self.me].borrowed
-            }
-            _ => 0,
+        let balance = match account {
+            Some(account) if !self.forgot(rights, key, slot) => account.balances(slot, self.regions.len())[self.me],
+            _ => Balance::default(),
         };
         let granted = self.loans.held(rights.id, key, slot);
-        base.saturating_add(borrowed).saturating_add(granted).min(rights.terms.quota)
+        // What was lent on is used, and may be borrowed back.
+        let lent = if rights.terms.kind == Kind::Fixed { balance.lent } else { 0 };
+        let most = rights.terms.quota.saturating_add(lent);
+        base.saturating_add(balance.borrowed).saturating_add(granted).min(most)
     }
 
     /// Whether it is not known what was spent of the slot before, which counts here: then that is taken to be the base, and
@@ -167,7 +168,7 @@ impl Limits {
         }
         let used = self.shared.table.with(key, |counter| counter.used(slot)).unwrap_or(0);
         let left = self.most(rights, key, slot).saturating_sub(used);
-        let soon = with_margin(watch.flow.rate() * (self.one_way() + GOSSIP_INTERVAL.as_secs_f64()));
+        let soon = with_margin(self.rate_of(rights, &watch) * (self.one_way() + GOSSIP_INTERVAL.as_secs_f64()));
         if left as f64 > soon {
             return;
         }
@@ -195,6 +196,8 @@ impl Limits {
             let ahead = self.view_age() + self.left(rights, slot);
             let unseen = match self.peers.state(at) {
                 PeerState::Stale => unspent,
+                // In a long window every unit that is left will be lent to where it is asked for.
+                _ if rights.terms.marked() => unspent,
                 _ if !balance.told => unspent / 2,
                 _ => (with_margin(balance.demand.rate.units() * ahead).ceil() as u64).min(unspent),
             };

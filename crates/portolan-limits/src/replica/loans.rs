@@ -5,10 +5,10 @@ use smallvec::SmallVec;
 
 use super::Limits;
 use crate::{
-    account::Field,
+    account::{Balance, Field},
     counter::Counter,
     definition::Kind,
-    forecast::with_margin,
+    forecast::{Demand, with_margin},
     key::Key,
     leaf::Leaf,
     lending::{self, Ahead, Party},
@@ -42,7 +42,8 @@ impl Limits {
             self.lend_in(rights, key, slot, when);
         }
         if left < LEAD_SECONDS || slides {
-            self.lend_in(rights, key, slot + 1, Ahead::ToCome);
+            let when = if rights.terms.marked() { Ahead::Unhurried } else { Ahead::ToCome };
+            self.lend_in(rights, key, slot + 1, when);
         }
     }
 
@@ -79,6 +80,8 @@ impl Limits {
             let mut row = self.ledger.row(rights.id, key, slot, self.me);
             let before = self.lent_to(rights, key, slot, to);
             row.lent = SmallVec::from_slice(&[(to as u8, before + taken)]);
+            let watch = self.watched.get(&(rights.id, key));
+            row.demand = watch.map_or(row.demand, |watch| self.demand_of(rights, watch));
             self.write_own(rights, key, slot, &row);
             self.hurry.insert((rights.id, key));
             if let Some(book) = self.books.get_mut(&rights.id) {
@@ -94,7 +97,7 @@ impl Limits {
         let present = slot - 1;
         let lacking = amount.saturating_sub(self.most_paired(rights, key, slot, to));
         if lacking > 0 && self.may_give(rights, key, present, rights.terms.begin(present)) {
-            let rate = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| watch.flow.rate());
+            let rate = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| self.rate_of(rights, watch));
             let kept = with_margin(rate * self.left(rights, present)).ceil() as u64;
             let view =
                 self.with_entry(rights, key, |counter| Leaf::new(&self.shared, rights, key, counter).view(present));
@@ -168,48 +171,55 @@ impl Limits {
         let regions = self.regions.len();
         let account = self.ledger.account(rights.id, key);
         let balances = |slot| account.map(|account| account.balances(slot, regions)).unwrap_or_default();
-        let (of_slot, now) = (balances(slot), balances(current));
-        let window = rights.terms.end(slot).since(rights.terms.begin(slot)).as_secs_f64();
-        let left = self.left(rights, current);
-        let elapsed = (window - left).max(0.0);
+        let (of_slot, now, before) = (balances(slot), balances(current), balances(current.saturating_sub(1)));
+        let window = rights.terms.length(slot);
+        let (left, to_come) = (self.left(rights, current), slot > current);
+        // Of what is to come nothing is used.
+        let elapsed = if to_come { 0.0 } else { (window - left).max(0.0) };
+        let horizon = if when == Ahead::Unhurried { HURRY_SECONDS } else { window };
         let mine = self.watched.get(&(rights.id, key));
         let party = |at: usize| {
             let balance = of_slot.get(at).copied().unwrap_or_default();
             let base = self.base(rights, slot, at);
-            let unspent = self.unspent(rights, slot, at, balance) as f64;
-            let demand = now.get(at).map(|balance| balance.demand).unwrap_or_default();
-            let told = now.get(at).is_some_and(|balance| balance.told);
-            let (need, have) = match when {
-                _ if at == self.me => {
-                    let used = self.shared.table.with(key, |counter| counter.used(slot)).unwrap_or(0);
-                    let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
-                    let need = mine.map_or(0.0, |watch| match when {
-                        Ahead::Begun | Ahead::Unhurried => watch.flow.rate() * left,
-                        Ahead::ToCome => watch.flow.next(window, left),
-                    });
-                    (with_margin(need), have)
-                }
-                Ahead::Begun | Ahead::Unhurried if told => {
-                    let rate = demand.rate.units();
-                    (with_margin(rate * left), unspent - rate * self.view_age().min(elapsed))
-                }
-                Ahead::ToCome if told => (with_margin(demand.next.units()), unspent),
-                // A silent region has used less than half, and expects to stay below its share.
-                Ahead::Begun | Ahead::Unhurried => {
-                    (QUIET * base as f64 * left / window, unspent - QUIET * base as f64 * elapsed / window)
-                }
-                Ahead::ToCome => (QUIET * base as f64, unspent),
+            let reachable = self.reaches(at);
+            let (demand, have) = if at == self.me {
+                let used = self.with_entry(rights, key, |counter| counter.used(slot)).unwrap_or(0);
+                let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
+                (mine.map(|watch| self.demand_of(rights, watch)).unwrap_or_default(), have)
+            } else {
+                let unspent = self.unspent(rights, slot, at, balance) as f64;
+                let Some(demand) = latest(now.get(at), before.get(at)) else {
+                    // A silent region has used less than half, and expects to stay below its share.
+                    let quiet = QUIET * base as f64 / window;
+                    let need = quiet * horizon.min(window - elapsed);
+                    return Party { need, later: 0.0, have: unspent - quiet * elapsed, base, reachable };
+                };
+                (demand, unspent - demand.rate.units() * self.view_age().min(elapsed))
             };
-            Party { need, have, base, reachable: self.reaches(at) }
+            let next = demand.next.units();
+            let of_next = with_margin(next * (horizon / window).min(1.0));
+            let need = if to_come { of_next } else { with_margin(demand.rate.units() * horizon.min(left)) };
+            // Demand that comes in bursts: the slots before say far more than the pace.
+            let later = (next - balance.consumed as f64 - 2.0 * need).max(0.0);
+            Party { need, later, have, base, reachable }
         };
         (0..regions).map(party).collect()
     }
 }
 
+/// What a region told last of its demand. A row that only lends of a slot to come was told in the one before.
+fn latest(now: Option<&Balance>, before: Option<&Balance>) -> Option<Demand> {
+    let told = |balance: &&Balance| balance.told;
+    let (now, before) = (now.filter(told), before.filter(told));
+    let begun = now.filter(|balance| balance.consumed > 0 || balance.lent == 0);
+    begun.or(before).or(now).map(|balance| balance.demand)
+}
+
 /// What a silent region is taken to use of its share.
 const QUIET: f64 = 0.25;
 
-/// At the end of a long window what is left goes where it can still be spent.
+/// Of a long window a region is lent to when it would run dry so soon; in the end what is left goes where it can still be
+/// spent.
 const HURRY_SECONDS: f64 = 2.0;
 
 /// The next slot is lent of so long before it begins: after that demand is known best, and before the horizon is durable

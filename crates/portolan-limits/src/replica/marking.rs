@@ -21,6 +21,9 @@ impl Limits {
         self.siblings.ownership.handle_durable(epoch.unwrap_or(0));
         self.siblings.copies.handle_durable(sequence);
         self.release();
+        if !self.hurry.is_empty() {
+            self.send_hurried(now);
+        }
     }
 
     /// A mark is durable: its key may be spent up to it.
@@ -35,6 +38,10 @@ impl Limits {
         });
         if let Some((used, allowance)) = state {
             self.consider_mark(rights, mark.key, mark.slot, used, allowance);
+        }
+        if self.watched.contains_key(&(rights.id, mark.key)) {
+            // Somebody may wait for the loan that this mark is for.
+            self.lend(rights, mark.key);
         }
     }
 
@@ -99,8 +106,10 @@ impl Limits {
             return;
         }
         // A key that ran dry spends faster than the disk writes: its marks double, so that a burst waits for a few
-        // writes and not for one per chunk. A crash then costs it as much as it had spent, at most.
-        let ahead = if left == 0 { rights.terms.chunk.max(used) } else { rights.terms.chunk };
+        // writes and not for one per chunk. A crash then costs it as much as it had spent, at most; what was lent does not
+        // count as that.
+        let spent = self.consumed(rights, key, slot, used);
+        let ahead = if left == 0 { rights.terms.chunk.max(spent) } else { rights.terms.chunk };
         self.ask_for_mark(rights, key, slot, used.saturating_add(ahead).min(cap));
     }
 

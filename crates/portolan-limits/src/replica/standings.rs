@@ -75,7 +75,7 @@ impl Limits {
         }
         let standing = Standing {
             left: self.entitled(rights, key, slot).saturating_sub(look.used),
-            rate: watch.flow.rate(),
+            rate: self.rate_of(rights, watch),
             quota: rights.terms.quota.saturating_sub(book.split()),
             regions: self.regions.len() as u64,
             now: self.wall(),

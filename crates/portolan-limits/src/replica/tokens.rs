@@ -86,7 +86,7 @@ impl Limits {
     pub(super) fn withdraw_tokens(&mut self, rights: &Rights, key: Key, slot: u64, amount: u64) -> u64 {
         let Kind::Bucket(buckets) = &rights.terms.kind else { return 0 };
         let out = self.out(rights, key, slot);
-        let rate = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| watch.flow.rate());
+        let rate = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| self.rate_of(rights, watch));
         let kept = with_margin(rate * GOSSIP_INTERVAL.as_secs_f64()).ceil() as u64;
         let taken = self.with_entry(rights, key, |counter| {
             let leaf = Leaf::new(&self.shared, rights, key, counter);
@@ -129,20 +129,26 @@ impl Limits {
                     let leaf = Leaf::new(&self.shared, rights, key, counter);
                     leaf.purse(buckets).tokens() + leaf.borrowed_left(slot)
                 });
-                let flow = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| watch.flow.rate());
+                let flow = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| self.rate_of(rights, watch));
                 let have = unspent.unwrap_or(0) as f64 + rate * span;
-                return Party { need: with_margin(flow * span), have, base, reachable: true };
+                return Party { need: with_margin(flow * span), later: 0.0, have, base, reachable: true };
             }
             let reachable = self.reaches(at);
             if !told {
                 // A silent region has most of its bucket, and is asked for less than its rate.
-                return Party { need: rate * span / 4.0, have: rate * span, base, reachable };
+                return Party { need: rate * span / 4.0, later: 0.0, have: rate * span, base, reachable };
             }
             let demand = now.get(at).map(|balance| balance.demand.rate.units()).unwrap_or_default();
             let seen = (elapsed - self.view_age()).max(0.0);
             let unspent = (balance.borrowed as f64 - (balance.consumed as f64 - rate * seen).max(0.0)).max(0.0);
             let unseen = (demand - rate).max(0.0) * (elapsed - seen);
-            Party { need: with_margin(demand * span), have: rate * span + (unspent - unseen).max(0.0), base, reachable }
+            Party {
+                need: with_margin(demand * span),
+                later: 0.0,
+                have: rate * span + (unspent - unseen).max(0.0),
+                base,
+                reachable,
+            }
         };
         (0..regions).map(party).collect()
     }

@@ -89,7 +89,7 @@ impl Limits {
         let slot = rights.terms.slot(self.wall());
         let base = rights.terms.base(slot);
         let elapsed = self.wall().since(rights.terms.begin(slot)).as_secs_f64();
-        let window = rights.terms.end(slot).since(rights.terms.begin(slot)).as_secs_f64();
+        let window = rights.terms.length(slot);
         // At the pace of the slot so far, with a margin that keeps a few first requests from looking like a flood.
         let paced = (look.used as f64 - 2.0 * (look.used as f64).sqrt()) * window > base as f64 * elapsed;
         look.refused > 0 || look.used.saturating_mul(2) >= base || paced || self.shares_view(rights)
@@ -107,6 +107,7 @@ impl Limits {
             || Watch { net: self.ledger.row(rights.id, key, slot, self.me).net(), ..Watch::new(slot, now.mono) };
         let watch = *self.watched.entry(place).or_insert_with(begun);
         let (mut flow, mut net) = (watch.flow, watch.net);
+        let window = rights.terms.length(slot);
         if watch.slot != slot {
             if watch.slot + 1 == slot {
                 // What came after the last look of the slot before belongs to it.
@@ -114,9 +115,10 @@ impl Limits {
                     Kind::Bucket(_) => net,
                     _ => self.consumed(rights, key, watch.slot, look.used_before).max(net),
                 };
-                flow.record(watch.slot, last - net, now.mono);
+                flow.record(watch.slot, last - net, window, now.mono);
                 self.count(rights, last - net, 0);
-                self.join_own(rights, key, watch.slot, last, Demand::default());
+                let demand = self.demand_of(rights, &Watch { flow, ..watch });
+                self.join_own(rights, key, watch.slot, last, demand);
             }
             net = 0;
         }
@@ -126,7 +128,7 @@ impl Limits {
             _ => self.consumed(rights, key, slot, look.used),
         };
         let asked = consumed.saturating_sub(net) + look.refused;
-        flow.record(slot, asked, now.mono);
+        flow.record(slot, asked, window, now.mono);
         self.count(rights, consumed.saturating_sub(net), look.refused);
         self.count_refused_below(rights, key, slot, consumed, look.refused);
         let overdraft = if watch.slot == slot { watch.overdraft } else { 0 };
@@ -146,7 +148,7 @@ impl Limits {
     }
 
     /// What was consumed and not given back, given what is used: that also has what was lent.
-    fn consumed(&self, rights: &Rights, key: Key, slot: u64, used: u64) -> u64 {
+    pub(super) fn consumed(&self, rights: &Rights, key: Key, slot: u64, used: u64) -> u64 {
         used.saturating_sub(self.ledger.row(rights.id, key, slot, self.me).lent_out())
     }
 
@@ -157,7 +159,7 @@ impl Limits {
         }
         let lent = self.ledger.row(rights.id, key, watch.slot, self.me).lent_out();
         let own = self.entitled(rights, key, watch.slot).saturating_sub(lent);
-        let expected = with_margin(watch.flow.rate() * self.left(rights, watch.slot));
+        let expected = with_margin(self.rate_of(rights, watch) * self.left(rights, watch.slot));
         look.refused > 0
             || (watch.net > 0 && watch.net.saturating_mul(2) >= own)
             || watch.net as f64 + expected > own as f64
@@ -165,8 +167,12 @@ impl Limits {
     }
 
     pub(super) fn demand_of(&self, rights: &Rights, watch: &Watch) -> Demand {
-        let (begin, end) = (rights.terms.begin(watch.slot), rights.terms.end(watch.slot));
-        watch.flow.demand(end.since(begin).as_secs_f64(), self.left(rights, watch.slot))
+        watch.flow.demand(rights.terms.length(watch.slot), self.left(rights, watch.slot))
+    }
+
+    /// Units a second that a key is asked for here.
+    pub(super) fn rate_of(&self, rights: &Rights, watch: &Watch) -> f64 {
+        watch.flow.rate(rights.terms.length(watch.slot))
     }
 
     /// Seconds until a slot ends.

@@ -7,8 +7,9 @@ pub enum Demand {
     Steady(Vec<f64>),
     /// The regions take turns being the busiest: every so many seconds each takes over its neighbour's share.
     Rotating(Vec<f64>, f64),
-    /// A whole slot's demand within the first tenth of a second of the slot.
-    Burst(Vec<f64>),
+    /// A whole slot's demand within a tenth of a second, so many seconds after the begin of the slot; what does not fit
+    /// into the slot goes on in the next.
+    Burst(Vec<f64>, f64),
     /// The shares of everyone, and one region that asks for more during the first seconds of every period.
     Flash { shares: Vec<f64>, region: usize, load: f64, seconds: f64, period: f64 },
     /// One client that stays in a region for so many seconds and goes on to another.
@@ -33,7 +34,7 @@ impl Demand {
 
     pub fn regions(&self) -> usize {
         match self {
-            Self::Steady(shares) | Self::Rotating(shares, _) | Self::Burst(shares) => shares.len(),
+            Self::Steady(shares) | Self::Rotating(shares, _) | Self::Burst(shares, _) => shares.len(),
             Self::Flash { shares, .. } => shares.len(),
             Self::Roaming { regions, .. } => *regions,
         }
@@ -47,8 +48,10 @@ impl Demand {
                 let turn = (at.seconds / every) as usize;
                 shares[(region + turn) % shares.len()]
             }
-            Self::Burst(shares) if at.in_slot < BURST_SECONDS => shares[region] * at.slot / BURST_SECONDS,
-            Self::Burst(_) => 0.0,
+            Self::Burst(shares, from) if (at.in_slot + at.slot - from) % at.slot < BURST_SECONDS => {
+                shares[region] * at.slot / BURST_SECONDS
+            }
+            Self::Burst(..) => 0.0,
             Self::Flash { region: flashing, load, seconds, period, .. }
                 if *flashing == region && at.seconds % period < *seconds =>
             {
@@ -69,7 +72,7 @@ impl Demand {
         match self {
             Self::Steady(shares) => shares[region],
             Self::Rotating(shares, _) => shares.iter().copied().fold(0.0, f64::max),
-            Self::Burst(shares) => shares[region] * slot / BURST_SECONDS,
+            Self::Burst(shares, _) => shares[region] * slot / BURST_SECONDS,
             Self::Flash { shares, load, .. } => load.max(shares[region]),
             Self::Roaming { load, .. } => *load,
         }
@@ -78,7 +81,7 @@ impl Demand {
     /// The share of each region in the long run, as its operator would have measured it.
     pub fn history(&self) -> Vec<f64> {
         let shares = match self {
-            Self::Steady(shares) | Self::Burst(shares) => shares.clone(),
+            Self::Steady(shares) | Self::Burst(shares, _) => shares.clone(),
             Self::Flash { shares, .. } => shares.clone(),
             Self::Rotating(shares, _) => vec![1.0; shares.len()],
             Self::Roaming { regions, .. } => vec![1.0; *regions],

@@ -170,8 +170,9 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
     let turning = |load: f64| Demand::Rotating(HOT.map(|share| share * load).to_vec(), 10.0);
     let rotating = row("demand rotates every 10 s, 1.2x", long, turning(1.2), 0.6);
     let rotating_light = row("demand rotates every 10 s, 0.9x", long, turning(0.9), 0.6);
-    let burst =
-        row("3x burst in first 100 ms of slot", scale, Demand::Burst(HOT.map(|share| share * 3.0).to_vec()), 0.7);
+    let burst_at = |from| Demand::Burst(HOT.map(|share| share * 3.0).to_vec(), from);
+    let burst = row("3x burst in first 100 ms of slot", scale, burst_at(0.0), 0.7);
+    let late = row("3x burst in last 100 ms of slot", scale, burst_at(0.91), 0.7);
     let flashing =
         Demand::Flash { shares: vec![0.05, 0.05, 0.05, 0.05, 0.0], region: 4, load: 0.7, seconds: 6.0, period: 10.0 };
     let flash = row("idle region flashes to 0.7 L", long, flashing, 0.8);
@@ -182,7 +183,7 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
         scale.seconds as u32 / 2,
     );
     let lossy = Row { loss: 0.2, ..row("20 % message loss", scale, Demand::steady(1.5, &HOT), 0.1) };
-    let equal = Row { base: Base::Equal, ..hot.clone() }.named("equal base");
+    let equal = |row: &Row| Row { base: Base::Equal, ..row.clone() }.named("equal base");
     vec![
         hot.overdrawn(1.5, 0.1),
         three.overdrawn(1.0, 0.1),
@@ -195,15 +196,19 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
         flash.overdrawn(0.5, 0.7),
         flash.waiting(0.5),
         ten.overdrawn(1.0, 0.1),
-        lossy.overdrawn(2.2, 0.1),
+        lossy.overdrawn(1.7, 0.1),
+        equal(&hot),
+        equal(&twenty),
+        equal(&burst),
+        equal(&late),
         hot,
-        equal,
         three,
         twenty,
         light,
         rotating,
         rotating_light,
         burst,
+        late,
         flash,
         ten,
         lossy,
@@ -214,12 +219,21 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
 pub fn small(scale: Scale) -> Vec<Row> {
     let few = Row {
         quota: 20,
-        ..row("L = 20 per s", Scale { seconds: scale.seconds * 2, ..scale }, Demand::steady(1.5, &HOT), 7.0)
+        ..row("L = 20 per s", Scale { seconds: scale.seconds * 2, ..scale }, Demand::steady(1.5, &HOT), 3.4)
     };
     let roaming = Demand::Roaming { load: 1.5, regions: 5, stay: 90.0 };
-    let client = row("L = 10 per min, one roaming client", scale, roaming, 17.1);
+    let client = row("L = 10 per min, one roaming client", scale, roaming, 8.0);
     let client = with_window(client, 10, Duration::from_secs(60), scale.seconds as u32);
-    let rows =
-        vec![few.overdrawn(8.0, 2.0), few.waiting(4.0), few, client.overdrawn(4.0, 11.3), client.waiting(12.0), client];
+    let equal = |row: &Row| Row { base: Base::Equal, ..row.clone() }.named("equal base");
+    let rows = vec![
+        few.overdrawn(8.0, 2.0),
+        equal(&few.waiting(4.0)),
+        few.waiting(4.0),
+        equal(&few),
+        few,
+        client.overdrawn(4.0, 11.3),
+        client.waiting(6.0),
+        client,
+    ];
     rows
 }
