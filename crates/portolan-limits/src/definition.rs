@@ -310,7 +310,7 @@ impl Terms {
 }
 
 impl Slots {
-    fn new(algorithm: &Algorithm, calendars: &mut Calendars) -> Self {
+    pub fn new(algorithm: &Algorithm, calendars: &mut Calendars) -> Self {
         match algorithm {
             Algorithm::FixedWindow { window: Window::Calendar { period, zone }, .. } => {
                 Self::Civil(calendars.of(*period, zone))

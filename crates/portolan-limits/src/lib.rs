@@ -51,6 +51,7 @@ mod spend;
 mod sync;
 mod table;
 mod verdict;
+mod windows;
 mod word;
 
 pub use account::Row;
@@ -77,3 +78,4 @@ pub use replica::{
 };
 pub use shares::base_shares;
 pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Policy, Wait, WaitReason};
+pub use windows::Windows;

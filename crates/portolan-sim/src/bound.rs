@@ -1,6 +1,6 @@
 //! The most that a policy lets a slot admit, over all regions: what `plan` states, so that a run holds the statement.
 
-use portolan_config::{Limit, RegionMap, Shares};
+use portolan_config::{Algorithm, Limit, OnPartition, RegionMap, Shares};
 use portolan_limits::{Bounds, Fleet, Promise};
 use portolan_model::Rate;
 
@@ -17,9 +17,34 @@ pub fn of_slot(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> u6
     special.into_iter().flatten().map(|bound| bound.units).fold(worst, u64::max)
 }
 
-/// Of one second of a token bucket: what was there, what drips in, and one for rounding.
-pub fn of_second(rate: Rate, burst: u64) -> u64 {
-    burst.saturating_add(dripped(rate)).saturating_add(1)
+/// A token bucket over all regions.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    /// What drips in.
+    pub rate: Rate,
+    /// What it holds.
+    pub burst: u64,
+}
+
+/// The bucket that all regions together may take from, of a limit that counts `quota` per period: the whole in each of
+/// them while it is open.
+pub fn bucket(limit: &Limit, quota: u64, regions: &RegionMap) -> Bucket {
+    let times = match limit.on_partition {
+        OnPartition::Open { .. } => regions.ids().len() as u64,
+        OnPartition::Static | OnPartition::Closed | OnPartition::ClosedMinority => 1,
+    };
+    let (rate, burst) = match limit.algorithm.with_quota(quota) {
+        Algorithm::TokenBucket { rate, burst } => (rate, burst),
+        other => (Rate { count: quota, per: other.window() }, quota),
+    };
+    Bucket { rate: Rate { count: rate.count.saturating_mul(times), ..rate }, burst: burst.saturating_mul(times) }
+}
+
+impl Bucket {
+    /// The most that one second may see: what was there, what drips in, and one for rounding.
+    pub fn per_second(self) -> u64 {
+        self.burst.saturating_add(dripped(self.rate)).saturating_add(1)
+    }
 }
 
 /// Units that drip into a token bucket in a second, at least one.

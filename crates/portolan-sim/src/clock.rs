@@ -77,6 +77,11 @@ impl HostClock {
         Now { mono, wall: if earlier == 0 { true_time } else { WallTime::from_unix_millis(wall) } }
     }
 
+    /// Milliseconds that it is ahead of true time.
+    pub fn ahead_ms(&self) -> i64 {
+        self.ahead(self.clock.now()) / 1_000_000
+    }
+
     /// Sets the clock forward or back by this many nanoseconds.
     pub fn step(&self, nanos: i64) {
         self.state.ahead.fetch_add(nanos, Ordering::Relaxed);

@@ -80,6 +80,11 @@ impl Failed {
                 format!(" from {} s to {} s", expected.from.as_secs_f64(), until.as_secs_f64())
             }
         };
+        let [of_slots, of_means] = [expected.over.is_some() || expected.per_slot.is_some(), expected.asks_for_means()];
+        if (of_slots || of_means) && sums.slots == 0 || of_means && sums.whole_slots == 0 {
+            self.note(format!("a whole slot of `{name}`{span}"), "none lay within");
+            return;
+        }
         if let Some(bound) = expected.per_slot {
             self.hold(&format!("`{name}` admits in its fullest slot{span}"), bound, sums.most_admitted);
         }

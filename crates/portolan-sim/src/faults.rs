@@ -186,7 +186,10 @@ impl World<'_> {
         match fault {
             ScenarioFault::Pause { .. } => _ = place.paused.get_or_insert_default(),
             ScenarioFault::Slow { by, .. } => place.slow_by = Some(*by),
-            ScenarioFault::ClockStep { by, .. } => place.clock.step(by.as_nanos()),
+            ScenarioFault::ClockStep { by, .. } => {
+                place.clock.step(by.as_nanos());
+                self.note_clocks();
+            }
             ScenarioFault::ClockDrift { drift, .. } => place.clock.drift(drift.ppm),
             ScenarioFault::Disk { state: DiskState::Full, .. } => {
                 place.marks.set_full(true);

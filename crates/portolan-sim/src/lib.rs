@@ -23,6 +23,7 @@ mod orders;
 
 mod agenda;
 mod chance;
+mod civil;
 mod clock;
 mod network;
 mod wire;

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use portolan_model::{Rate, Timestamp};
+use portolan_model::Timestamp;
+
+use crate::bound::Bucket;
 
 /// Slots of a counter that stay open: a clock that is set back may return to any of them.
 const OPEN: usize = 128;
@@ -30,17 +32,26 @@ pub struct Slot {
     pub by_region: Vec<u64>,
 }
 
+impl Slot {
+    /// Counts what was asked for. While a limit changes, the larger of both quotas holds.
+    pub fn ask(&mut self, cost: u64, quota: u64, bound: u64) {
+        self.demand += cost;
+        self.quota = self.quota.max(quota);
+        self.bound = self.bound.max(bound);
+    }
+}
+
 /// Slots of one counter.
 #[derive(Debug, Default)]
 pub struct Slots(VecDeque<Slot>);
 
 impl Slots {
     /// The slot of that number; `close` is given one that no longer fits.
-    pub fn at(&mut self, slot: u64, begins_ms: i64, now_ms: u64, mut close: impl FnMut(&Slot)) -> &mut Slot {
+    pub fn at(&mut self, slot: u64, begins_ms: i64, now_ms: i64, mut close: impl FnMut(&Slot)) -> &mut Slot {
         let later = self.0.iter().rev().take_while(|kept| kept.slot > slot).count();
         let mut at = self.0.len() - later;
         if at == 0 || self.0[at - 1].slot != slot {
-            self.0.insert(at, Slot { slot, begins_ms, from_ms: now_ms, ..Slot::default() });
+            self.0.insert(at, Slot { slot, begins_ms, from_ms: now_ms.unsigned_abs(), ..Slot::default() });
             at += 1;
             if self.0.len() > OPEN && at > 1 {
                 self.0.pop_front().iter().for_each(&mut close);
@@ -48,6 +59,11 @@ impl Slots {
             }
         }
         &mut self.0[at - 1]
+    }
+
+    /// What was admitted in a slot that is open.
+    pub fn admitted(&self, slot: u64) -> u64 {
+        self.0.iter().rev().find(|kept| kept.slot == slot).map_or(0, |kept| kept.admitted)
     }
 
     /// Those that are open, in order.
@@ -124,21 +140,29 @@ impl Tank {
         Self { level: i128::from(burst) * UNIT, filled_at: Timestamp::ZERO }
     }
 
-    /// Takes `cost`; `false` when it is not there, less one unit for rounding.
-    pub fn take(&mut self, cost: u64, rate: Rate, burst: u64, now: Timestamp) -> bool {
-        let passed = i128::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(i128::MAX);
-        let per = i128::try_from(rate.per.as_nanos().max(1)).unwrap_or(i128::MAX);
-        let dripped = passed.saturating_mul(i128::from(rate.count)).saturating_mul(UNIT) / per;
-        let level = self.level.saturating_add(dripped).min(i128::from(burst) * UNIT) - i128::from(cost) * UNIT;
+    /// Takes `cost` of what drips in as `held` says; `false` when it is not there, less one unit for rounding, and would
+    /// not be of the `largest` that may be in force either.
+    pub fn take(&mut self, cost: u64, held: Bucket, largest: impl FnOnce() -> Bucket, now: Timestamp) -> bool {
+        let level = |held: Bucket| {
+            let passed = i128::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(i128::MAX);
+            let per = i128::try_from(held.rate.per.as_nanos().max(1)).unwrap_or(i128::MAX);
+            let dripped = passed.saturating_mul(i128::from(held.rate.count)).saturating_mul(UNIT) / per;
+            self.level.saturating_add(dripped).min(i128::from(held.burst) * UNIT) - i128::from(cost) * UNIT
+        };
+        let mut left = level(held);
+        if left < -UNIT {
+            left = level(largest());
+        }
         self.filled_at = now;
         // What was not there is not owed: one excess is told once.
-        self.level = level.max(-UNIT);
-        level >= -UNIT
+        self.level = left.max(-UNIT);
+        left >= -UNIT
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use portolan_model::Rate;
     use tokio::time::Duration;
 
     use super::*;
@@ -171,10 +195,10 @@ mod tests {
 
     #[test]
     fn a_tank_gives_its_burst_and_then_what_drips_in() {
-        let rate = Rate { count: 10, per: Duration::from_secs(1) };
+        let held = Bucket { rate: Rate { count: 10, per: Duration::from_secs(1) }, burst: 5 };
         let mut tank = Tank::full(5);
         let at = |millis: u64| Timestamp::from_nanos(millis * 1_000_000);
-        let taken = |tank: &mut Tank, millis| (0..20).take_while(|_| tank.take(1, rate, 5, at(millis))).count();
+        let taken = |tank: &mut Tank, millis| (0..20).take_while(|_| tank.take(1, held, || held, at(millis))).count();
         // One more than the burst passes as rounding.
         assert_eq!(taken(&mut tank, 0), 6);
         assert_eq!(taken(&mut tank, 1000), 6);

@@ -4,12 +4,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, Scenario};
-use portolan_limits::{Charge, Denial, Key};
-use portolan_model::{Name, Timestamp};
+use portolan_limits::{Charge, Denial, Key, Windows};
+use portolan_model::{Name, Rate, Timestamp};
 use tokio::time::Duration;
 
 use crate::{
     bound,
+    civil::Moment,
     outcome::{LimitFigures, Refusals, RegionUse},
     quotas::Quotas,
     slots::{Slot, Slots, Sums, Tank},
@@ -38,6 +39,7 @@ pub struct LimitTally {
     pub name: Name,
     /// As the newest revision has it that was charged.
     pub limit: Arc<Limit>,
+    windows: Windows,
     /// What each region admitted and refused, by place.
     pub regions: Vec<RegionUse>,
     /// Requests decided.
@@ -76,7 +78,10 @@ impl Counter {
         {
             return *bound;
         }
-        let bound = bound::of_slot(limit, quota, map, nodes);
+        let bound = match limit.algorithm {
+            Algorithm::TokenBucket { .. } => bound::bucket(limit, quota, map).per_second(),
+            _ => bound::of_slot(limit, quota, map, nodes),
+        };
         self.bound = Some((Arc::clone(limit), quota, bound));
         bound
     }
@@ -87,10 +92,23 @@ impl Counter {
 pub struct Seen {
     /// Place of the region.
     pub place: usize,
-    /// When the scenario began.
-    pub zero: Timestamp,
     /// Time of the scenario.
     pub at: Timestamp,
+    /// The same in civil time.
+    pub moment: Moment,
+}
+
+impl Seen {
+    fn at_ms(&self) -> i64 {
+        i64::try_from(self.at.as_nanos() / 1_000_000).unwrap_or(i64::MAX)
+    }
+}
+
+/// Where a verdict is counted.
+struct Part {
+    slot: u64,
+    begins_ms: i64,
+    quota: u64,
 }
 
 /// Why a request was refused, as the client was told.
@@ -148,8 +166,12 @@ impl Tally {
 
     fn limit(&mut self, limit: &Arc<Limit>) -> usize {
         if let Some(&at) = self.names.get(&limit.name) {
-            if !Arc::ptr_eq(&self.limits[at].limit, limit) {
-                self.limits[at].limit = Arc::clone(limit);
+            let known = &mut self.limits[at];
+            if !Arc::ptr_eq(&known.limit, limit) {
+                if known.limit.algorithm != limit.algorithm {
+                    known.windows = Windows::of(&limit.algorithm);
+                }
+                known.limit = Arc::clone(limit);
             }
             return at;
         }
@@ -157,6 +179,7 @@ impl Tally {
         self.limits.push(LimitTally {
             name: limit.name.clone(),
             limit: Arc::clone(limit),
+            windows: Windows::of(&limit.algorithm),
             regions: vec![RegionUse::default(); self.map.ids().len()],
             decided: 0,
             waited: 0,
@@ -171,40 +194,45 @@ impl Tally {
 
     /// Counts an allowed request of a limit of `quota`; returns what is wrong with it, if anything is.
     pub fn admit(&mut self, counter: u32, charge: &Charge, quota: u64, seen: Seen) -> Option<String> {
-        let Seen { place, zero, at } = seen;
-        let counter = &mut self.counters[counter as usize];
-        let limit = &mut self.limits[counter.limit];
         if charge.shadow_refused {
             return None;
         }
+        let Self { counters, limits, quotas, map, nodes, expected, .. } = self;
+        let counter = &mut counters[counter as usize];
+        let limit = &mut limits[counter.limit];
         let cost = u64::from(charge.cost);
-        limit.regions[place].admitted += cost;
+        limit.regions[seen.place].admitted += cost;
         limit.decided += 1;
         counter.demand += cost;
-        let at_ms = at.as_nanos() / 1_000_000;
-        let (slot, bound, whole) = match &limit.limit.algorithm {
-            Algorithm::TokenBucket { rate, burst } => {
-                let tank = counter.tank.get_or_insert_with(|| Tank::full(*burst));
-                if !tank.take(cost, *rate, *burst, at) {
+        let id = counter.of.0;
+        match &limit.limit.algorithm {
+            Algorithm::TokenBucket { .. } => {
+                let of = |quota| bound::bucket(&limit.limit, quota, map);
+                let held = of(quota);
+                // A bucket that was lowered is as large as before where that is not known yet.
+                let largest = || of(quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms())));
+                let tank = counter.tank.get_or_insert_with(|| Tank::full(held.burst));
+                if !tank.take(cost, held, largest, seen.at) {
+                    let (name, subject) = (&limit.name, &counter.subject);
                     return Some(format!(
-                        "limit `{}` admitted more for {} than {burst} at once and {rate} after",
-                        limit.name, counter.subject
+                        "limit `{name}` admitted more for {subject} than {} at once and {} after",
+                        held.burst, held.rate
                     ));
                 }
-                (at_ms / 1000, bound::of_second(*rate, *burst), bound::dripped(*rate))
             }
-            Algorithm::Concurrency { .. } => {
-                counter.live += cost;
-                (at_ms / 1000, counter.bound_of(&limit.limit, quota, &self.map, self.nodes), quota)
+            Algorithm::Concurrency { .. } => counter.live += cost,
+            _ if !seen.moment.allows(&limit.windows, charge.slot, seen.at_ms()) => {
+                let (name, slot) = (&limit.name, charge.slot);
+                return Some(format!("limit `{name}` charged slot {slot}, which no clock of the fleet has read"));
             }
-            _ => (charge.slot, counter.bound_of(&limit.limit, quota, &self.map, self.nodes), quota),
-        };
-        let begins = begin(&limit.limit, slot, zero);
-        let closing = counter.slots.at(slot, begins, at_ms, |closed| limit.close(closed, &self.expected));
-        closing.demand += cost;
-        // While a limit changes, the larger of both quotas holds.
-        closing.quota = closing.quota.max(whole);
-        closing.bound = closing.bound.max(bound);
+            _ => {}
+        }
+        let part = limit.part(charge.slot, quota, seen);
+        let bound = counter.bound_of(&limit.limit, quota, map, *nodes);
+        let before = counter.slots.admitted(part.slot.wrapping_sub(1));
+        let closing =
+            counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
+        closing.ask(cost, part.quota, bound);
         if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
             closing.admitted = closing.admitted.max(counter.live);
         } else {
@@ -212,28 +240,27 @@ impl Tally {
         }
         if counter.watched {
             closing.by_region.resize(limit.regions.len(), 0);
-            closing.by_region[place] += cost;
+            closing.by_region[seen.place] += cost;
         }
-        if closing.admitted > closing.bound && !matches!(limit.limit.algorithm, Algorithm::TokenBucket { .. }) {
+        if matches!(limit.limit.algorithm, Algorithm::TokenBucket { .. }) {
+            return None;
+        }
+        if closing.admitted > closing.bound {
             // Rights of this slot may have been lent in the one before, under what was in force then.
-            let quota = self.quotas.largest(counter.of.0, begins.saturating_sub(limit.window_ms()));
-            closing.bound = closing.bound.max(bound::of_slot(&limit.limit, quota, &self.map, self.nodes));
+            let quota = quotas.largest(id, part.begins_ms.saturating_sub(limit.window_ms()));
+            closing.bound = closing.bound.max(bound::of_slot(&limit.limit, quota, map, *nodes));
         }
-        let told = std::mem::replace(&mut closing.told, closing.admitted > closing.bound);
-        (closing.told && !told).then(|| {
-            format!(
-                "limit `{}` admitted {} for {} in slot {slot}, at most {} may be",
-                limit.name, closing.admitted, counter.subject, closing.bound
-            )
-        })
+        let estimate = limit.estimate(closing, before, seen);
+        let too_much = closing.admitted > closing.bound || estimate > closing.bound;
+        let told = std::mem::replace(&mut closing.told, too_much);
+        (too_much && !told).then(|| excess(&limit.name, &counter.subject, closing, before, estimate))
     }
 
     /// Counts a refused request at the limit that refused it.
     pub fn refuse(&mut self, counter: u32, denial: &Denial, why: Refusal, cost: u64, seen: Seen) {
-        let Seen { place, zero, at } = seen;
         let counter = &mut self.counters[counter as usize];
         let limit = &mut self.limits[counter.limit];
-        let refused = &mut limit.regions[place].refused;
+        let refused = &mut limit.regions[seen.place].refused;
         match why {
             Refusal::Limited => refused.limited += cost,
             Refusal::Degraded => refused.degraded += cost,
@@ -245,21 +272,10 @@ impl Tally {
         if denial.quota == 0 {
             return;
         }
-        let at_ms = at.as_nanos() / 1_000_000;
-        let (slot, bound, quota) = match &limit.limit.algorithm {
-            Algorithm::TokenBucket { rate, burst } => {
-                (at_ms / 1000, bound::of_second(*rate, *burst), bound::dripped(*rate))
-            }
-            Algorithm::Concurrency { .. } => {
-                (at_ms / 1000, counter.bound_of(&limit.limit, denial.quota, &self.map, self.nodes), denial.quota)
-            }
-            _ => (denial.slot, counter.bound_of(&limit.limit, denial.quota, &self.map, self.nodes), denial.quota),
-        };
-        let begins = begin(&limit.limit, slot, zero);
-        let closing = counter.slots.at(slot, begins, at_ms, |closed| limit.close(closed, &self.expected));
-        closing.demand += cost;
-        closing.quota = closing.quota.max(quota);
-        closing.bound = closing.bound.max(bound);
+        let part = limit.part(denial.slot, denial.quota, seen);
+        let bound = counter.bound_of(&limit.limit, denial.quota, &self.map, self.nodes);
+        let close = |closed: &Slot| limit.close(closed, &self.expected);
+        counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), close).ask(cost, part.quota, bound);
     }
 
     /// Counts the end of a request that a concurrency limit counts.
@@ -345,6 +361,28 @@ impl LimitTally {
         (self.waited, self.decided)
     }
 
+    /// The part of the run that a verdict belongs to: the slot it names, or a second of the scenario where slots mean
+    /// nothing.
+    fn part(&self, slot: u64, quota: u64, seen: Seen) -> Part {
+        let second = u64::try_from(seen.at_ms() / 1000).unwrap_or_default();
+        let in_second = |quota| Part { slot: second, begins_ms: seen.at_ms() / 1000 * 1000, quota };
+        match &self.limit.algorithm {
+            Algorithm::TokenBucket { rate, .. } => in_second(bound::dripped(Rate { count: quota, ..*rate })),
+            Algorithm::Concurrency { .. } => in_second(quota),
+            _ => Part { slot, begins_ms: seen.moment.begin(&self.windows, slot), quota },
+        }
+    }
+
+    /// What a sliding window has to hold to its limit: the slot, and what is left of the one before. Regions round.
+    fn estimate(&self, slot: &Slot, before: u64, seen: Seen) -> u64 {
+        if !matches!(self.limit.algorithm, Algorithm::SlidingWindow { .. }) {
+            return 0;
+        }
+        let left = seen.moment.left_of_before(&self.windows, slot.slot, seen.at_ms());
+        let rounding = self.regions.len() as u64;
+        slot.admitted + (before * left / 1000).saturating_sub(rounding)
+    }
+
     fn close(&mut self, slot: &Slot, expected: &[LimitExpectation]) {
         let window = self.window_ms();
         self.sums.add(slot);
@@ -387,18 +425,16 @@ impl LimitTally {
     }
 }
 
-/// When a slot began, in milliseconds of the scenario. Slots of buckets and concurrency limits are seconds of it.
-fn begin(limit: &Limit, slot: u64, zero: Timestamp) -> i64 {
-    let window = i64::try_from(limit.window().as_millis()).unwrap_or(i64::MAX);
-    match limit.algorithm {
-        Algorithm::TokenBucket { .. } | Algorithm::Concurrency { .. } => {
-            i64::try_from(slot).unwrap_or(i64::MAX).saturating_mul(1000)
-        }
-        _ => {
-            let civil = i64::try_from(slot).unwrap_or(i64::MAX).saturating_mul(window);
-            let begin = i64::try_from(crate::clock::BEGIN.as_unix_millis()).unwrap_or(i64::MAX);
-            civil.saturating_sub(begin).saturating_sub(i64::try_from(zero.as_nanos() / 1_000_000).unwrap_or(i64::MAX))
-        }
+/// What is wrong with a slot that more was admitted in than may be.
+fn excess(name: &Name, subject: &str, closing: &Slot, before: u64, estimate: u64) -> String {
+    let Slot { slot, admitted, bound, .. } = closing;
+    if admitted > bound {
+        format!("limit `{name}` admitted {admitted} for {subject} in slot {slot}, at most {bound} may be")
+    } else {
+        format!(
+            "limit `{name}` admitted {admitted} for {subject} in slot {slot} after {before} in the one before: {estimate} \
+             by the rule of sliding windows, at most {bound} may be"
+        )
     }
 }
 

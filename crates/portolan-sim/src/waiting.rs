@@ -5,7 +5,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use portolan_config::{Budget, KeyPart, Limit, OnPartition, Route};
+use portolan_config::{Algorithm, Budget, KeyPart, Limit, OnPartition, Route};
 use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Limiter, Wait, WaitReason};
 use portolan_model::{Now, Revision, Timestamp};
 use portolan_node::{Subject, View};
@@ -60,6 +60,8 @@ struct Way {
     counters: SmallVec<[u32; 4]>,
     /// Whether one of the limits is closed while any region is unheard.
     closed: bool,
+    /// Whether one of the limits counts requests that are under way.
+    holds: bool,
 }
 
 /// Requests of one client that are decided at one moment: what they share is read once.
@@ -197,7 +199,8 @@ impl World<'_> {
             };
             let counters = claims.iter().flatten().zip(&limits).map(counter).collect();
             let closed = limits.iter().any(|limit| limit.on_partition == OnPartition::Closed);
-            Way { route: Arc::clone(&route), claims, counters, closed }
+            let holds = limits.iter().any(|limit| matches!(limit.algorithm, Algorithm::Concurrency { .. }));
+            Way { route: Arc::clone(&route), claims, counters, closed, holds }
         });
         Asked { revision, way: Some(way) }
     }
@@ -219,9 +222,9 @@ impl World<'_> {
             self.oracle.violate(at, Invariant::LimitBound, detail);
         }
         self.note_wait(ask, way);
-        let load = &self.clients[ask.client].load;
-        if !load.lasting.is_zero() {
-            let ends = place.now.mono + load.lasting;
+        if way.holds {
+            // One that lasts no time ends after all that is decided at this instant.
+            let ends = place.now.mono + self.clients[ask.client].load.lasting;
             let lasting = Lasting { host: ask.host, life: ask.life, charges, counters: way.counters.clone() };
             self.agenda.plan(ends, Plan::Finish(Box::new(lasting)));
         }
@@ -252,7 +255,7 @@ impl World<'_> {
     }
 
     fn seen(&self, host: usize) -> Seen {
-        Seen { place: self.hosts[host].place, zero: self.watch.zero.unwrap_or_default(), at: self.since_zero() }
+        Seen { place: self.hosts[host].place, at: self.since_zero(), moment: self.watch.moment }
     }
 
     fn note_wait(&mut self, ask: &Ask, way: &Way) {

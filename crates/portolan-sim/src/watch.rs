@@ -12,6 +12,7 @@ use portolan_node::View;
 use tokio::time::Duration;
 
 use crate::{
+    civil::Moment,
     outcome::Invariant,
     world::{Plan, World},
 };
@@ -33,6 +34,8 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 pub struct Watch {
     /// When the fleet was ready and the scenario began.
     pub zero: Option<Timestamp>,
+    /// How civil time stands to the scenario's.
+    pub moment: Moment,
     looks: u64,
     last_fault: Option<Timestamp>,
     agreed_at: Option<Timestamp>,
@@ -54,6 +57,7 @@ impl World<'_> {
         let now = self.clock.now();
         self.agenda.plan(now + PERIOD, Plan::Observe);
         self.watch.looks += 1;
+        self.note_clocks();
         for host in &self.hosts {
             let Some(process) = &host.process else { continue };
             let (view, at) = (process.node.view(), self.since_zero());
@@ -91,6 +95,16 @@ impl World<'_> {
         }
     }
 
+    /// Takes in how far each clock is off.
+    pub fn note_clocks(&mut self) {
+        for host in &self.hosts {
+            let ahead_ms = host.clock.ahead_ms();
+            let moment = &mut self.watch.moment;
+            moment.ahead_ms = moment.ahead_ms.max(ahead_ms);
+            moment.behind_ms = moment.behind_ms.max(-ahead_ms);
+        }
+    }
+
     /// Whether every node is up and has a document in force and active limits.
     pub fn is_ready(&self) -> bool {
         let ready = |host: &crate::host::Host| host.process.as_ref().is_some_and(|process| process.node.view().ready);
@@ -100,6 +114,7 @@ impl World<'_> {
     /// The scenario begins.
     pub fn begin(&mut self) {
         self.watch.zero = Some(self.clock.now());
+        self.watch.moment.zero = self.clock.now();
         self.watch.last_fault = self.watch.zero;
         self.watch.agreed_at = self.watch.zero;
     }

@@ -46,6 +46,13 @@ pub struct LimitExpectation {
     pub until: Option<Duration>,
 }
 
+impl LimitExpectation {
+    /// Whether it is held against means over whole slots.
+    pub fn asks_for_means(&self) -> bool {
+        self.over_mean.is_some() || self.false_rejects.is_some()
+    }
+}
+
 /// Requests forwarded by one region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use portolan_model::Rate;
+
 use crate::{
     Arrivals, Bursts, ClientLoad, Distribution,
     decode::{self, Fields, Shape, choice, duration, named, string, text, whole},
@@ -36,7 +38,7 @@ pub(crate) const CLIENT: Shape = Shape {
 pub(super) fn decode(node: &Node, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<ClientLoad> {
     let fields = Fields::open(node, &CLIENT, report)?;
     let region = fields.require("region", "us-east", report).and_then(|node| mention(node, mentions, report));
-    let rate = fields.require("rate", "200/s", report).and_then(|node| decode::rate(node, report));
+    let rate = fields.require("rate", "200/s", report).and_then(|node| rate(node, report));
     let host = fields.require("host", "api.example.test", report).and_then(|node| string(node, report));
     let path = fields.require("path", "/orders/1", report).and_then(|node| string(node, report));
     let method = fields.optional("method", "GET".to_owned(), report, string);
@@ -71,6 +73,17 @@ pub(super) fn decode(node: &Node, mentions: &mut Mentions, report: &mut Report<'
         bursts,
         lasting,
     })
+}
+
+/// A rate that a machine can rehearse.
+fn rate(node: &Node, report: &mut Report<'_>) -> Option<Rate> {
+    let rate = decode::rate(node, report)?;
+    if u128::from(rate.count) * 1_000_000_000 <= u128::from(MAX_RATE) * rate.per.as_nanos() {
+        return Some(rate);
+    }
+    let message = format!("{} is more than the {MAX_RATE}/s that a load may send", node.quoted());
+    report.fault(node.at, message, "rehearse a smaller limit with a smaller load: both scale".to_owned());
+    None
 }
 
 fn bursts(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Bursts> {
@@ -120,6 +133,9 @@ fn texts(node: &Node, report: &mut Report<'_>) -> Option<BTreeMap<String, String
     });
     Some(read.collect())
 }
+
+/// Requests a second of one load.
+const MAX_RATE: u32 = 1_000_000;
 
 /// Users of one load.
 const MAX_USERS: u64 = 1_000_000;
