@@ -100,9 +100,13 @@ impl<T> Unacknowledged<T> {
         self.last
     }
 
-    /// Drops what has come and returns what has not after `patience`, to be told again.
-    pub fn acknowledge(&mut self, seen: &Seen, patience: Duration, now: Timestamp) -> Vec<T> {
+    /// Drops what has come.
+    pub fn acknowledge(&mut self, seen: &Seen) {
         self.sent.retain(|sent| !seen.contains(sent.number));
+    }
+
+    /// Takes what has not been acknowledged within `patience`, to be told again.
+    pub fn take_overdue(&mut self, patience: Duration, now: Timestamp) -> Vec<T> {
         let mut again = Vec::new();
         while let Some(mut lost) = self.sent.pop_front_if(|sent| now.since(sent.at) > patience) {
             again.append(&mut lost.what);
@@ -162,8 +166,9 @@ mod tests {
         seen.insert(numbers[0]);
         seen.insert(numbers[2]);
         let patience = Duration::from_millis(300);
-        assert_eq!(sent.acknowledge(&seen, patience, at(300)), Vec::<&str>::new());
-        assert_eq!(sent.acknowledge(&seen, patience, at(301)), ["two"]);
+        sent.acknowledge(&seen);
+        assert_eq!(sent.take_overdue(patience, at(300)), Vec::<&str>::new());
+        assert_eq!(sent.take_overdue(patience, at(301)), ["two"]);
         assert_eq!(sent.len(), 0);
     }
 }

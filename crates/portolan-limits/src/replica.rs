@@ -351,6 +351,7 @@ impl Limits {
         }
         self.turn_books();
         self.run_round(now);
+        self.repeat_loans(now);
         self.send_rows(now);
         self.send_heartbeats(now);
         if now.mono >= self.next_digest {

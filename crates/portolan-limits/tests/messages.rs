@@ -2,9 +2,15 @@
 
 mod fleet;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use fleet::{Fleet, definition};
-use portolan_limits::{Heartbeat, Key, LimitId, Message, OnPartition, Rejected, Row, Rows, Seen, SlotSummary};
-use portolan_model::RegionId;
+use portolan_limits::{
+    Heartbeat, Key, LimitId, Limits, LimitsConfig, Message, Number, OnPartition, Recovery, Rejected, Row, Rows,
+    Seen, SlotSummary,
+};
+use portolan_config::Roster;
+use portolan_model::{ByteSize, NodeName, Now, RegionId, Timestamp, WallTime};
 
 fn fleet() -> Fleet {
     let mut fleet = Fleet::new(3, vec![definition(1, "60/min", OnPartition::Static)], 9);
@@ -148,4 +154,53 @@ fn a_loan_of_the_slot_after_the_next_waits_for_its_turn() {
     assert_eq!(allowed(&fleet), (current + 1, 20));
     fleet.run(700);
     assert_eq!(allowed(&fleet), (current + 2, 29));
+}
+
+#[test]
+fn a_node_that_lent_is_told_what_came_of_it_whatever_its_rank() {
+    let name = |region: &str, number: usize| NodeName::new(&format!("{region}-{number}")).expect("a name");
+    let id = |region: &str| RegionId::new(region).expect("a name");
+    let roster = |region: &str, numbers: &[usize]| {
+        let nodes = numbers.iter().map(|&number| name(region, number)).collect();
+        (id(region), Roster { epoch: 1, nodes })
+    };
+    // The third node of `a` is gone, so ranks and numbers differ from there on.
+    let config = LimitsConfig {
+        node: name("a", 4),
+        region: id("a"),
+        neighbours: [1, 2, 5, 6].map(|number| name("a", number)).to_vec(),
+        rosters: [roster("a", &[1, 2, 4, 5, 6]), roster("b", &[1, 2, 3, 4, 5, 6])].into_iter().collect(),
+        life: 1,
+        regions: vec![id("a"), id("b")],
+        hash_key: fleet::HASH_KEY,
+        capacity: 64,
+        worst_rtt: Duration::from_millis(100),
+        budget: ByteSize(1 << 20),
+    };
+    let now = |ms: u64| Now {
+        mono: Timestamp::ZERO + Duration::from_millis(ms),
+        wall: WallTime::from_unix_millis(1_795_312_345_678 + ms),
+    };
+    let mut limits = Limits::new(config, Recovery::FirstStart, now(0));
+    limits.handle_definitions(&[definition(1, "60/min", OnPartition::Static)], now(0));
+    let slot = now(0).wall.as_unix_millis() / 60_000;
+    let key = Key::new(&fleet::HASH_KEY, LimitId(1), &[b"k"]);
+    for lender in 1..=6 {
+        let row = Row { consumed: 1, lent: [(0, 2)].into_iter().collect(), ..Row::default() };
+        let number = Some(Number { life: 9, count: 1 });
+        let rows = Message::Rows(Rows { limit: LimitId(1), slot, number, rows: vec![(key, row)] });
+        assert_eq!(limits.handle_message(&id("b"), &name("b", lender), rows, now(10)), Ok(()));
+    }
+    let mut told = BTreeSet::new();
+    for ms in 1..=20 {
+        limits.handle_timeout(now(ms * 100));
+        while let Some((to, message)) = limits.poll_transmit() {
+            if let (Message::Heartbeat(heartbeat), Some(node)) = (message, to.node)
+                && heartbeat.seen != Seen::default()
+            {
+                told.insert(node);
+            }
+        }
+    }
+    assert_eq!(told, (1..=6).map(|number| name("b", number)).collect());
 }

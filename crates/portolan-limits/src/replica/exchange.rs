@@ -16,7 +16,6 @@ use crate::{
     ledger::Joined,
     message::{DIGEST_BUCKETS, Heartbeat, MAX_DIGESTS, MAX_ROWS, Message, Rejected, Rows, SlotSummary},
     outbox::{Destination, in_messages},
-    peers::GOSSIP_INTERVAL,
     rights::Rights,
 };
 
@@ -79,17 +78,9 @@ impl Limits {
             self.events.push(Event::ClockAhead { region: self.regions[from].clone(), by: ahead });
         }
         self.clock_ahead[from] = !sound;
-        let patience = self.worst_rtt * 2 + GOSSIP_INTERVAL * 2;
-        let mut lost = Vec::new();
         for to in [node.clone(), Destination { region: from, node: None }] {
             if let Some(sent) = self.unacknowledged.get_mut(&to) {
-                lost.append(&mut sent.acknowledge(&heartbeat.seen, patience, now.mono));
-            }
-        }
-        self.stats.loans_repeated += lost.len() as u64;
-        for place in lost {
-            if self.is_live_place(&place) {
-                self.untold.insert(place);
+                sent.acknowledge(&heartbeat.seen);
             }
         }
         let heard_us_ago = Duration::from_millis(heartbeat.heard[self.me].into());
@@ -106,6 +97,7 @@ impl Limits {
         self.check_rows(rights, from, rows)?;
         if let Some(number) = rows.number {
             self.seen.entry(node.clone()).or_default().insert(number);
+            self.owed.insert(node.clone());
         }
         for (key, row) in &rows.rows {
             let before = self.borrowed(rights, *key, rows.slot, from);

@@ -36,6 +36,18 @@ impl Limits {
         }
     }
 
+    /// Tells loans again that were not acknowledged in time: to whoever owns their keys by now.
+    pub(super) fn repeat_loans(&mut self, now: Now) {
+        let patience = self.worst_rtt * 2 + GOSSIP_INTERVAL * 2;
+        let peers = &self.peers;
+        // Those that are not heard are told after the heal.
+        let heard = self.unacknowledged.iter_mut().filter(|(to, _)| peers.state(to.region) != PeerState::Stale);
+        let lost: Vec<Place> = heard.flat_map(|(_, sent)| sent.take_overdue(patience, now.mono)).collect();
+        self.stats.loans_repeated += lost.len() as u64;
+        let live: Vec<Place> = lost.into_iter().filter(|place| self.is_live_place(place)).collect();
+        self.untold.extend(live);
+    }
+
     /// Sends the rows that are due.
     pub(super) fn send_rows(&mut self, now: Now) {
         let due = |place: &&Place| self.is_due(place, now.mono);
