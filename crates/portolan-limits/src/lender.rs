@@ -99,9 +99,9 @@ struct Loan {
     asked: u64,
     /// A request is on its way.
     waits: bool,
-    /// The lender's quota, and whether all of it is lent.
+    /// The lender's quota as last asked with, and what of it is known to be lent to all regions.
     quota: u64,
-    exhausted: bool,
+    total: u64,
     ends: WallTime,
 }
 
@@ -114,7 +114,7 @@ impl Loans {
         }
         let loan = self.slots.entry((limit, key, slot)).or_default();
         loan.ends = standing.slot_ends;
-        if loan.waits || loan.exhausted {
+        if loan.waits || loan.total >= standing.quota {
             return;
         }
         let most = standing.quota.saturating_sub(loan.held).div_ceil(2 * standing.regions).max(1);
@@ -143,7 +143,7 @@ impl Loans {
             loan.asked = 0;
             loan.latest = loan.latest.max(granted.before);
         }
-        loan.exhausted |= granted.total >= loan.quota;
+        loan.total = loan.total.max(granted.total);
         // A total is a total: an old answer is as true as a new one, only smaller.
         loan.take(granted.held.min(most))
     }
@@ -255,5 +255,16 @@ mod tests {
         assert_eq!(loans.handle(reply(1000, Some((700, 700, 0)))), Some(units));
         let more = consider(&mut loans, 0, 200.0).expect("asked").units;
         assert_eq!(loans.handle(reply(1001, Some((800, 800, 1000)))), Some(units + more));
+    }
+
+    #[test]
+    fn a_quota_that_is_raised_is_drawn_on_though_the_one_before_it_was_lent_out() {
+        let mut loans = Loans::default();
+        consider(&mut loans, 0, 200.0).expect("asked");
+        loans.handle(reply(1000, Some((30, 800, 0))));
+        let (now, slot_ends) = (WallTime::from_unix_millis(1500), WallTime::from_unix_millis(2000));
+        let raised = Standing { left: 0, rate: 200.0, quota: 4000, regions: 3, now, slot_ends };
+        loans.consider(LimitId(1), KEY, 1, raised);
+        assert_eq!(loans.poll().map(|request| (request.held, request.quota)), Some((30, 4000)));
     }
 }
