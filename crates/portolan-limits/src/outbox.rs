@@ -50,7 +50,7 @@ pub(crate) fn in_messages(
     slot: u64,
     rows: impl IntoIterator<Item = (Key, Row)>,
 ) -> impl Iterator<Item = Rows> {
-    let mut rows = rows.into_iter().peekable();
+    let mut rows = rows.into_iter().flat_map(|(key, row)| in_rows(row).map(move |row| (key, row))).peekable();
     std::iter::from_fn(move || {
         let (mut message, mut bytes) = (Vec::new(), Vec::new());
         while let Some((key, row)) = rows.peek() {
@@ -61,6 +61,17 @@ pub(crate) fn in_messages(
             message.extend(rows.next());
         }
         (!message.is_empty()).then_some(Rows { limit, slot, number: None, rows: message })
+    })
+}
+
+/// A row that lends to more regions than one can tell of as several, each with a part of its loans: numbers are joined by
+/// maximum, so that nothing counts twice.
+fn in_rows(row: Row) -> impl Iterator<Item = Row> {
+    let lent = row.lent.clone();
+    let rows = lent.len().div_ceil(packed::MOST_LENT).max(1);
+    (0..rows).map(move |at| {
+        let part = lent.iter().skip(at * packed::MOST_LENT).take(packed::MOST_LENT);
+        Row { lent: part.copied().collect(), ..row.clone() }
     })
 }
 
@@ -89,3 +100,26 @@ impl<E> Events<E> {
 const MAX_MESSAGES: usize = 8192;
 
 const MAX_EVENTS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::MAX_REGIONS;
+
+    #[test]
+    fn loans_to_every_region_are_told_in_several_rows_of_the_key() {
+        let lent: Vec<(u8, u64)> = (0..MAX_REGIONS as u8).map(|to| (to, 10 + u64::from(to))).collect();
+        let row = Row { consumed: 5, lent: lent.iter().copied().collect(), ..Row::default() };
+        let messages: Vec<Rows> = in_messages(LimitId(1), 3, [(Key::from_bits(7), row)]).collect();
+        let mut bytes = Vec::new();
+        let mut told = Vec::new();
+        for (key, row) in messages.iter().flat_map(|message| &message.rows) {
+            packed::write(&mut bytes, *key, row);
+            assert_eq!(row.consumed, 5);
+        }
+        for (_, row) in packed::read(&bytes).expect("rows") {
+            told.extend(row.lent);
+        }
+        assert_eq!(told, lent);
+    }
+}

@@ -123,7 +123,7 @@ fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Loans that one message can tell of a row: to as many regions. The others go with the next digest.
+/// Loans that one row can tell of: to as many regions. Further ones go in rows of their own.
 pub(crate) const MOST_LENT: usize = 63;
 
 /// Digits of [`MAX_AMOUNT`] to base 128.
