@@ -46,7 +46,7 @@ pub(crate) struct Live {
     /// takes a mark of every key: whoever comes after counts that much of any of them.
     pub overflow: Counter,
     /// What each key may spend in a slot, by a mark for all of them: set when there are too many for marks of their own.
-    allowance: AtomicU64,
+    allowance: [AtomicU64; 2],
     /// What any key may have spent in a slot under such marks before this node owned it, by the parity of the slot.
     assumed: [AtomicU64; 2],
     /// The overflow counter moved since the state machine last looked.
@@ -374,7 +374,7 @@ impl Live {
             mode: AtomicU8::new(mode as u8),
             minority: AtomicBool::new(false),
             overflow: Counter::default(),
-            allowance: AtomicU64::new(0),
+            allowance: Default::default(),
             assumed: [0, 0].map(AtomicU64::new),
             overflow_moved: AtomicBool::new(false),
             lease: AtomicU64::new(u64::MAX),
@@ -429,14 +429,15 @@ impl Live {
 
     /// Raises what each key may spend in `slot` by a durable mark for all of them.
     pub fn raise_allowance(&self, slot: u64, amount: u64) {
-        if self.allowance(slot) < amount {
-            self.allowance.store(Published::new(slot, 0, amount).bits(), SeqCst);
+        let word = &self.allowance[(slot & 1) as usize];
+        if self.allowance(slot) < amount && !Published::is_later(word.load(SeqCst), slot) {
+            word.store(Published::new(slot, 0, amount).bits(), SeqCst);
         }
     }
 
     #[inline(always)]
     fn allowance(&self, slot: u64) -> u64 {
-        Published::of(self.allowance.load(SeqCst), slot).map_or(0, |(_, amount)| amount)
+        Published::of(self.allowance[(slot & 1) as usize].load(SeqCst), slot).map_or(0, |(_, amount)| amount)
     }
 
     /// Counts so much of `slot` as spent of every key, unless a later slot stands there.
@@ -459,7 +460,7 @@ impl Live {
     /// Forgets what belongs to slots other than `current` and its neighbours: see [`Counter::retire`].
     pub fn retire(&self, current: u64) {
         self.overflow.retire(current);
-        for word in [&self.allowance, &self.assumed[0], &self.assumed[1]] {
+        for word in self.allowance.iter().chain(&self.assumed) {
             let bits = word.load(SeqCst);
             let near = [current.wrapping_sub(1), current, current + 1];
             if !near.iter().any(|&slot| Published::of(bits, slot).is_some()) {
@@ -525,5 +526,17 @@ mod tests {
         check(Owner, 0, 0, 91, Err(Refusal::Deny(exhausted)));
         check(Borrow, 5, 84, 1, Err(Refusal::Wait(Borrow, exhausted)));
         check(Borrow, 5, 85, 1, Err(Refusal::Deny(exhausted)));
+    }
+
+    #[test]
+    fn what_every_key_may_spend_of_a_slot_stays_when_more_is_allowed_of_the_next() {
+        let live = Live::new(Mode::Healthy);
+        live.raise_allowance(8, 600);
+        live.raise_allowance(9, 300);
+        live.raise_allowance(8, 700);
+        assert_eq!([8, 9].map(|slot| live.allowance(slot)), [700, 300]);
+        live.raise_allowance(10, 100);
+        live.raise_allowance(8, 900);
+        assert_eq!([8, 9, 10].map(|slot| live.allowance(slot)), [0, 300, 100], "a later slot stands there");
     }
 }
