@@ -51,6 +51,14 @@ impl Bucket {
         self.burst
     }
 
+    /// What is gone, in the time of this bucket, of one that was `before` this with `debt` missing: as many tokens. One
+    /// that held none was empty.
+    pub fn debt_from(&self, before: &Self, debt: u64) -> u64 {
+        let missing = debt.div_ceil(before.interval);
+        let debt = if before.burst == 0 { self.burst } else { self.time_of(missing) };
+        debt.min(LONGEST)
+    }
+
     /// Whether a bucket that holds the same part of its burst as one `before` can hold more tokens.
     pub fn rises_from(&self, before: &Self) -> bool {
         let tokens = |bucket: &Self| bucket.tokens(bucket.burst);

@@ -271,6 +271,7 @@ impl Limits {
                 None => self.restore_marks(rights),
             }
         }
+        self.rescale_buckets(&before, &changed);
         self.republish(&changed);
         if !changed.is_empty() {
             self.events.push(Event::EpochChange { limits: changed });

@@ -220,6 +220,23 @@ fn a_bucket_of_a_process_before_is_taken_for_empty() {
 }
 
 #[test]
+fn a_bucket_of_another_rate_misses_as_many_tokens_as_before() {
+    let bucket = |count: u64| {
+        let rate = format!("{count}/s").parse().expect("a rate");
+        limit(1, Algorithm::TokenBucket { rate, burst: 10 })
+    };
+    let mut fleet = alone(vec![bucket(100)]);
+    assert_eq!(burst(&fleet), 10);
+    fleet.define(vec![bucket(10)]);
+    assert_eq!(burst(&fleet), 0, "the burst is not there a second time");
+    fleet.run(500);
+    assert_eq!(burst(&fleet), 5);
+    fleet.define(vec![bucket(1000)]);
+    fleet.run(10);
+    assert_eq!(burst(&fleet), 10, "what is missing comes back at the new rate");
+}
+
+#[test]
 fn regions_share_the_rate_and_the_burst_of_a_bucket() {
     let rate = "30/s".parse().expect("a rate");
     let mut fleet = Fleet::new(3, vec![limit(1, Algorithm::TokenBucket { rate, burst: 9 })], 5);

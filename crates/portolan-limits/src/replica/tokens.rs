@@ -4,6 +4,9 @@
 //!
 //! What another region lent for a second is published as rights of that second's slot, apart from the bucket.
 
+use std::collections::BTreeMap;
+
+use portolan_config::LimitId;
 use portolan_model::{NodeName, WallTime};
 use smallvec::SmallVec;
 
@@ -11,6 +14,7 @@ use super::{Limits, watch::Look};
 use crate::{
     Cell,
     account::Balance,
+    bucket::{Bucket, Level},
     counter::{Allowance, Counter},
     definition::{Buckets, Kind},
     forecast::with_margin,
@@ -18,6 +22,7 @@ use crate::{
     key::Key,
     leaf::{Leaf, Out},
     lending::Party,
+    limiter::Limiter,
     peers::GOSSIP_INTERVAL,
     region::{
         Ask, Grant,
@@ -38,6 +43,37 @@ pub(crate) struct Drawn {
 }
 
 impl Limits {
+    /// Keeps the tokens that are missing from buckets whose definition changed: their levels are times, and a token of
+    /// another rate takes another time. Walks over the whole table, if there are such limits.
+    pub(super) fn rescale_buckets(&self, before: &Limiter, changed: &[LimitId]) {
+        let wall = self.wall();
+        let both = |limit: LimitId| {
+            let (old, new) = (before.rights(limit)?, self.limiter.rights(limit)?);
+            let (Kind::Bucket(from), Kind::Bucket(to)) = (&old.terms.kind, &new.terms.kind) else { return None };
+            let slot = new.terms.slot(wall);
+            let (from, to) = (old.terms.bucket(from, slot, false), new.terms.bucket(to, slot, false));
+            (from != to).then_some((new, from, to))
+        };
+        let rescaled: BTreeMap<LimitId, _> = changed.iter().filter_map(|&limit| Some((limit, both(limit)?))).collect();
+        if rescaled.is_empty() {
+            return;
+        }
+        let rescale = |counter: &Counter, from: &Bucket, to: &Bucket| {
+            counter.change_level(|level| {
+                let debt = to.debt_from(from, level.debt(wall));
+                level.was_asked().then(|| Level::new(level.reuse(), wall, debt))
+            });
+        };
+        for (rights, from, to) in rescaled.values() {
+            rescale(&rights.live.overflow, from, to);
+        }
+        self.shared.table.for_each(|_, counter| {
+            if let Some((_, from, to)) = rescaled.get(&counter.limit()) {
+                rescale(counter, from, to);
+            }
+        });
+    }
+
     /// Units drawn from a bucket and from what was borrowed since `drawn`, and the bucket as it stands. Too few of a bucket
     /// that was full in between: it is then not under pressure.
     pub(super) fn drawn(&self, rights: &Rights, key: Key, drawn: Drawn, look: Look) -> (u64, Drawn) {
