@@ -182,7 +182,7 @@ impl MarkLog {
         self.segment = 1 - self.segment;
         self.generation += 1;
         self.next_page = 0;
-        fold(&mut self.marks);
+        self.found.closed = self.found.closed.max(fold(&mut self.marks));
         let all: Vec<Mark> = self.marks.values().copied().collect();
         self.copy_pages = all.len().div_ceil(MARKS_PER_PAGE).clamp(1, SEGMENT_PAGES);
         let marks = |page: usize| all.chunks(MARKS_PER_PAGE).nth(page).unwrap_or(&[]);
@@ -235,30 +235,42 @@ impl MarkLog {
 }
 
 /// While there are more marks than a copy may hold, puts one mark for every key in place of those of the limit and slot
-/// that has most: keys then count as having spent more than they did, never less.
-fn fold(marks: &mut BTreeMap<(LimitId, Key, u64), Mark>) {
+/// that has most: keys then count as having spent more than they did, never less. When each limit and slot has but one,
+/// leaves out those that end first; slots that begin before the returned instant must give no rights then.
+fn fold(marks: &mut BTreeMap<(LimitId, Key, u64), Mark>) -> WallTime {
     while marks.len() > MAX_MARKS {
         let mut sizes = BTreeMap::<(LimitId, u64), usize>::new();
         marks.values().for_each(|mark| *sizes.entry((mark.limit, mark.slot)).or_default() += 1);
         let most = sizes.into_iter().max_by_key(|&(_, size)| size);
-        let Some(((limit, slot), 2..)) = most else { return };
+        let Some(((limit, slot), 2..)) = most else { return leave_out(marks) };
         let of_most = |_: &(LimitId, Key, u64), mark: &mut Mark| (mark.limit, mark.slot) == (limit, slot);
         let folded: Vec<Mark> = marks.extract_if(.., of_most).map(|(_, mark)| mark).collect();
         if let Some(highest) = folded.into_iter().max_by_key(|mark| mark.spent) {
             marks.insert((limit, Key::EVERY, slot), Mark { key: Key::EVERY, ..highest });
         }
     }
+    WallTime::default()
 }
 
-/// The same marks in one message, which holds as many as a copy on disk: those that are too many are taken together.
-pub(crate) fn folded(marks: impl Iterator<Item = Mark>) -> Vec<Mark> {
+/// Keeps as many marks as a copy may hold, those that end last, and returns when the last of the others ends.
+fn leave_out(marks: &mut BTreeMap<(LimitId, Key, u64), Mark>) -> WallTime {
+    let mut ends: Vec<WallTime> = marks.values().map(|mark| mark.ends).collect();
+    ends.sort_unstable();
+    let last = ends[marks.len() - MAX_MARKS - 1];
+    marks.retain(|_, mark| mark.ends > last);
+    last
+}
+
+/// The same marks in one message, which holds as many as a copy on disk: those that are too many are taken together. With
+/// them the instant before which slots give no rights, at least `closed`.
+pub(crate) fn folded(marks: impl Iterator<Item = Mark>, closed: WallTime) -> (Vec<Mark>, WallTime) {
     let mut all = BTreeMap::<(LimitId, Key, u64), Mark>::new();
     for mark in marks {
         let known = all.entry((mark.limit, mark.key, mark.slot)).or_insert(mark);
         known.spent = known.spent.max(mark.spent);
     }
-    fold(&mut all);
-    all.into_values().collect()
+    let closed = closed.max(fold(&mut all));
+    (all.into_values().collect(), closed)
 }
 
 struct Page {
@@ -505,6 +517,23 @@ mod tests {
             let (again, found) = disk.recover();
             assert_eq!(found, before);
             log = again;
+        }
+    }
+
+    #[test]
+    fn marks_that_cannot_be_taken_together_and_do_not_fit_close_their_slots() {
+        let (mut disk, (mut log, _)) = (Disk::default(), MarkLog::recover([&[], &[]]));
+        let of_limit = |limit: u32| Mark { limit: LimitId(limit), ..mark(7, 5, 10_000 + u64::from(limit)) };
+        let all = 2 * MAX_MARKS as u32;
+        let pages: Vec<Vec<Mark>> =
+            (0..all).map(of_limit).collect::<Vec<_>>().chunks(MARKS_PER_PAGE).map(<[Mark]>::to_vec).collect();
+        for (at, marks) in (1..).zip(pages) {
+            disk.put(log.append(&write(at, marks)));
+        }
+        let (_, Found::Marks(found)) = disk.recover() else { panic!("marks") };
+        let kept: Vec<LimitId> = found.marks.iter().map(|mark| mark.limit).collect();
+        for mark in (0..all).map(of_limit) {
+            assert!(kept.contains(&mark.limit) || found.closed >= mark.ends, "{mark:?} is neither kept nor closed");
         }
     }
 }

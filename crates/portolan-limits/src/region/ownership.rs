@@ -192,7 +192,7 @@ impl Ownership {
         }
         let of = held.values().fold(ShardSet::default(), |all, shards| all.or(shards));
         let mut legacy = self.bequeath(&of, own);
-        legacy.marks = folded(legacy.marks.into_iter());
+        (legacy.marks, legacy.closed) = folded(legacy.marks.into_iter(), legacy.closed);
         Some(Answer { epoch: question.epoch, held: held.into_iter().collect(), never, legacy })
     }
 

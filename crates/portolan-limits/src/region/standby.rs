@@ -171,6 +171,7 @@ impl Copies {
             .iter_mut()
             .find_map(|(name, stream)| Some((name.as_ref()?, stream)).filter(|(_, s)| due(s)))?;
         stream.sent = Some((now + RESEND_AFTER, newest.number));
+        let (marks, closed) = folded(stream.missing(), newest.closed);
         let update = Update {
             epoch,
             life,
@@ -179,8 +180,8 @@ impl Copies {
             held: newest.held.and(&stream.shards),
             horizon: newest.horizon,
             floor: newest.floor,
-            closed: newest.closed,
-            marks: folded(stream.missing()),
+            closed,
+            marks,
         };
         Some((standby.clone(), update))
     }
@@ -202,7 +203,11 @@ impl Copies {
 
     /// Forgets marks of slots that are over.
     pub fn forget(&mut self, wall: WallTime) {
-        self.streams.values_mut().for_each(|stream| stream.marks.retain(|_, (mark, _)| mark.ends > wall));
+        for stream in self.streams.values_mut() {
+            stream.marks.retain(|_, (mark, _)| mark.ends > wall);
+            // Of a standby that does not answer for days.
+            stream.pending.iter_mut().for_each(|(_, released)| released.marks.retain(|mark| mark.ends > wall));
+        }
     }
 
     fn standbys(&self) -> impl Iterator<Item = (&NodeName, &Stream)> {
@@ -211,7 +216,10 @@ impl Copies {
 
     fn keep(&mut self, mark: Mark, number: u64) {
         for stream in self.streams.values_mut().filter(|stream| mark.is_of(&stream.shards)) {
-            stream.marks.insert((mark.limit, mark.key, mark.slot), (mark, number));
+            let held = stream.marks.entry((mark.limit, mark.key, mark.slot)).or_insert((mark, number));
+            if mark.spent > held.0.spent {
+                *held = (mark, number);
+            }
         }
     }
 
@@ -591,5 +599,17 @@ mod tests {
             marks.filter(|mark| mark.is_of(&[shard].into_iter().collect())).map(|mark| mark.spent).max(),
             Some(last)
         );
+    }
+
+    #[test]
+    fn a_lower_mark_that_comes_later_does_not_take_the_place_of_a_higher_one() {
+        let ranking = ranking(1, &["a", "b"]);
+        let shard = shard_of(&ranking, "a", Some("b"));
+        let mut copies = copies(&ranking);
+        let every = |spent| Mark { key: Key::EVERY, ..mark(shard, spent) };
+        copies.handle_write(&write(1, vec![every(900)]));
+        copies.handle_write(&write(2, vec![every(300)]));
+        let (_, update) = copies.poll_transmit(at(0)).expect("an update");
+        assert_eq!(update.marks.iter().map(|mark| mark.spent).collect::<Vec<_>>(), [900]);
     }
 }

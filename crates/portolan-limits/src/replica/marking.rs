@@ -128,6 +128,11 @@ impl Limits {
     pub(super) fn ask_for_mark(&mut self, rights: &Rights, key: Key, slot: u64, spent: u64) {
         let crowded = self.marked.len() >= MAX_MARKED && !self.marked.contains_key(&(rights.id, key, slot));
         let key = if crowded { Key::EVERY } else { key };
+        if self.marked.len() >= MAX_MARKS && !self.marked.contains_key(&(rights.id, key, slot)) {
+            // More limits than there are marks for: this one is held to what needs none.
+            self.stats.marks_full += 1;
+            return;
+        }
         let ends = rights.terms.forgotten(slot);
         let asked = self.marked.entry((rights.id, key, slot)).or_insert((0, ends));
         if asked.0 < spent {

@@ -33,6 +33,8 @@ pub struct Stats {
     pub overflowed: u64,
     /// Keys under pressure that were not watched for lack of room.
     pub watches_full: u64,
+    /// Marks there was no room for: more limits of long windows were spent at one time than there are marks.
+    pub marks_full: u64,
     /// Times a region's clock was found too far ahead.
     pub clocks_ahead: u64,
     /// Times an owner was asked for units, and units granted to other nodes of the region.
