@@ -195,7 +195,8 @@ impl Account {
 
     fn cells_from(&self, slot: u64, region: usize, field: u8) -> std::slice::Iter<'_, Cell> {
         let first = place(slot, region, field);
-        let from = if self.knows(slot) { self.cells.partition_point(|cell| cell.place() < first) } else { self.cells.len() };
+        let from =
+            if self.knows(slot) { self.cells.partition_point(|cell| cell.place() < first) } else { self.cells.len() };
         self.cells[from..].iter()
     }
 

@@ -110,6 +110,8 @@ struct Targets {
     idle: bool,
     lacking: bool,
     pressed: bool,
+    /// Whether one lacks more than the slots before tell of, or, of a long window, at all: demand has moved there.
+    moved: bool,
 }
 
 impl Targets {
@@ -126,6 +128,7 @@ impl Targets {
             least: base as f64 / parties.len() as f64 * SMALLEST_LOAN,
             idle: reachable().any(|party| party.have > party.need + 0.5),
             lacking: parties.iter().any(Party::lacks),
+            moved: parties.iter().any(|party| party.lacks() && (ahead == Ahead::Unhurried || party.later <= 0.0)),
             pressed: parties.iter().any(|party| party.lacks() && party.need >= 0.5),
         }
     }
@@ -143,8 +146,8 @@ impl Targets {
             return if proportional >= floor || floor < 1.0 { proportional } else { floor };
         }
         let rest = self.have - self.need;
-        if self.lacking {
-            // Demand has moved: the slots before tell little.
+        if self.moved {
+            // Then the slots before tell little.
             return party.need + rest / self.count;
         }
         let later = rest.min(self.later);

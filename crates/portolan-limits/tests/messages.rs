@@ -5,11 +5,11 @@ mod fleet;
 use std::{collections::BTreeSet, time::Duration};
 
 use fleet::{Fleet, definition};
-use portolan_limits::{
-    Heartbeat, Key, LimitId, Limits, LimitsConfig, Message, Number, OnPartition, Recovery, Rejected, Row, Rows,
-    Seen, SlotSummary,
-};
 use portolan_config::Roster;
+use portolan_limits::{
+    Heartbeat, Key, LimitId, Limits, LimitsConfig, Message, Number, OnPartition, Recovery, Rejected, Row, Rows, Seen,
+    SlotSummary,
+};
 use portolan_model::{ByteSize, NodeName, Now, RegionId, Timestamp, WallTime};
 
 fn fleet() -> Fleet {

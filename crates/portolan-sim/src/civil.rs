@@ -24,7 +24,8 @@ impl Moment {
     /// When a slot begins, in milliseconds of the scenario; before it for a negative one.
     pub fn begin(&self, windows: &Windows, slot: u64) -> i64 {
         let zero = BEGIN.as_unix_millis() + self.zero.as_nanos() / 1_000_000;
-        let [begin, zero] = [windows.begin(slot).as_unix_millis(), zero].map(|at| i64::try_from(at).unwrap_or(i64::MAX));
+        let [begin, zero] =
+            [windows.begin(slot).as_unix_millis(), zero].map(|at| i64::try_from(at).unwrap_or(i64::MAX));
         begin.saturating_sub(zero)
     }
 

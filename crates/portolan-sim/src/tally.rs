@@ -230,8 +230,7 @@ impl Tally {
         let part = limit.part(charge.slot, quota, seen);
         let bound = counter.bound_of(&limit.limit, quota, map, *nodes);
         let before = counter.slots.admitted(part.slot.wrapping_sub(1));
-        let closing =
-            counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
+        let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
         closing.ask(cost, part.quota, bound);
         if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
             closing.admitted = closing.admitted.max(counter.live);

@@ -172,6 +172,7 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
     let rotating_light = row("demand rotates every 10 s, 0.9x", long, turning(0.9), 0.6);
     let burst_at = |from| Demand::Burst(HOT.map(|share| share * 3.0).to_vec(), from);
     let burst = row("3x burst in first 100 ms of slot", scale, burst_at(0.0), 0.7);
+    let midway = row("3x burst in the middle of slot", scale, burst_at(0.5), 0.7);
     let late = row("3x burst in last 100 ms of slot", scale, burst_at(0.91), 0.7);
     let flashing =
         Demand::Flash { shares: vec![0.05, 0.05, 0.05, 0.05, 0.0], region: 4, load: 0.7, seconds: 6.0, period: 10.0 };
@@ -209,6 +210,7 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
         rotating_light,
         burst,
         late,
+        equal(&midway),
         flash,
         ten,
         lossy,
