@@ -14,6 +14,8 @@ pub(crate) struct Party {
     pub need: f64,
     /// Units it may be asked for beyond that, going by the slots before.
     pub later: f64,
+    /// Whether it is asked for more than the slots before tell of.
+    pub risen: bool,
     /// Units it may still spend.
     pub have: f64,
     /// Its base share of the slot.
@@ -128,7 +130,7 @@ impl Targets {
             least: base as f64 / parties.len() as f64 * SMALLEST_LOAN,
             idle: reachable().any(|party| party.have > party.need + 0.5),
             lacking: parties.iter().any(Party::lacks),
-            moved: parties.iter().any(|party| party.lacks() && (ahead == Ahead::Unhurried || party.later <= 0.0)),
+            moved: parties.iter().any(|party| party.lacks() && (ahead == Ahead::Unhurried || party.risen)),
             pressed: parties.iter().any(|party| party.lacks() && party.need >= 0.5),
         }
     }
@@ -228,7 +230,7 @@ mod tests {
     use super::*;
 
     fn party(need: f64, have: f64) -> Party {
-        Party { need, later: 0.0, have, base: have as u64, reachable: true }
+        Party { need, later: 0.0, risen: true, have, base: have as u64, reachable: true }
     }
 
     /// Every region's loans, applied one after the other on the same view.

@@ -192,7 +192,7 @@ impl Limits {
                     // A silent region has used less than half, and expects to stay below its share.
                     let quiet = QUIET * base as f64 / window;
                     let need = quiet * horizon.min(window - elapsed);
-                    return Party { need, later: 0.0, have: unspent - quiet * elapsed, base, reachable };
+                    return Party { need, later: 0.0, risen: true, have: unspent - quiet * elapsed, base, reachable };
                 };
                 (demand, unspent - demand.rate.units() * self.view_age().min(elapsed))
             };
@@ -200,8 +200,9 @@ impl Limits {
             let of_next = with_margin(next * (horizon / window).min(1.0));
             let need = if to_come { of_next } else { with_margin(demand.rate.units() * horizon.min(left)) };
             // Demand that comes in bursts: the slots before say far more than the pace.
-            let later = (next - balance.consumed as f64 - 2.0 * need).max(0.0);
-            Party { need, later, have, base, reachable }
+            let expected = next - balance.consumed as f64;
+            let (later, risen) = ((expected - 2.0 * need).max(0.0), need > expected);
+            Party { need, later, risen, have, base, reachable }
         };
         (0..regions).map(party).collect()
     }

@@ -167,12 +167,12 @@ impl Limits {
                 });
                 let flow = self.watched.get(&(rights.id, key)).map_or(0.0, |watch| self.rate_of(rights, watch));
                 let have = unspent.unwrap_or(0) as f64 + rate * span;
-                return Party { need: with_margin(flow * span), later: 0.0, have, base, reachable: true };
+                return Party { need: with_margin(flow * span), later: 0.0, risen: true, have, base, reachable: true };
             }
             let reachable = self.reaches(at);
             if !told {
                 // A silent region has most of its bucket, and is asked for less than its rate.
-                return Party { need: rate * span / 4.0, later: 0.0, have: rate * span, base, reachable };
+                return Party { need: rate * span / 4.0, later: 0.0, risen: true, have: rate * span, base, reachable };
             }
             let demand = now.get(at).map(|balance| balance.demand.rate.units()).unwrap_or_default();
             let seen = (elapsed - self.view_age()).max(0.0);
@@ -181,6 +181,7 @@ impl Limits {
             Party {
                 need: with_margin(demand * span),
                 later: 0.0,
+                risen: true,
                 have: rate * span + (unspent - unseen).max(0.0),
                 base,
                 reachable,
