@@ -85,6 +85,7 @@ impl Swarm {
             steps.extend(draw.step(kind, length.mul_f64(FAULTY)));
         }
         steps.sort_by_key(Step::earliest);
+        spare_disks(&mut steps);
         let mut clients = base.clients.clone();
         clients.iter_mut().for_each(|load| draw.load(load));
         let loss = if draw.one_in(2) { draw.share(1000) } else { base.loss };
@@ -95,6 +96,21 @@ impl Swarm {
         (drawn.clients, drawn.steps) = (clients, steps);
         drawn.expect = Expect { converged_within: Some(AGREES_WITHIN), ..Expect::default() };
         drawn
+    }
+}
+
+/// Leaves no more than one node without what its disk held: a fleet whose majority has lost its disks has lost what it
+/// acknowledged, whatever it does.
+fn spare_disks(steps: &mut [Step]) {
+    let mut lost = false;
+    for step in steps {
+        if let Action::Fault(ScenarioFault::Crash { target, disk: disk @ Disk::Lost }) = &mut step.action {
+            if lost || !matches!(target, Target::Node(_)) {
+                *disk = Disk::Torn;
+            } else {
+                lost = true;
+            }
+        }
     }
 }
 
