@@ -176,6 +176,39 @@ impl Counter {
         })
     }
 
+    /// Ends what a charge to `slot` stands for. An entry with anything in flight never changes its key, so it is the
+    /// charge's whatever happened since.
+    pub fn release(&self, slot: u64, units: u64) -> bool {
+        self.change(slot, |word| {
+            (word.age(slot) == Age::Same).then(|| word.with_amount(word.amount().saturating_sub(units)))
+        })
+    }
+
+    /// Counts `units` more as used of `slot`, beyond any rights, or so many fewer. Whoever decided by what stood here before
+    /// fails, even if the same stands here again.
+    pub fn shift(&self, slot: u64, more: u64, fewer: u64) {
+        self.change(slot, |word| {
+            let used = if word.age(slot) == Age::Same { word.amount() } else { 0 };
+            Some(word.rolled(slot, used.saturating_add(more).saturating_sub(fewer)).settled())
+        });
+    }
+
+    /// Lowers the rights of `slot` to `kept`, or to what is used of it if that is more: what they are then. For units that
+    /// are released, not given back.
+    pub fn lower_rights(&self, slot: u64, kept: u64, pending: Option<WaitReason>) -> u64 {
+        let rights = self.rights(slot).map_or(0, |published| published.amount);
+        let mut used = 0;
+        // Nothing begins while all that may be used counts as used, but in place of what ends.
+        self.change(slot, |word| {
+            used = if word.age(slot) == Age::Same { word.amount() } else { 0 };
+            Some(word.rolled(slot, used.max(rights)).settled())
+        });
+        let amount = kept.max(used);
+        self.publish_rights(slot, Allowance { amount, pending });
+        self.shift(slot, 0, rights.saturating_sub(used));
+        amount
+    }
+
     /// Publishes what may be used in `slot`.
     pub fn publish_rights(&self, slot: u64, rights: Allowance) {
         let published = Published::new(slot, WaitReason::tag(rights.pending), rights.amount);

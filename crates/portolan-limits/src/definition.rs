@@ -304,7 +304,8 @@ impl Terms {
                 let held = || held(self, counter, &self.bucket(&buckets, self.slot(wall), false), wall);
                 counter.is_over(self.slot(wall)) && counter.level().debt(wall) == 0 && held() == 0
             }
-            Kind::Concurrency => counter.used(0) == 0,
+            // What another node's process allotted goes back to it first.
+            Kind::Concurrency => counter.used(0) == 0 && counter.rights(0).is_none_or(|rights| rights.amount == 0),
         }
     }
 }

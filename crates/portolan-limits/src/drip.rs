@@ -51,7 +51,7 @@ pub(crate) fn spend<'a>(
         if rights.closed(purse.view.mode) {
             return refused(DenyReason::Closed, rights.terms.left(slot, wall), None);
         }
-        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot) {
+        if let Err((retry_at, wait)) = check_slot(shared, rights, site.key, slot, wall) {
             return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         if purse.fits() {

@@ -70,7 +70,8 @@ pub use message::{Heartbeat, Message, Neighbour, Rejected, Rows, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
 pub use portolan_config::{Algorithm, LimitId, OnPartition, ShareChange, SharePlan, Window};
 pub use region::{
-    Acknowledgement, Answer, Ask, Cell, Grant, Legacy, Question, Ranking, SHARDS, Shard, ShardSet, Update,
+    Acknowledgement, Allotment, Answer, Ask, Cell, Grant, Hold, Lease, Legacy, Question, Ranking, SHARDS, Shard,
+    ShardSet, Spot, Survey, Told, Update,
 };
 pub use replica::{
     Event, KeyUsage, LimitUsage, Limits, LimitsConfig, PartitionTally, PeerView, Recipient, RegionUsage, SlotDigest,

@@ -302,9 +302,11 @@ impl Limiter {
             Spot::Overflow => None,
         };
         let counter = place.map_or(&rights.live.overflow, |place| self.shared.table.counter(place));
-        if (place.is_none() || counter.is_of(key))
-            && counter.give_back(rights.part_of(receipt, units, charge.cost), units.into())
-        {
+        let give_back = || match rights.terms.kind {
+            Kind::Concurrency => counter.release(charge.slot, units.into()),
+            _ => counter.give_back(rights.part_of(receipt, units, charge.cost), units.into()),
+        };
+        if (place.is_none() || counter.is_of(key)) && give_back() {
             match place {
                 Some(place) => self.shared.table.note_move(place),
                 None => rights.live.note_overflow(&self.shared.overflowed),
@@ -339,8 +341,11 @@ impl Limiter {
                 (view, refusal, wait)
             }
         };
-        let refusal =
-            if check_slot(shared, rights, claim.key, slot).is_err() { Some(DenyReason::Degraded) } else { verdict };
+        let refusal = if check_slot(shared, rights, claim.key, slot, wall).is_err() {
+            Some(DenyReason::Degraded)
+        } else {
+            verdict
+        };
         Peek {
             limit: rights.id,
             key: claim.key,
@@ -485,6 +490,7 @@ mod tests {
             let shared = &limiter.shared;
             shared.raise_horizon(instant(self.horizon));
             let claim = Claim { limit: LimitId(1), key: limiter.key(LimitId(1), &[]), cost: self.cost };
+            shared.gates.of(claim.key).raise_flow(instant(self.horizon));
             if self.foreign {
                 shared.gates.of(claim.key).give_away();
             }
@@ -571,6 +577,7 @@ mod tests {
         check(Scene { began: -2, ..own }, Some(29));
         check(Scene { algorithm: 1, used: [0, 0], ..own }, Some(29));
         check(Scene { algorithm: 2, ..own }, Some(26));
+        check(Scene { algorithm: 2, horizon: 0, ..own }, None);
         check(Scene { published: Some((0, 40, None)), ..own }, Some(36));
         let granted = Scene { foreign: true, published: Some((0, 20, Some(WaitReason::Owner))), ..own };
         check(granted, Some(16));

@@ -11,7 +11,7 @@ use crate::{
     acks::{Number, Seen},
     key::Key,
     packed,
-    region::{Acknowledgement, Answer, Ask, Grant, Question, Update},
+    region::{Acknowledgement, Allotment, Answer, Ask, Grant, Hold, Lease, Question, Survey, Told, Update},
     sparse,
 };
 
@@ -76,6 +76,28 @@ pub enum Neighbour {
         /// At most [`MAX_ITEMS`].
         grants: Vec<Grant>,
     },
+    /// An owner asks what is in flight of its keys.
+    Survey(Survey),
+    /// What the answering node has in flight, or may have.
+    Told(Told),
+    /// A node tells owners what it has in flight, or may have, and asks for more.
+    Holds {
+        /// Tells the node's processes apart.
+        life: u64,
+        /// At most [`MAX_ITEMS`]; none: only that this process is the node's.
+        holds: Vec<Hold>,
+    },
+    /// An owner lets more be in flight.
+    Allotments {
+        /// The holder's process.
+        to: u64,
+        /// The owner's process.
+        by: u64,
+        /// At most [`MAX_ITEMS`].
+        allotments: Vec<Allotment>,
+    },
+    /// An owner says until when requests may begin of what it allotted.
+    Lease(Lease),
 }
 
 impl Message {
@@ -86,10 +108,14 @@ impl Message {
             Self::Neighbour(Neighbour::Answer(answer)) => {
                 answer.legacy.marks.len() > SHORT_MARKS || answer.held.len() > SHORT_HELD
             }
+            Self::Neighbour(Neighbour::Told(told)) => told.holds.len() > SHORT_HOLDS,
             _ => false,
         }
     }
 }
+
+/// Holds, of at most 50 bytes, that fit a datagram beside the question.
+const SHORT_HOLDS: usize = 18;
 
 /// Marks, of at most 44 bytes, and sets of shards, of at most 50, that fit a datagram together.
 const SHORT_MARKS: usize = 12;

@@ -27,6 +27,8 @@ pub(crate) struct Plain {
     pub limit: LimitId,
     /// Slots of equal length, each counted from nothing.
     by_slots: bool,
+    /// Counted by what is in flight, in one slot.
+    endless: bool,
     /// What may be said beside the rights of an own counter.
     tags: Tags,
     even: Even,
@@ -49,6 +51,7 @@ impl Plain {
         Self {
             limit: rights.id,
             by_slots: even.is_some() && matches!(terms.kind, Kind::Fixed | Kind::Concurrency),
+            endless: terms.kind == Kind::Concurrency,
             tags: if terms.marked() { Tags::of(&[None, Some(WaitReason::Mark)]) } else { Tags::of(&[None, BORROW]) },
             even: even.unwrap_or(Even::ENDLESS),
             share: terms.share(),
@@ -68,7 +71,7 @@ impl Plain {
         // Before anything else of the entry and of this node's state: see there.
         let word = counter.word(slot);
         let open = word.open_for(slot)?;
-        let Room { free, rights } = self.room(shared, key, counter, slot)?;
+        let Room { free, rights } = self.room(shared, key, counter, slot, wall)?;
         let after = open.amount() + u64::from(cost);
         // The amount of a word that bars the path is more than any rights.
         if after > free || !counter.is_of(key) || !counter.replace(slot, word, open.plus(cost)) {
@@ -89,10 +92,13 @@ impl Plain {
 
     /// What may be used of a slot, if things stand plainly.
     #[inline(always)]
-    fn room(&self, shared: &Shared, key: Key, counter: &Counter, slot: u64) -> Option<Room> {
+    fn room(&self, shared: &Shared, key: Key, counter: &Counter, slot: u64, wall: WallTime) -> Option<Room> {
         let (gate, begin) = (shared.gates.of(key), self.even.begin(slot));
         let horizon = gate.horizon();
-        let open = gate.is_untouched(begin) && horizon.is_none_or(|horizon| begin < horizon);
+        let open = match self.endless {
+            true => wall < gate.flow(),
+            false => gate.is_untouched(begin) && horizon.is_none_or(|horizon| begin < horizon),
+        };
         if !open || self.live.mode() != Mode::Healthy || !self.live.may_spend(begin) {
             return None;
         }

@@ -8,6 +8,7 @@ mod book;
 mod entitlement;
 mod event;
 mod exchange;
+mod flight;
 mod loans;
 mod marking;
 mod owning;
@@ -74,7 +75,7 @@ pub struct LimitsConfig {
     /// The nodes that share the limits of each region. This region without an entry: this node alone does; another one:
     /// it is sent to as a whole.
     pub rosters: BTreeMap<RegionId, Roster>,
-    /// Tells this process from every other one of the region's nodes.
+    /// Tells this process from every other one of the region's nodes, and is above that of every earlier one of this node.
     pub life: u64,
     /// The scope: all regions that share the limits, this one included (it is added if it is missing), in any order.
     /// Fixed for the life of the cluster; at most 200.
@@ -272,6 +273,8 @@ impl Limits {
             }
         }
         self.rescale_buckets(&before, &changed);
+        let is_new = definitions.iter().any(|definition| flight::is_new(definition, before.all_rights()));
+        self.define_flight(is_new);
         self.republish(&changed);
         if !changed.is_empty() {
             self.events.push(Event::EpochChange { limits: changed });

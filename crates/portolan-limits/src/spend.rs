@@ -85,7 +85,7 @@ pub(crate) fn spend_slot<'a>(
         }
         let refused =
             |reason, retry_after, wait| Err(Turned::Refused { rights, slot, reason, retry_after, wait, wall });
-        let standing = match check_slot(shared, rights, site.key, slot) {
+        let standing = match check_slot(shared, rights, site.key, slot, wall) {
             Ok(standing) => standing,
             Err((retry_at, wait)) => return refused(DenyReason::Degraded, retry_at.since(wall), wait),
         };
@@ -124,17 +124,23 @@ pub(crate) fn spend_slot<'a>(
 
 /// Refuses slots that a process before may have spent, those that no durable horizon covers, and those that the region has
 /// no lease of: says when others come, and what may come before. What another node grants is under that
-/// node's horizon.
+/// node's horizon; of what runs at one time nothing begins beyond the horizon.
 #[inline(always)]
 pub(crate) fn check_slot(
     shared: &Shared,
     rights: &Rights,
     key: Key,
     slot: u64,
+    wall: WallTime,
 ) -> Result<Standing, (WallTime, Option<WaitReason>)> {
     let (gate, begin) = (shared.gates.of(key), rights.terms.begin(slot));
     let (horizon, untouched) = (gate.horizon(), gate.is_untouched(begin));
     let standing = Standing { mode: rights.live.mode(), foreign: horizon.is_none(), untouched };
+    if rights.terms.kind == Kind::Concurrency {
+        // The only slot began long ago: what counts is when a request begins.
+        let wait = if standing.foreign { WaitReason::Owner } else { WaitReason::Mark };
+        return if wall < gate.flow() { Ok(standing) } else { Err((wall + rights.terms.window, Some(wait))) };
+    }
     let open = horizon.is_none_or(|horizon| untouched && begin < horizon);
     if open && rights.live.may_spend(begin) {
         return Ok(standing);

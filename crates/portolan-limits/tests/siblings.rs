@@ -1,5 +1,6 @@
 //! Several nodes of one region: together they admit exactly the limit, whoever owns it and whoever dies.
 
+mod flight;
 mod heirs;
 mod region;
 

@@ -224,7 +224,8 @@ impl Node {
             return;
         }
         self.limits_started = true;
-        let config = limits_config(&self.config, &self.intent, self.limit_keys, self.rng.random());
+        let life = life_at(&recovery, now, self.rng.random());
+        let config = limits_config(&self.config, &self.intent, self.limit_keys, life);
         self.limits = Limits::new(config, recovery, now);
         self.limits.handle_definitions(&definitions(&self.intent), now);
         self.follow_leases(&Leases::default(), now);
@@ -396,6 +397,16 @@ impl Node {
             self.counts.dropped += 1;
         }
     }
+}
+
+/// The number of a process of the limits that starts from what is recovered: above that of every earlier one, whatever was
+/// done to the clock meanwhile.
+fn life_at(recovery: &Recovery, now: Now, salt: u64) -> u64 {
+    let started = match recovery {
+        Recovery::Marks(marks) => now.wall.max(marks.floor + Duration::from_millis(1)),
+        Recovery::FirstStart | Recovery::Lost => now.wall,
+    };
+    (started.as_unix_millis() << 16) | (salt & 0xffff)
 }
 
 fn limits_config(config: &NodeConfig, intent: &Intent, capacity: usize, life: u64) -> LimitsConfig {

@@ -34,6 +34,15 @@ pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
     let lead = render_duration(HORIZON_LEAD);
     let slides = matches!(promise.algorithm, Algorithm::SlidingWindow { .. });
     let (units, lasts, why) = match &promise.algorithm {
+        Algorithm::Concurrency { .. } if fleet.nodes > 1 => {
+            let lasts = HORIZON_LEAD + CLOCK_TOLERANCE;
+            let why = format!(
+                "nothing begins before every node of the region has told what it has in flight, or {} after the last word \
+                 of one that cannot",
+                render_duration(lasts)
+            );
+            (share, lasts, why)
+        }
         Algorithm::Concurrency { .. } => {
             (0, Duration::ZERO, "requests in flight end with the process, and their rights come back".to_owned())
         }

@@ -19,6 +19,9 @@ pub(crate) struct Gate {
     /// No process before can have spent slots that begin at this instant or later.
     untouched_from: AtomicU64,
     barrier: [AtomicU64; 3],
+    /// Requests of concurrency limits may begin before this instant, in Unix milliseconds: of its own shards once it is
+    /// known what other nodes have in flight, of foreign ones as far as their owner lets what it allotted be used.
+    flow: AtomicU64,
 }
 
 /// All shards.
@@ -29,8 +32,8 @@ impl Gates {
     /// All shards are this node's, and none may be spent of yet.
     pub fn new(barrier: &Barrier) -> Self {
         let gate = |_| {
-            let [horizon, untouched_from] = [0, 0].map(AtomicU64::new);
-            let gate = Gate { horizon, untouched_from, barrier: [0, 0, 0].map(AtomicU64::new) };
+            let [horizon, untouched_from, flow] = [0, 0, 0].map(AtomicU64::new);
+            let gate = Gate { horizon, untouched_from, barrier: [0, 0, 0].map(AtomicU64::new), flow };
             gate.set_barrier(barrier);
             gate
         };
@@ -101,6 +104,23 @@ impl Gate {
     /// Lets nothing be spent, granted or not, until the horizon is raised.
     pub fn shut(&self) {
         self.horizon.store(0, SeqCst);
+        self.stop_flow();
+    }
+
+    /// The instant before which requests of concurrency limits may begin.
+    #[inline]
+    pub fn flow(&self) -> WallTime {
+        WallTime::from_unix_millis(self.flow.load(SeqCst))
+    }
+
+    /// Lets requests of concurrency limits begin before a later instant.
+    pub fn raise_flow(&self, until: WallTime) {
+        self.flow.fetch_max(until.as_unix_millis(), SeqCst);
+    }
+
+    /// Lets no request of a concurrency limit begin.
+    pub fn stop_flow(&self) {
+        self.flow.store(0, SeqCst);
     }
 
     fn set_barrier(&self, barrier: &Barrier) {

@@ -7,12 +7,14 @@
 mod ranking;
 mod shards;
 
+pub(crate) mod flight;
 pub(crate) mod gates;
 pub(crate) mod ownership;
 pub(crate) mod standby;
 pub(crate) mod sublease;
 pub(crate) mod takeover;
 
+pub use flight::{Allotment, Hold, Lease, Spot, Survey, Told};
 pub use ownership::{Answer, Legacy, Question};
 pub use ranking::Ranking;
 pub use shards::{SHARDS, Shard, ShardSet};

@@ -326,7 +326,8 @@ impl Ownership {
         said.chain([(self.me.clone(), self.word(shard))]).collect()
     }
 
-    fn nodes(&self) -> BTreeSet<NodeName> {
+    /// Every node that the region may have, this one included.
+    pub fn nodes(&self) -> BTreeSet<NodeName> {
         self.others.iter().chain(self.ranking.nodes()).chain([&self.me]).cloned().collect()
     }
 }

@@ -9,6 +9,7 @@ use portolan_model::{Now, WallTime};
 use super::{Event, Limits};
 use crate::{
     counter::{Allowance, Counter},
+    definition::Kind,
     key::Key,
     marks::Mark,
     region::{Legacy, Shard, ShardSet, ownership::Taken},
@@ -23,6 +24,7 @@ impl Limits {
     }
 
     pub(super) fn follow_roster(&mut self, roster: &Roster, now: Now) {
+        let before = self.siblings.ownership.ranking().clone();
         let Some(change) = self.siblings.ownership.handle_roster(roster, now) else { return };
         if !self.fenced {
             for shard in change.lost.iter() {
@@ -34,6 +36,7 @@ impl Limits {
         }
         self.siblings.open = self.siblings.open.and(&self.siblings.ownership.held());
         self.cut_rights(&change.lost);
+        self.turn_flight(&before, &change, now);
         let lost = |key: Key| change.lost.contains(Shard::of(key));
         self.watched.retain(|(_, key), _| !lost(*key));
         self.untold.retain(|place| !lost(place.key));
@@ -94,7 +97,8 @@ impl Limits {
             }
         };
         self.shared.table.for_each(|key, counter| {
-            if let Some(rights) = limiter.rights(counter.limit()).filter(|_| shards.contains(Shard::of(key))) {
+            let rights = limiter.rights(counter.limit()).filter(|_| shards.contains(Shard::of(key)));
+            if let Some(rights) = rights.filter(|rights| rights.terms.kind != Kind::Concurrency) {
                 cut(rights, counter);
             }
         });
@@ -123,7 +127,9 @@ impl Limits {
     /// Lets what is durable here and at the standbys be spent.
     pub(super) fn release(&mut self) {
         let limiter = self.limiter();
+        let mut more = false;
         while let Some(released) = self.siblings.copies.poll_released() {
+            more = true;
             let open = released.shards.and(&released.held).and(&self.siblings.ownership.held());
             if !self.fenced {
                 open.iter().for_each(|shard| self.shared.gates.shard(shard).raise_horizon(released.horizon));
@@ -137,6 +143,10 @@ impl Limits {
                 }
             }
             self.siblings.relief = true;
+        }
+        self.open_flow();
+        if more {
+            self.raise_flow();
         }
         if self.taken_over().is_some() && !self.shared.set_active(true) {
             self.events.push(Event::Active);

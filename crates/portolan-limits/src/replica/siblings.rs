@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use portolan_config::Roster;
 use portolan_model::{NodeName, Now, RegionId, Timestamp, WallTime};
 
-use super::Limits;
+use super::{Limits, flight::Flight};
 use crate::{
     key::Key,
     marks::{RecoveredMarks, Recovery},
@@ -32,12 +32,13 @@ pub struct Recipient {
 /// What a node keeps to share its region's limits.
 #[derive(Debug)]
 pub(crate) struct Siblings {
-    me: NodeName,
+    pub(super) me: NodeName,
     pub life: u64,
     pub ownership: Ownership,
     pub copies: Copies,
     pub grants: Grants,
     pub requests: Requests,
+    pub(super) flight: Flight,
     /// Of the other regions, by position in the scope.
     pub rankings: BTreeMap<usize, Ranking>,
     /// What this node's own earlier process left.
@@ -65,6 +66,7 @@ impl Siblings {
             copies: Copies::new(me.clone(), life),
             grants: Grants::new(life),
             requests: Requests::new(capacity),
+            flight: Flight::new(capacity),
             me,
             life,
             rankings: BTreeMap::new(),
@@ -87,7 +89,8 @@ impl Siblings {
 
     /// When to look again, having looked at `last`: what chunks were used for is told to their owners as it happens.
     pub fn poll_timeout(&self, last: Timestamp) -> Option<Timestamp> {
-        let requests = (!self.requests.is_empty()).then_some(last + super::subleasing::LOOK);
+        let busy = !self.requests.is_empty() || self.flight_is_busy();
+        let requests = busy.then_some(last + super::subleasing::LOOK);
         [self.copies.poll_timeout(), self.ownership.poll_timeout(), requests].into_iter().flatten().min()
     }
 }
@@ -154,6 +157,7 @@ impl Limits {
                 self.take_grants(from, by, &grants, now)
             }
             Neighbour::Grants { .. } => {}
+            of_flight => return self.take_flight(from, of_flight, now),
         }
         Ok(())
     }
@@ -164,6 +168,7 @@ impl Limits {
         self.take_over(now);
         self.hand_back(now);
         self.siblings.requests.handle_timeout(now.mono);
+        self.run_flight(now);
     }
 
     /// Queues what the parts want sent.
@@ -176,6 +181,7 @@ impl Limits {
             self.tell_neighbour(&to, Neighbour::Update(update));
         }
         self.send_asks(now);
+        self.send_holds(now);
     }
 
     pub(super) fn tell_neighbour(&mut self, to: &NodeName, message: Neighbour) {

@@ -28,6 +28,10 @@ use crate::{
 impl Limits {
     /// Takes note of a counter of a key that another node owns.
     pub(super) fn note_foreign(&mut self, rights: &Rights, key: Key, used: u64, refused: u64, now: Now) {
+        if rights.terms.kind == Kind::Concurrency {
+            self.note_flight(rights, key, used, refused, now);
+            return;
+        }
         let slot = rights.terms.slot(self.wall());
         self.siblings.requests.handle_use(Cell { limit: rights.id, key, slot }, used, refused, now.mono);
     }
@@ -109,7 +113,8 @@ impl Limits {
         let Cell { limit, key, slot } = ask.cell;
         let limiter = self.limiter();
         let rights = limiter.rights(limit)?;
-        if self.shared.gates.of(key).is_foreign() || !self.is_live(rights, slot) || key == Key::EVERY {
+        let endless = rights.terms.kind == Kind::Concurrency;
+        if self.shared.gates.of(key).is_foreign() || !self.is_live(rights, slot) || key == Key::EVERY || endless {
             return None;
         }
         let Some(step) = self.siblings.grants.handle_ask(from, life, ask) else {

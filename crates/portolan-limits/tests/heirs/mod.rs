@@ -6,7 +6,7 @@ use crate::region::{Region, SECOND};
 const KEYS: [&[u8]; 4] = [b"k", b"l", b"m", b"n"];
 
 /// Requests of every node for every key, one a millisecond.
-fn load(region: &mut Region, millis: u64) {
+pub fn load(region: &mut Region, millis: u64) {
     for at in 0..millis {
         for node in 0..region.len() {
             region.request_of(node, KEYS[(at % 4) as usize]);
@@ -16,7 +16,7 @@ fn load(region: &mut Region, millis: u64) {
 }
 
 /// Ends a process, and starts it again when the others have taken over from it.
-fn replace(region: &mut Region, at: usize) {
+pub fn replace(region: &mut Region, at: usize) {
     let rest: Vec<usize> = (0..3).filter(|node| *node != at).collect();
     region.kill(at);
     region.list_after(20, &rest);
@@ -90,7 +90,7 @@ fn a_sliding_window_carries_over_what_was_spent_before_a_restart() {
 }
 
 /// Deploys, deaths, cuts and rosters at random under load.
-fn shaken(seed: u64, limits: &[&str]) -> Region {
+pub fn shaken(seed: u64, limits: &[&str]) -> Region {
     let mut region = Region::started(seed, limits, 3);
     for _ in 0..8 {
         let (at, millis) = (region.below(3) as usize, region.below(2500));

@@ -27,7 +27,7 @@ pub const SECOND: u64 = 1000;
 const EPOCH_MS: u64 = 1_795_312_345_678;
 const DISK_MS: u64 = 3;
 
-/// Longest time that a request of a concurrency limit takes.
+/// Longest time that a request of a concurrency limit takes, unless a test says otherwise.
 const MOST_MS: u64 = 300;
 
 pub struct Region {
@@ -44,6 +44,7 @@ pub struct Region {
     oracle: Oracle,
     /// Requests of concurrency limits under way: when they end, and at which process.
     under_way: Vec<(u64, usize, Charge, Vec<u8>)>,
+    most_ms: u64,
     /// When each limit admitted anything last, and the longest pauses since.
     verdicts: Vec<u64>,
     first_full_slot: u64,
@@ -112,6 +113,7 @@ impl Region {
             planned: VecDeque::new(),
             oracle: Oracle::default(),
             under_way: Vec::new(),
+            most_ms: MOST_MS,
             verdicts: Vec::new(),
             first_full_slot: 0,
         };
@@ -265,7 +267,7 @@ impl Region {
                 let wall = now.wall.as_unix_millis();
                 self.oracle.allow(definition, key, charges[0].slot, wall);
                 if matches!(definition.algorithm, Algorithm::Concurrency { .. }) {
-                    let lasts = 1 + self.rng.next_u64() % MOST_MS;
+                    let lasts = 1 + self.rng.next_u64() % self.most_ms;
                     self.under_way.push((self.now_ms + lasts, at, charges[0].clone(), key.to_vec()));
                 }
                 if definition.id == LimitId(1) {
@@ -277,6 +279,16 @@ impl Region {
             limits.handle_timeout(now);
             self.drain(at);
         }
+    }
+
+    /// Requests of concurrency limits take so long from now on, at most.
+    pub fn last_at_most(&mut self, millis: u64) {
+        self.most_ms = millis;
+    }
+
+    /// Requests for a key of the first limit that are under way.
+    pub fn in_flight(&self, key: &[u8]) -> usize {
+        self.under_way.iter().filter(|(.., charge, of)| charge.limit == LimitId(1) && of == key).count()
     }
 
     /// A number below `n`.

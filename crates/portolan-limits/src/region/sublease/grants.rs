@@ -70,12 +70,9 @@ impl Grants {
         Some(Step { refund, grants: ask.need > 0 && granted == given.granted })
     }
 
-    /// How many of the `available` units a node of `nodes` is granted: guided self-scheduling (Polychronopoulos and
-    /// Kuck, 1987), so that chunks shrink with what is left and the last units go one at a time. No more than the node
-    /// says it can use, so that little is stranded where nobody asks.
+    /// How many of the `available` units a node of `nodes` is granted for an ask.
     pub fn chunk(available: u64, nodes: usize, ask: &Ask) -> u64 {
-        let guided = available.div_ceil(2 * nodes.max(1) as u64);
-        guided.max(ask.waiting.min(available / 2)).min(ask.need).min(available)
+        chunk(available, nodes, ask.waiting, ask.need)
     }
 
     /// The answer after `taken` units were taken for an ask.
@@ -121,6 +118,14 @@ impl Grants {
         self.held = self.given.values().map(BTreeMap::len).sum();
         self.waiting.retain(|(_, _, ask)| live(&ask.cell));
     }
+}
+
+/// How many of the `available` units a node of `nodes` is granted: guided self-scheduling (Polychronopoulos and Kuck,
+/// 1987), so that chunks shrink with what is left and the last units go one at a time. No more than the node says it
+/// needs, so that little is stranded where nobody asks.
+pub(crate) fn chunk(available: u64, nodes: usize, waiting: u64, need: u64) -> u64 {
+    let guided = available.div_ceil(2 * nodes.max(1) as u64);
+    guided.max(waiting.min(available / 2)).min(need).min(available)
 }
 
 impl Given {

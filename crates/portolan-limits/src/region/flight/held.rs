@@ -1,0 +1,267 @@
+//! The side of a node that does not own a key: what it holds, when it wants more, and what goes back.
+//!
+//! Decides from use and refusals alone. The caller publishes what is held to the key's entry, and lowers it there before it
+//! is said here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    ops::Bound::{Excluded, Unbounded},
+    time::Duration,
+};
+
+use portolan_model::{NodeName, Timestamp};
+
+use super::{Allotment, Hold, Spot};
+use crate::region::{Shard, ShardSet};
+
+/// What this node holds of keys of others.
+#[derive(Debug)]
+pub(crate) struct Held {
+    cells: BTreeMap<Spot, Cell>,
+    capacity: usize,
+    /// The last number that was given.
+    number: u64,
+    /// Cells to be told.
+    due: BTreeSet<Spot>,
+    /// When cells are told again that were not answered.
+    overdue: BTreeSet<(Timestamp, Spot)>,
+    /// When to look whether something of a cell goes back: one entry for each.
+    looks: BTreeSet<(Timestamp, Spot)>,
+    /// Cells there was no room for.
+    pub refused: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    number: u64,
+    units: u64,
+    /// Whether the owner knows this number.
+    known: bool,
+    /// In flight when last looked at, and the most since it was asked what goes back.
+    used: u64,
+    peak: u64,
+    waiting: u64,
+    need: u64,
+    /// When it is told again, and how often it was.
+    again: Option<Timestamp>,
+    tries: u32,
+    /// No ask before this: the owner had nothing.
+    quiet_until: Timestamp,
+    look_at: Timestamp,
+}
+
+/// What may be in flight of a key from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowed {
+    pub units: u64,
+    /// More may come soon.
+    pub pending: bool,
+}
+
+impl Held {
+    /// For so many keys at one time; further ones are refused and counted.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            cells: BTreeMap::new(),
+            capacity,
+            number: 0,
+            due: BTreeSet::new(),
+            overdue: BTreeSet::new(),
+            looks: BTreeSet::new(),
+            refused: 0,
+        }
+    }
+
+    /// Takes note of an entry: units in flight, and units refused since the last call.
+    pub fn handle_use(&mut self, spot: Spot, used: u64, refused: u64, now: Timestamp) {
+        let known = self.cells.contains_key(&spot);
+        if !known && refused == 0 {
+            return;
+        }
+        if !known && self.cells.len() >= self.capacity {
+            self.refused += 1;
+            return;
+        }
+        let cell = self.cell(spot, 0, now);
+        (cell.used, cell.peak) = (used, cell.peak.max(used));
+        cell.waiting = cell.waiting.saturating_add(refused);
+        if cell.waiting > cell.units.saturating_sub(used) && cell.again.is_none() && now >= cell.quiet_until {
+            // A quarter of what is in flight besides: a node that gets busier gets there in a few asks.
+            cell.need = cell.waiting.saturating_add(used / 4);
+            self.due.insert(spot);
+        }
+    }
+
+    /// Says what this node has in flight of a key that it does not own any more.
+    pub fn insert(&mut self, spot: Spot, units: u64, now: Timestamp) {
+        let cell = self.cell(spot, units, now);
+        (cell.used, cell.peak) = (units, units);
+        self.handle_lowered(spot, units);
+    }
+
+    /// Takes an answer of the owner. Under another number than the present one it only shows that the owner has to be told.
+    pub fn handle_allotment(&mut self, allotment: Allotment, now: Timestamp) -> Option<Allowed> {
+        let Allotment { spot, number, units, more } = allotment;
+        if self.cells.get(&spot).is_none_or(|cell| cell.number != number) {
+            if self.cells.get(&spot).is_none_or(|cell| cell.number > number) {
+                self.cell(spot, 0, now);
+                self.due.insert(spot);
+            }
+            return None;
+        }
+        let cell = self.cells.get_mut(&spot)?;
+        if let Some(at) = cell.again.take() {
+            self.overdue.remove(&(at, spot));
+        }
+        if units <= cell.units && !more {
+            cell.quiet_until = now + QUIET;
+        }
+        (cell.known, cell.units, cell.tries) = (true, cell.units.max(units), 0);
+        // What waited has its answer; whoever is refused anew counts anew.
+        (cell.waiting, cell.need) = (0, 0);
+        let allowed = Allowed { units: cell.units, pending: more };
+        if cell.units == 0 && !self.due.contains(&spot) {
+            self.remove(spot);
+        }
+        Some(allowed)
+    }
+
+    /// Cells of which something goes back, and how much is kept. The caller lowers the entry's rights, and says so by
+    /// [`handle_lowered`](Self::handle_lowered).
+    pub fn idle(&mut self, now: Timestamp) -> Vec<(Spot, u64)> {
+        let mut idle = Vec::new();
+        while let Some(&(at, spot)) = self.looks.first().filter(|(at, _)| *at <= now) {
+            self.looks.remove(&(at, spot));
+            let Some(cell) = self.cells.get_mut(&spot) else { continue };
+            if cell.units > cell.peak {
+                idle.push((spot, cell.peak));
+            }
+            (cell.peak, cell.look_at) = (cell.used, now + IDLE);
+            self.looks.insert((cell.look_at, spot));
+        }
+        idle
+    }
+
+    /// What may be in flight of a key is `units` from now on, and will not be more under what was allotted so far.
+    pub fn handle_lowered(&mut self, spot: Spot, units: u64) {
+        let Some(cell) = self.cells.get_mut(&spot) else { return };
+        self.number += 1;
+        (cell.number, cell.units, cell.known) = (self.number, units, false);
+        self.due.insert(spot);
+    }
+
+    /// The owner of keys has changed, or its process: what is on its way will not be answered.
+    pub fn handle_owner_change(&mut self) {
+        for (spot, cell) in &mut self.cells {
+            if let Some(at) = cell.again.take() {
+                self.overdue.remove(&(at, *spot));
+                self.due.insert(*spot);
+            }
+            (cell.quiet_until, cell.tries) = (Timestamp::ZERO, 0);
+        }
+    }
+
+    /// The next hold to tell, of a key whose owner `owner` tells.
+    pub fn poll(&mut self, now: Timestamp, owner: impl Fn(&Spot) -> Option<NodeName>) -> Option<(NodeName, Hold)> {
+        while let Some(spot) = self.due.pop_first() {
+            let Some(cell) = self.cells.get_mut(&spot) else { continue };
+            if let Some(at) = cell.again.take() {
+                self.overdue.remove(&(at, spot));
+            }
+            let again = now + TELL_AGAIN * (1 << cell.tries.min(MAX_DOUBLED));
+            (cell.again, cell.tries) = (Some(again), cell.tries + 1);
+            self.overdue.insert((again, spot));
+            if let Some(owner) = owner(&spot) {
+                return Some((owner, cell.hold(spot)));
+            }
+        }
+        None
+    }
+
+    /// Tells again what was not answered.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        while let Some(&(at, spot)) = self.overdue.first().filter(|(at, _)| *at <= now) {
+            self.overdue.remove(&(at, spot));
+            if let Some(cell) = self.cells.get_mut(&spot) {
+                cell.again = None;
+                self.due.insert(spot);
+            }
+        }
+    }
+
+    /// What is held in some shards, in order, beginning `after` a key: at most `most`, and whether that is all.
+    pub fn page(&self, shards: &ShardSet, after: Option<Spot>, most: usize) -> (Vec<Hold>, bool) {
+        let from = after.map_or(Unbounded, Excluded);
+        let held = self.cells.range((from, Unbounded)).filter(|(spot, _)| shards.contains(Shard::of(spot.key)));
+        let mut holds: Vec<Hold> = held.take(most + 1).map(|(spot, cell)| cell.hold(*spot)).collect();
+        let all = holds.len() <= most;
+        holds.truncate(most);
+        (holds, all)
+    }
+
+    /// Every key of which something is held or asked for.
+    pub fn spots(&self) -> Vec<Spot> {
+        self.cells.keys().copied().collect()
+    }
+
+    /// Whether nothing is held or asked for.
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// Forgets keys that are not `kept`.
+    pub fn retain(&mut self, kept: impl Fn(&Spot) -> bool) {
+        let gone: Vec<Spot> = self.cells.keys().copied().filter(|spot| !kept(spot)).collect();
+        gone.into_iter().for_each(|spot| self.remove(spot));
+    }
+
+    fn cell(&mut self, spot: Spot, units: u64, now: Timestamp) -> &mut Cell {
+        match self.cells.entry(spot) {
+            Entry::Occupied(occupied) => occupied.into_mut(),
+            Entry::Vacant(vacant) => {
+                self.number += 1;
+                let look_at = now + IDLE;
+                self.looks.insert((look_at, spot));
+                vacant.insert(Cell {
+                    number: self.number,
+                    units,
+                    known: false,
+                    used: 0,
+                    peak: 0,
+                    waiting: 0,
+                    need: 0,
+                    again: None,
+                    tries: 0,
+                    quiet_until: Timestamp::ZERO,
+                    look_at,
+                })
+            }
+        }
+    }
+
+    fn remove(&mut self, spot: Spot) {
+        if let Some(cell) = self.cells.remove(&spot) {
+            self.looks.remove(&(cell.look_at, spot));
+            self.due.remove(&spot);
+            if let Some(at) = cell.again {
+                self.overdue.remove(&(at, spot));
+            }
+        }
+    }
+}
+
+impl Cell {
+    fn hold(&self, spot: Spot) -> Hold {
+        Hold { spot, number: self.number, units: self.units, waiting: self.waiting, need: self.need }
+    }
+}
+
+/// How long the most that was in flight is kept, once or twice: else a node that was busy once would keep what it had then.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// After which time a hold is told again: some round trips within a region. Doubled up to 32 times that.
+const TELL_AGAIN: Duration = Duration::from_millis(20);
+const MAX_DOUBLED: u32 = 5;
+
+/// How long a node asks nothing after the owner had nothing.
+const QUIET: Duration = Duration::from_millis(100);

@@ -1,0 +1,197 @@
+//! Limits of concurrency over the nodes of a region: never more in flight than the limit, whoever owns a key and whoever
+//! dies, and in the end all of it again.
+
+use crate::{
+    heirs::{load, replace, shaken},
+    region::{Region, SECOND},
+};
+
+/// Nodes besides one.
+fn rest(at: usize) -> Vec<usize> {
+    (0..3).filter(|node| *node != at).collect()
+}
+
+/// Requests for one key at some nodes, one a millisecond each.
+fn press(region: &mut Region, nodes: &[usize], millis: u64) {
+    for _ in 0..millis {
+        nodes.iter().for_each(|at| region.request(*at));
+        region.pass(1);
+    }
+}
+
+/// Lets everything end, and then as much begin at one node as it may.
+fn most_at(region: &mut Region, at: usize) -> usize {
+    region.pass(8 * SECOND);
+    assert_eq!(region.in_flight(b"k"), 0, "all has ended");
+    region.last_at_most(20 * SECOND);
+    press(region, &[at], 4 * SECOND);
+    region.in_flight(b"k")
+}
+
+#[test]
+fn what_other_nodes_hold_counts_under_an_owner_that_starts_again() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 30"], 3);
+        let [owner, ..] = region.roles();
+        for _ in 0..4 {
+            press(&mut region, &[0, 1, 2], SECOND);
+            region.kill(owner);
+            region.pass(30);
+            region.start(owner);
+            press(&mut region, &[0, 1, 2], SECOND);
+            region.check_bound();
+        }
+        assert!(region.admitted_in_all() >= 500, "seed {seed}: {} admitted", region.admitted_in_all());
+    }
+}
+
+#[test]
+fn what_other_nodes_hold_counts_under_an_heir() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 30"], 3);
+        for _ in 0..3 {
+            press(&mut region, &[0, 1, 2], SECOND);
+            let [owner, ..] = region.roles();
+            region.kill(owner);
+            region.list_after(1200, &rest(owner));
+            press(&mut region, &rest(owner), 6 * SECOND);
+            region.check_bound();
+            region.start(owner);
+            region.list_after(200, &[0, 1, 2]);
+            press(&mut region, &[0, 1, 2], SECOND);
+            region.check_bound();
+        }
+        assert!(region.admitted_in_all() >= 1000, "seed {seed}: {} admitted", region.admitted_in_all());
+    }
+}
+
+#[test]
+fn an_owner_that_is_cut_off_begins_nothing_after_its_heir_has_begun() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 30"], 3);
+        press(&mut region, &[0, 1, 2], SECOND);
+        let [owner, ..] = region.roles();
+        region.cut_off(owner);
+        region.list_after(1200, &rest(owner));
+        press(&mut region, &[0, 1, 2], 6 * SECOND);
+        region.check_bound();
+        region.heal();
+        region.list_after(10, &[0, 1, 2]);
+        press(&mut region, &[0, 1, 2], 3 * SECOND);
+        region.check_bound();
+    }
+}
+
+#[test]
+fn a_node_that_is_cut_off_gives_up_what_it_holds_and_gets_it_again() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 30"], 3);
+        press(&mut region, &[0, 1, 2], SECOND);
+        let [owner, _, third] = region.roles();
+        region.cut_off(third);
+        region.list_after(1200, &rest(third));
+        press(&mut region, &[0, 1, 2], 4 * SECOND);
+        // From here on it is known to have begun nothing.
+        region.last_at_most(20 * SECOND);
+        press(&mut region, &rest(third), 4 * SECOND);
+        region.check_bound();
+        assert_eq!(region.in_flight(b"k"), 30, "seed {seed}: nothing is kept for it");
+        region.heal();
+        region.list_after(10, &[0, 1, 2]);
+        region.pass(20 * SECOND);
+        region.last_at_most(300);
+        press(&mut region, &[0, 1, 2], 3 * SECOND);
+        region.check_bound();
+        assert_eq!(most_at(&mut region, owner), 30, "seed {seed}");
+    }
+}
+
+#[test]
+fn units_that_a_node_had_come_back_when_it_starts_again() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 12"], 3);
+        let [owner, standby, third] = region.roles();
+        for at in [standby, third, standby] {
+            press(&mut region, &[0, 1, 2], SECOND);
+            region.kill(at);
+            region.pass(30);
+            region.start(at);
+        }
+        press(&mut region, &[owner], SECOND);
+        assert_eq!(most_at(&mut region, owner), 12, "seed {seed}");
+        region.check_bound();
+    }
+}
+
+#[test]
+fn units_that_a_node_holds_come_back_when_its_requests_have_ended() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 12"], 3);
+        let [owner, standby, third] = region.roles();
+        region.last_at_most(50);
+        for round in 0..40 {
+            press(&mut region, &[standby, third], 100);
+            region.pass(400 + 50 * (round % 13));
+        }
+        assert_eq!(most_at(&mut region, owner), 12, "seed {seed}");
+        region.check_bound();
+    }
+}
+
+#[test]
+fn keys_that_are_not_used_any_more_leave_room_for_others() {
+    let mut region = Region::started(1, &["concurrency 3"], 3);
+    region.last_at_most(20);
+    // Many times what a node has room for.
+    for number in 0..1500 {
+        let name = format!("key-{number}");
+        for _ in 0..5 {
+            (0..3).for_each(|at| region.request_of(at, name.as_bytes()));
+            region.pass(1);
+        }
+    }
+    region.pass(5 * SECOND);
+    for number in 0..9 {
+        let name = format!("late-{number}");
+        for at in 0..3 {
+            let before = region.admitted(1, name.as_bytes());
+            for _ in 0..200 {
+                region.request_of(at, name.as_bytes());
+                region.pass(1);
+            }
+            assert!(region.admitted(1, name.as_bytes()) > before, "{name} at {at}");
+            region.pass(1500);
+        }
+    }
+    region.check_bound();
+}
+
+#[test]
+fn no_key_of_a_concurrency_limit_exceeds_it_whoever_owns_it() {
+    for seed in 10..=12 {
+        let mut region = shaken(seed, &["concurrency 5", "concurrency 40"]);
+        region.check_bound();
+        for (limit, least) in [(1, 100), (2, 400)] {
+            assert!(region.admitted(limit, b"l") >= least, "{} of {limit}", region.admitted(limit, b"l"));
+        }
+        let [owner, ..] = region.roles();
+        assert_eq!(most_at(&mut region, owner), 5, "seed {seed}");
+    }
+}
+
+#[test]
+fn rolling_deploys_and_loss_cost_no_unit_of_a_concurrency_limit() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 20"], 3);
+        region.lose_percent(10);
+        for at in [0, 1, 2] {
+            load(&mut region, SECOND);
+            replace(&mut region, at);
+            region.list_after(300, &[0, 1, 2]);
+            load(&mut region, 2 * SECOND);
+        }
+        let [owner, ..] = region.roles();
+        assert_eq!(most_at(&mut region, owner), 20, "seed {seed}");
+        region.check_bound();
+    }
+}
