@@ -60,6 +60,11 @@ impl Book {
         }
     }
 
+    /// Whether another split is to follow the one in force.
+    pub const fn changes(&self) -> bool {
+        self.plan.change.is_some()
+    }
+
     /// Every region's base share of a slot; nothing for slots that are neither current nor next to it.
     pub fn bases(&self, slot: u64) -> &[u64] {
         self.bases.get(&slot).map_or(&[], Vec::as_slice)

@@ -75,6 +75,8 @@ impl Node {
         if self.splits.acknowledged.is_none_or(|at| now.mono.since(at) >= PROPOSE_AGAIN)
             // By the limits' clock: one that was set back since would vouch for slots that are spent already.
             && let Some(command) = self.intent.acknowledgement(&self.config.name, self.limits.latest().max(now.wall))
+            // What is in flight has no slot to end with: no other region may have it before it has ended.
+            && self.limits.fits_shares()
         {
             self.splits.acknowledged = Some(now.mono);
             self.propose(command);
