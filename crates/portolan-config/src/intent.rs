@@ -268,6 +268,7 @@ impl Intent {
         roster.join(node);
         self.limits.follow_roster(region, &[], roster);
         self.limits.forget(node);
+        self.limits.ask_anew(&self.snapshot);
         Ok(Applied::Joined { incarnation })
     }
 
@@ -279,6 +280,7 @@ impl Intent {
         let epoch = roster.change(region, expected, present, &members)?;
         if *roster.nodes != before {
             self.limits.follow_roster(region, &before, roster);
+            self.limits.ask_anew(&self.snapshot);
         }
         Ok(Applied::Listed { epoch })
     }

@@ -379,3 +379,24 @@ impl RefusalText for Applied {
         }
     }
 }
+
+#[test]
+fn a_split_of_concurrency_is_acknowledged_again_when_keys_change_hands() {
+    let change = |limit: &str| {
+        let mut intent = fleet();
+        accept(
+            &mut intent,
+            &Command::Join { node: node("eu-west-2"), region: region("eu-west"), member: MemberId(9), at: at(1) },
+        );
+        apply(&mut intent, &format!("key: global, {limit}, shares: {{ ap-southeast: 1, eu-west: 3, us-east: 1 }}"), 10);
+        apply(&mut intent, &format!("key: global, {limit}, shares: {{ ap-southeast: 1, eu-west: 1, us-east: 3 }}"), 20);
+        all_acknowledge(&mut intent, 30);
+        assert_eq!(missing(&intent), ["eu-west-2"]);
+        let expected = intent.rosters[&region("eu-west")].epoch;
+        let present = vec![node("eu-west-1")];
+        accept(&mut intent, &Command::Roster { region: region("eu-west"), expected, present, at: at(40) });
+        missing(&intent).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(change("rate: 10/s"), ["eu-west-2"]);
+    assert_eq!(change("concurrency: 10"), ["ap-southeast-1", "eu-west-1", "eu-west-2", "us-east-1"]);
+}

@@ -203,7 +203,7 @@ impl Counter {
             used = if word.age(slot) == Age::Same { word.amount() } else { 0 };
             Some(word.rolled(slot, used.max(rights)).settled())
         });
-        let amount = kept.max(used);
+        let amount = kept.min(rights).max(used);
         self.publish_rights(slot, Allowance { amount, pending });
         self.shift(slot, 0, rights.saturating_sub(used));
         amount

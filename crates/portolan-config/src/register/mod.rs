@@ -20,7 +20,7 @@ pub use self::{
     budget::{Budgeted, Consumers},
     lease::Leases,
 };
-use crate::{Roster, SharePlan, Snapshot};
+use crate::{Algorithm, Roster, SharePlan, Snapshot};
 
 /// The limits of a cluster as its regions have agreed on them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,6 +133,21 @@ impl LimitRegister {
     /// A node came without its past: what it had acknowledged, it may have forgotten.
     pub(crate) fn forget(&mut self, node: &NodeName) {
         self.seen.remove(node);
+    }
+
+    /// Follows a new roster of any region. What is in flight of a key is known to the key's owner alone, so whoever said
+    /// that it fits a split must say so again of the keys that are its own now.
+    pub(crate) fn ask_anew(&mut self, snapshot: &Snapshot) {
+        let number = self.changes + 1;
+        let counts = |limit: &Name| {
+            snapshot.limits.get(limit).is_some_and(|limit| matches!(limit.algorithm, Algorithm::Concurrency { .. }))
+        };
+        for (_, registered) in self.limits.iter_mut().filter(|(limit, _)| counts(limit)) {
+            registered.split.ask_anew(number);
+            if registered.split.pending() == Some(number) {
+                self.changes = number;
+            }
+        }
     }
 
     /// Follows a new roster that came after `before`.

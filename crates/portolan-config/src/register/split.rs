@@ -49,6 +49,13 @@ impl Split {
         self.wanted = weights;
     }
 
+    /// Asks every node again to acknowledge a change that waits, under a new number.
+    pub fn ask_anew(&mut self, number: u64) {
+        if self.pending().is_some() {
+            self.number = number;
+        }
+    }
+
     /// The number of a change that waits for acknowledgements.
     pub fn pending(&self) -> Option<u64> {
         self.plan.change.as_ref().filter(|change| change.from.is_none()).map(|_| self.number)
