@@ -364,6 +364,7 @@ impl Limits {
             self.send_digests();
         }
         self.forget_dead_slots();
+        self.forget_dropped();
         self.sweep_table();
     }
 

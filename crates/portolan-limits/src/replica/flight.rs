@@ -159,7 +159,6 @@ impl Limits {
             self.lower_flight(spot, kept);
         }
         self.siblings.flight.held.handle_timeout(now.mono);
-        self.forget_dropped();
         self.open_flow();
         self.send_surveys(now.mono);
     }
@@ -442,7 +441,7 @@ impl Limits {
     }
 
     /// Takes back what nodes hold that the roster dropped, once they can begin nothing any more.
-    fn forget_dropped(&mut self) {
+    pub(super) fn forget_dropped(&mut self) {
         let holders = self.siblings.flight.given.holders();
         let listed: BTreeSet<NodeName> = self.siblings.listed().cloned().collect();
         let gone: BTreeSet<NodeName> = holders.difference(&listed).cloned().collect();

@@ -10,6 +10,8 @@
 pub(crate) mod given;
 pub(crate) mod held;
 pub(crate) mod survey;
+#[cfg(test)]
+mod tests;
 
 use portolan_config::LimitId;
 use portolan_model::WallTime;
