@@ -195,3 +195,36 @@ fn rolling_deploys_and_loss_cost_no_unit_of_a_concurrency_limit() {
         region.check_bound();
     }
 }
+
+#[test]
+fn an_owner_that_starts_again_waits_for_a_node_that_it_does_not_hear() {
+    for seed in 1..=2 {
+        let mut region = Region::started(seed, &["concurrency 30"], 3);
+        press(&mut region, &[0, 1, 2], SECOND);
+        let [owner, _, third] = region.roles();
+        region.cut_off(third);
+        region.kill(owner);
+        region.pass(5);
+        region.start(owner);
+        region.list_after(1500, &rest(third));
+        press(&mut region, &[0, 1, 2], 6 * SECOND);
+        region.check_bound();
+        assert!(region.in_flight(b"k") >= 25, "seed {seed}: {} in flight", region.in_flight(b"k"));
+    }
+}
+
+#[test]
+fn a_node_that_is_listed_again_has_lost_what_it_did_not_use() {
+    for offset in 0..7 {
+        let mut region = Region::started(offset, &["concurrency 30"], 3);
+        press(&mut region, &[0, 1, 2], SECOND);
+        let [.., third] = region.roles();
+        region.cut_off(third);
+        region.list_after(1, &rest(third));
+        press(&mut region, &[0, 1, 2], 2500 + 100 * offset);
+        region.heal();
+        region.list_after(1, &[0, 1, 2]);
+        press(&mut region, &[0, 1, 2], SECOND);
+        region.check_bound();
+    }
+}
