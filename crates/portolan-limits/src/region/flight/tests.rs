@@ -78,6 +78,15 @@ impl Region {
         node.held.handle_use(spot(), node.used, 0, self.now);
     }
 
+    /// All that is not in flight goes back, as with a new roster.
+    fn hand_back(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        for spot in node.held.spots() {
+            node.rights = node.used;
+            node.held.handle_lowered(spot, node.rights);
+        }
+    }
+
     fn send(&mut self) {
         for (at, node) in self.nodes.iter_mut().enumerate() {
             for (spot, kept) in node.held.idle(self.now) {
@@ -162,6 +171,7 @@ impl Region {
 enum Turn {
     Request(usize),
     End(usize),
+    HandBack(usize),
     Send,
     Hold { at: prop::sample::Index, keep: bool },
     Answer { at: prop::sample::Index, keep: bool },
@@ -177,6 +187,7 @@ fn turn() -> impl Strategy<Value = Turn> {
     prop_oneof![
         8 => (0..3usize).prop_map(Turn::Request),
         4 => (0..3usize).prop_map(Turn::End),
+        2 => (0..3usize).prop_map(Turn::HandBack),
         6 => Just(Turn::Send),
         6 => (index(), any::<bool>()).prop_map(|(at, keep)| Turn::Hold { at, keep }),
         6 => (index(), any::<bool>()).prop_map(|(at, keep)| Turn::Answer { at, keep }),
@@ -192,6 +203,7 @@ fn play(region: &mut Region, turn: Turn) {
     match turn {
         Turn::Request(at) => region.request(at),
         Turn::End(at) => region.end(at),
+        Turn::HandBack(at) => region.hand_back(at),
         Turn::Send => region.send(),
         Turn::Hold { at, keep } if !region.holds.is_empty() => region.take_hold(at.index(region.holds.len()), keep),
         Turn::Answer { at, keep } if !region.answers.is_empty() => {
