@@ -376,3 +376,20 @@ fn rule_2_a_node_that_its_roster_dropped_is_waited_for_until_it_can_spend_no_mor
     speak(&mut fleet);
     assert_eq!(take_all(&mut fleet), [2, 1, 7]);
 }
+
+#[test]
+fn rule_6_what_a_region_spent_before_it_knew_of_its_lease_goes_to_nobody_else() {
+    let mut fleet = Fleet::new([0; 4]);
+    fleet.order_shares([1, 1, 0], Reclaim::After(10), 0);
+    // The lease ended before the second region heard that there is one.
+    fleet.now = fleet.now + Duration::from_secs(11);
+    for node in [0, 1] {
+        fleet.take(node);
+    }
+    fleet.catch_up(1, 4);
+    fleet.acknowledge(1);
+    fleet.renew([false, false, true], 0);
+    fleet.catch_up(2, 4);
+    fleet.take(2);
+    assert!(fleet.taken.values().all(|taken| taken.iter().sum::<u64>() <= QUOTA), "{:?}", fleet.taken);
+}

@@ -40,6 +40,8 @@ struct Lease {
     until: WallTime,
     /// Others have its share of the slots from then on.
     lapsed: bool,
+    /// Every node of the region has known of it since some moment; it ends after what they may have touched before.
+    heeded: bool,
 }
 
 /// What decides whether a lease can lapse.
@@ -87,13 +89,26 @@ impl Leases {
         let mut begins = false;
         for (name, limit) in &snapshot.limits {
             let Some(after) = limit.reclaim.filter(|_| !self.limits.contains_key(name)) else { continue };
-            let lease = Lease { until: at + after, lapsed: false };
             let number = if counted(name) { number } else { 0 };
+            let lease = Lease { until: at + after, lapsed: false, heeded: number == 0 };
             begins |= number > 0;
             let regions = regions.iter().map(|region| (region.clone(), lease)).collect();
             self.limits.insert(name.clone(), Leased { number, regions });
         }
         begins
+    }
+
+    /// Renews the leases of regions whose nodes all know by now that a limit reclaims: until then they went by no lease, and
+    /// touched slots that begin up to two seconds later, whenever the lease ended.
+    pub(super) fn bind(&mut self, snapshot: &Snapshot, heeding: Heeding<'_>, at: WallTime) {
+        for (name, leased) in &mut self.limits {
+            let Some(after) = snapshot.limits.get(name).and_then(|limit| limit.reclaim) else { continue };
+            for (region, lease) in leased.regions.iter_mut().filter(|(_, lease)| !lease.heeded) {
+                if heeding.heeds(region, leased.number) {
+                    (lease.heeded, lease.until) = (true, lease.until.max(at + after));
+                }
+            }
+        }
     }
 
     /// Renews the leases of the regions that are `present`, and lets those lapse that are over. Returns whether any lapsed
@@ -114,7 +129,7 @@ impl Leases {
                     lease.until = lease.until.max(at + after);
                     false
                 } else {
-                    lease.lapsed || (at >= lease.until + GRACE && heeding.heeds(region, leased.number))
+                    lease.lapsed || (at >= lease.until + GRACE && lease.heeded && heeding.heeds(region, leased.number))
                 };
                 changed |= lapsed != lease.lapsed;
                 lease.lapsed = lapsed;
@@ -136,7 +151,10 @@ impl Leases {
         let changes = |leased: &Leased| {
             leased.regions.iter().any(|(region, lease)| match heeding.renews(region, present) {
                 true => lease.lapsed,
-                false => !lease.lapsed && at >= lease.until + GRACE && heeding.heeds(region, leased.number),
+                false => {
+                    let over = lease.heeded && at >= lease.until + GRACE;
+                    !lease.lapsed && over && heeding.heeds(region, leased.number)
+                }
             })
         };
         at >= self.renewed + (shortest / 3).min(LONGEST_PERIOD) || self.limits.values().any(changes)
@@ -151,7 +169,8 @@ impl Leases {
     ) -> impl Iterator<Item = (&'a RegionId, WallTime)> + 'a {
         self.limits.get(limit).into_iter().flat_map(move |leased| {
             let gone = move |(region, lease): &(&RegionId, &Lease)| {
-                lease.lapsed || (heeding.fences.contains_key(*region) && heeding.heeds(region, leased.number))
+                let fenced = heeding.fences.contains_key(*region) && lease.heeded;
+                lease.lapsed || (fenced && heeding.heeds(region, leased.number))
             };
             leased.regions.iter().filter(gone).map(|(region, lease)| (region, lease.until))
         })

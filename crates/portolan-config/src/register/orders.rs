@@ -86,15 +86,16 @@ impl LimitRegister {
         }
     }
 
-    /// Takes every step that splits can take at `at`. All changes that begin together have one number.
+    /// Takes every step that splits and leases can take at `at`. All changes that begin together have one number.
     pub(crate) fn advance(
         &mut self,
         snapshot: &Snapshot,
         regions: &RegionMap,
-        leases: &Leases,
+        leases: &mut Leases,
         rosters: &BTreeMap<RegionId, Roster>,
         at: WallTime,
     ) {
+        leases.bind(snapshot, self.heeding(rosters), at);
         let number = self.changes + 1;
         let mut begins = false;
         for (name, mut registered) in std::mem::take(&mut self.limits) {
