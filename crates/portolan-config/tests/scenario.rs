@@ -51,6 +51,7 @@ seed: 7
 seeds: 20
 loss: 0.5%
 jitter: 10ms
+redis_rtt: { a: 1ms, c: 60ms }
 clients:
   - { region: a, rate: 900/min, host: h, path: /a, user: u, users: 10, distribution: zipf 1.1, arrivals: poisson }
   - { region: b, rate: 9/s, host: h, path: /b, method: POST, from: 5s, until: 60s, every: 1s, for: 100ms, lasting: 2s }
@@ -76,6 +77,7 @@ steps:
   - { at: 18s, fault: bad-config }
   - { at: 19s, fault: redis, state: slow, by: 2s, for: 5s }
   - { at: 20s, fault: redis, state: down, regions: [b], for: 5s }
+  - { at: 20s, fault: redis, state: lost, for: 5s }
   - { at: 21s, do: apply other.yaml }
   - { when: leader in a, fault: crash, target: leader, for: 5s }
   - { at: 30s, when: admitted of orders in a >= 100, do: rollback 1 }
@@ -140,6 +142,7 @@ fn regions_of_a_scenario_need_no_files() {
     scenario.check(map).expect("the regions are known");
     assert_eq!(map.rtt(&region("a"), &region("c")), Duration::from_millis(150));
     assert_eq!(["a", "b", "c"].map(|id| scenario.nodes_in(&region(id))), [2, 3, 2]);
+    assert_eq!(["a", "b", "c"].map(|id| scenario.redis_rtt_from(&region(id)).as_millis()), [1, 2, 60]);
 }
 
 #[test]
@@ -149,6 +152,7 @@ fn a_scenario_is_written_as_it_was_read() {
         let again = parse(&scenario.render());
         assert_eq!(again.render(), scenario.render());
         assert_eq!((again.clients, again.steps, again.expect), (scenario.clients, scenario.steps, scenario.expect));
+        assert_eq!((again.redis_rtt, again.redis_rtt_of), (scenario.redis_rtt, scenario.redis_rtt_of));
         assert_eq!((again.regions, again.nodes, again.nodes_of), (scenario.regions, scenario.nodes, scenario.nodes_of));
     }
 }

@@ -3,11 +3,17 @@
 //! what was lent is told and counted as a total per slot. Follows the guided self-scheduling of Polychronopoulos and
 //! Kuck, IEEE ToC 1987: the less is left, the smaller the chunk.
 
-use std::collections::{BTreeMap, VecDeque};
+mod health;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use portolan_config::LimitId;
 use portolan_model::WallTime;
 
+pub use self::health::{ANSWER_TIMEOUT, LenderHealth};
 use crate::key::Key;
 
 /// A part of one slot of one key, wanted.
@@ -29,6 +35,19 @@ pub struct LoanRequest {
     pub quota: u64,
     /// First instant after the slot.
     pub slot_ends: WallTime,
+}
+
+impl LoanRequest {
+    /// How long the lender keeps the slot, asked at `now`: to its end, and some time for askers whose clock is behind.
+    pub fn kept_for(&self, now: WallTime) -> Duration {
+        self.slot_ends.since(now) + SLOT_GRACE
+    }
+
+    /// The end of the request; `None` when it was not answered in time, or not sent.
+    pub fn ended(&self, granted: Option<Granted>) -> LoanReply {
+        let Self { limit, key, slot, sequence, .. } = *self;
+        LoanReply { limit, key, slot, sequence, granted }
+    }
 }
 
 /// How a request ended.
@@ -180,6 +199,9 @@ impl Loan {
 
 /// A chunk lasts so long at the rate that it was asked for at; half of it is the lead of the next request.
 const CHUNK_SECONDS: f64 = 0.5;
+
+/// How long a lender keeps a slot after its end.
+const SLOT_GRACE: Duration = Duration::from_secs(10);
 
 /// Requests that wait to be sent, and slots that are remembered; beyond it a key is served from its share alone.
 const MAX_WAITING: usize = 1024;

@@ -60,7 +60,7 @@ pub use bounds::{Bound, Bounds, Case, Fleet, Promise};
 pub use definition::Definition;
 pub use forecast::{Demand, Level};
 pub use key::Key;
-pub use lender::{Granted, LenderState, LoanReply, LoanRequest};
+pub use lender::{ANSWER_TIMEOUT, Granted, LenderHealth, LenderState, LoanReply, LoanRequest};
 pub use limiter::Limiter;
 pub use marks::{
     Found, MARKS_PER_PAGE, MAX_MARKS, Mark, MarkLog, MarkSequence, MarkWrite, PAGE_LEN, PageWrite, RecoveredMarks,

@@ -1,11 +1,9 @@
 //! Draws chunks of limits from a Redis server, in the background: no request ever waits for it.
 //!
-//! Decides when the server counts as unreachable and how soon it is tried again. Never decides how much is wanted or who
-//! may spend it: that is the limits' business. An answer that comes too late is never used, so what it granted is waste,
+//! Decides how soon an unreachable server is tried again. Never decides how much is wanted, who may spend it or when the
+//! server counts as unreachable: that is the limits' business. An answer that comes too late is never used, so what it granted is waste,
 //! not excess. A server that fails over may forget the last chunks it lent; each region tells it what it was lent before
 //! it is lent more, so at most one chunk per region and failover is lent twice.
-
-mod health;
 
 use std::{
     fmt,
@@ -18,7 +16,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use portolan_limits::{Granted, LoanReply, LoanRequest};
+use portolan_limits::{ANSWER_TIMEOUT, Granted, LenderHealth, LoanReply, LoanRequest};
 use portolan_model::{MemberId, Name, RegionId, Timestamp, WallTime};
 use redis::{AsyncConnectionConfig, Client, RedisResult, Script, aio::MultiplexedConnection};
 use tokio::{
@@ -27,7 +25,6 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::health::{ANSWER_TIMEOUT, Health};
 use crate::clock::Clock;
 
 /// Chunks asked for at one time.
@@ -45,9 +42,6 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// How often an unreachable server that can be connected to is asked for a sign of life.
 const PROBE_PERIOD: Duration = Duration::from_millis(400);
-
-/// How long a slot is kept after its end, for askers whose clock is behind.
-const SLOT_GRACE: Duration = Duration::from_secs(10);
 
 const LEND: &str = include_str!("lender/lend.lua");
 
@@ -121,7 +115,7 @@ impl Lender {
             waiting,
             news,
             counters: Arc::clone(&counters),
-            health: Health::default(),
+            health: LenderHealth::default(),
         };
         tokio::spawn(link.run(client));
         Ok(Self { config: Arc::clone(config), requests, counters })
@@ -155,7 +149,7 @@ struct Link {
     waiting: mpsc::Receiver<LoanRequest>,
     news: mpsc::Sender<LenderNews>,
     counters: Arc<LenderCounters>,
-    health: Health,
+    health: LenderHealth,
 }
 
 /// Why the task stopped lending over a connection.
@@ -260,13 +254,13 @@ impl Link {
                 let lent = granted.held.saturating_sub(request.held).min(request.units);
                 self.counters.lent.fetch_add(lent, Relaxed);
                 self.count_answer(took).await;
-                self.tell(LenderNews::Loan(reply(&request, Some(granted)))).await;
+                self.tell(LenderNews::Loan(request.ended(Some(granted)))).await;
                 ControlFlow::Continue(())
             }
             Answer::Late | Answer::Broken => {
                 self.counters.failed.fetch_add(1, Relaxed);
                 self.count_failure().await;
-                self.tell(LenderNews::Loan(reply(&request, None))).await;
+                self.tell(LenderNews::Loan(request.ended(None))).await;
                 let useless = matches!(answer, Answer::Broken) || !self.health.is_reachable();
                 if useless { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
@@ -275,7 +269,7 @@ impl Link {
 
     async fn refuse(&mut self, request: LoanRequest) {
         self.counters.refused.fetch_add(1, Relaxed);
-        self.tell(LenderNews::Loan(reply(&request, None))).await;
+        self.tell(LenderNews::Loan(request.ended(None))).await;
     }
 
     async fn count_answer(&mut self, took: Duration) {
@@ -289,7 +283,7 @@ impl Link {
     }
 
     /// Lets an outcome count, and tells when that changes what the lender is held for.
-    async fn judge(&mut self, outcome: impl FnOnce(&mut Health)) {
+    async fn judge(&mut self, outcome: impl FnOnce(&mut LenderHealth)) {
         let before = self.health.is_reachable();
         outcome(&mut self.health);
         let reachable = self.health.is_reachable();
@@ -331,7 +325,7 @@ async fn ask(
 ) -> (LoanRequest, Answer) {
     let slot =
         format!("portolan:{}:{}:{}:{}:{}", asker.cluster, asker.founder, request.limit.0, request.slot, request.key);
-    let lifetime = request.slot_ends.since(now) + SLOT_GRACE;
+    let lifetime = request.kept_for(now);
     let mut call = script.prepare_invoke();
     call.key(slot)
         .arg(asker.region.as_str())
@@ -348,12 +342,6 @@ async fn ask(
         Ok(Err(_)) | Err(_) => Answer::Late,
     };
     (request, answer)
-}
-
-/// What came of a request, in the words of the limits.
-fn reply(request: &LoanRequest, granted: Option<Granted>) -> LoanReply {
-    let LoanRequest { limit, key, slot, sequence, .. } = *request;
-    LoanReply { limit, key, slot, sequence, granted }
 }
 
 async fn ping(mut connection: MultiplexedConnection) -> RedisResult<()> {

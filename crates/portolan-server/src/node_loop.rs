@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use portolan_config::Intent;
-use portolan_limits::{LoanReply, LoanRequest, MarkSequence, Recovery};
+use portolan_limits::{MarkSequence, Recovery};
 use portolan_model::codec;
 use portolan_node::{Class, Event, Message, Node, NodeStatus, RaftStatus, View};
 use portolan_proxy::Proxy;
@@ -193,10 +193,9 @@ impl NodeLoop {
             });
         }
         while let Some((lender, request)) = self.node.poll_loan() {
-            let LoanRequest { limit, key, slot, sequence, .. } = request;
+            let refused = request.ended(None);
             if !self.lenders.ask(&lender, request) {
-                let reply = LoanReply { limit, key, slot, sequence, granted: None };
-                self.node.handle_loan(reply, self.clock.now());
+                self.node.handle_loan(refused, self.clock.now());
             }
         }
         while let Some(probe) = self.node.poll_probe() {

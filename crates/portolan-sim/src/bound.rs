@@ -4,17 +4,26 @@ use portolan_config::{Algorithm, Limit, OnPartition, RegionMap, Shares};
 use portolan_limits::{Bounds, Fleet, Promise};
 use portolan_model::Rate;
 
-/// Of one slot whose quota is `quota`, whatever breaks.
+/// Of one slot whose quota is `quota`, whatever breaks but the memory of a lender.
 pub fn of_slot(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> u64 {
+    let bounds = bounds(limit, quota, regions, nodes);
+    let worst = bounds.partition.admitted_per_slot.units.max(bounds.healthy.admitted_per_slot.units);
+    worst.max(bounds.cut_node.map_or(0, |bound| bound.units))
+}
+
+/// The same of a slot in which the limit's lender forgot what it had lent.
+pub fn of_forgotten_slot(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> u64 {
+    let forgotten = bounds(limit, quota, regions, nodes).failover.map_or(0, |bound| bound.units);
+    forgotten.max(of_slot(limit, quota, regions, nodes))
+}
+
+fn bounds(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> Bounds {
     let weights: Vec<u32> = match &limit.shares {
         Shares::Weights(weights) => regions.ids().iter().map(|id| weights.get(id).copied().unwrap_or(0)).collect(),
         Shares::Demand | Shares::Equal => Vec::new(),
     };
     let promise = Promise { algorithm: limit.algorithm.with_quota(quota), ..Promise::of(limit, &weights) };
-    let bounds = Bounds::of(&promise, &Fleet::of(regions, nodes));
-    let worst = bounds.partition.admitted_per_slot.units.max(bounds.healthy.admitted_per_slot.units);
-    let special = [bounds.cut_node, bounds.failover];
-    special.into_iter().flatten().map(|bound| bound.units).fold(worst, u64::max)
+    Bounds::of(&promise, &Fleet::of(regions, nodes))
 }
 
 /// A token bucket over all regions.

@@ -39,6 +39,8 @@ impl World<'_> {
                 let cost = place.draws.random_range(SYNC.0..SYNC.1);
                 let done = place.marks.begin(write.sequence, pages, cost, now);
                 self.agenda.plan(done, Plan::Synced(life, write.sequence));
+            } else if let Some((lender, request)) = process.node.poll_loan() {
+                self.ask_lender(life, &lender, request);
             } else if let Some(request) = process.node.poll_probe() {
                 let view = process.node.view();
                 let Some(endpoint) = view.board.endpoint(request.endpoint, now) else { continue };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use portolan_config::{
-    Action, Condition, Disk, DiskState, Figure, OperatorVerb, Scenario, ScenarioFault, Start, Target,
+    Action, Condition, Disk, DiskState, Figure, LenderState, OperatorVerb, Scenario, ScenarioFault, Start, Target,
 };
 use portolan_model::{Ratio, RegionId, Timestamp};
 use portolan_raft::Role;
@@ -166,8 +166,12 @@ impl World<'_> {
                 self.faults.surges.insert(step, (regions.clone(), *factor));
             }
             ScenarioFault::BadConfig => self.order_bad_config(),
-            // No lender is modelled: a limit that has one keeps to its static part.
-            ScenarioFault::Lender { .. } => {}
+            ScenarioFault::Lender { state, regions } => {
+                self.lenders.worsen(step, regions.clone(), *state);
+                if *state == LenderState::Lost {
+                    self.tally.note_lost_loans(self.since_zero());
+                }
+            }
             ScenarioFault::Pause { target }
             | ScenarioFault::Slow { target, .. }
             | ScenarioFault::ClockStep { target, .. }
@@ -225,6 +229,7 @@ impl World<'_> {
         match fault {
             ScenarioFault::Partition(_) | ScenarioFault::Link { .. } => self.network.mend(step),
             ScenarioFault::Surge { .. } => _ = self.faults.surges.remove(&step),
+            ScenarioFault::Lender { .. } => self.lenders.mend(step),
             _ => hosts.into_iter().for_each(|host| self.mend_host(host, fault)),
         }
         self.note_fault();

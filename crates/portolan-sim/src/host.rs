@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use portolan_config::{Disk, Intent};
 use portolan_limits::{Found, MarkLog, Mode, Recovery};
-use portolan_model::{HashKey, NodeName, RegionId, Timestamp};
+use portolan_model::{HashKey, Name, NodeName, RegionId, Timestamp};
 use portolan_node::{Node, NodeConfig, RaftStatus};
 use portolan_raft::{MemoryDisk, Raft, RaftConfig, Role, Store};
 use rand::RngExt;
@@ -16,6 +16,7 @@ use tokio::time::Duration;
 use crate::{
     chance,
     clock::{Clock, HostClock},
+    link::Link,
     marks::MarkFiles,
     wire::{Errand, Life, SimulatedTransport},
     world::{Plan, World},
@@ -68,6 +69,8 @@ pub struct Process {
     pub started: Timestamp,
     /// Where the next mark goes.
     pub marks: MarkLog,
+    /// The lenders of its document.
+    pub links: BTreeMap<Name, Link>,
     /// What the marks of an earlier process say, until the limits have started.
     found: Option<Found>,
     /// When it is to be woken.
@@ -175,11 +178,13 @@ impl World<'_> {
         };
         let now = place.clock.read();
         self.note_quotas(life.host, Some(&intent));
-        let mut node = Node::new(config, intent, now);
+        let mut node = Node::new(config, Arc::clone(&intent), now);
         node.set_member(raft.member(), now);
         let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments());
+        let (links, found) = (BTreeMap::new(), Some(found));
         self.hosts[life.host].process =
-            Some(Process { node, raft, started: now.mono, marks, found: Some(found), wake_at: None });
+            Some(Process { node, raft, started: now.mono, marks, links, found, wake_at: None });
+        self.follow_lenders(life, &intent);
         self.agenda.plan(now.mono, Plan::ReadRaft(life));
         self.start_limits(life.host);
         self.pump(life.host);
@@ -205,6 +210,7 @@ impl World<'_> {
         let Some(process) = self.process(life) else { return };
         let intent = Arc::clone(&process.raft.intent().borrow());
         process.node.handle_intent(Arc::clone(&intent), now);
+        self.follow_lenders(life, &intent);
         self.note_quotas(life.host, Some(&intent));
         self.start_limits(life.host);
         self.pump(life.host);

@@ -2,8 +2,9 @@
 //! from a seed. The same scenario and seed give the same run, packet for packet.
 //!
 //! Start reading at [`run`]; what happens inside is in `world`. Modelled: delays, loss, cuts, crashes, stopped processes,
-//! disks that keep what was synced, clocks that are off, clients that follow DNS. Not modelled: the operating system,
-//! TLS, connections, endpoints that fail, and lenders. Never reads a real clock, opens a file or draws an unseeded number.
+//! disks that keep what was synced, clocks that are off, clients that follow DNS, lenders outside the regions. Not
+//! modelled: the operating system, TLS, connections, and endpoints that fail. Never reads a real clock, opens a file or
+//! draws an unseeded number.
 
 mod run;
 
@@ -11,8 +12,11 @@ mod world;
 
 mod drive;
 mod host;
+mod lenders;
+mod link;
 mod mail;
 mod marks;
+mod vault;
 
 mod clients;
 mod load;

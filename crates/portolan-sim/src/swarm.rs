@@ -161,9 +161,14 @@ impl Draw {
                 ScenarioFault::Surge { regions: self.some_regions(), factor }
             }
             Kind::Lender => {
-                let late = Duration::from_millis(self.draws.random_range(1..3000));
-                let state = if self.one_in(2) { LenderState::Down } else { LenderState::Slow(late) };
-                ScenarioFault::Lender { state, regions: self.some_regions() }
+                let state = match self.draws.random_range(0..5) {
+                    0 => LenderState::Lost,
+                    1 | 2 => LenderState::Down,
+                    _ => LenderState::Slow(Duration::from_millis(self.draws.random_range(1..100))),
+                };
+                // What is forgotten is forgotten for all.
+                let regions = if state == LenderState::Lost { Vec::new() } else { self.some_regions() };
+                ScenarioFault::Lender { state, regions }
             }
         };
         Some(Step { start: Start::At(at), action: Action::Fault(fault), duration: Some(lasting) })

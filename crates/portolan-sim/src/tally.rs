@@ -31,6 +31,8 @@ pub struct Tally {
     index: BTreeMap<(LimitId, String), u32>,
     /// What is in force where.
     pub quotas: Quotas,
+    /// When lenders forgot what they had lent, in milliseconds of the scenario.
+    lost_loans: Vec<i64>,
 }
 
 /// One limit, all keys together.
@@ -135,6 +137,7 @@ impl Tally {
             counters: Vec::new(),
             index: BTreeMap::new(),
             quotas: Quotas::default(),
+            lost_loans: Vec::new(),
         }
     }
 
@@ -197,7 +200,7 @@ impl Tally {
         if charge.shadow_refused {
             return None;
         }
-        let Self { counters, limits, quotas, map, nodes, expected, .. } = self;
+        let Self { counters, limits, quotas, map, nodes, expected, lost_loans, .. } = self;
         let counter = &mut counters[counter as usize];
         let limit = &mut limits[counter.limit];
         let cost = u64::from(charge.cost);
@@ -247,12 +250,20 @@ impl Tally {
         if closing.admitted > closing.bound {
             // Rights of this slot may have been lent in the one before, under what was in force then.
             let quota = quotas.largest(id, part.begins_ms.saturating_sub(limit.window_ms()));
-            closing.bound = closing.bound.max(bound::of_slot(&limit.limit, quota, map, *nodes));
+            let forgot = |at_ms: &i64| seen.moment.allows(&limit.windows, part.slot, *at_ms);
+            let forgotten = limit.limit.lender.is_some() && lost_loans.iter().any(forgot);
+            let of = if forgotten { bound::of_forgotten_slot } else { bound::of_slot };
+            closing.bound = closing.bound.max(of(&limit.limit, quota, map, *nodes));
         }
         let estimate = limit.estimate(closing, before, seen);
         let too_much = closing.admitted > closing.bound || estimate > closing.bound;
         let told = std::mem::replace(&mut closing.told, too_much);
         (too_much && !told).then(|| excess(&limit.name, &counter.subject, closing, before, estimate))
+    }
+
+    /// Notes that every lender forgets what it has lent.
+    pub fn note_lost_loans(&mut self, at: Timestamp) {
+        self.lost_loans.push(i64::try_from(at.as_nanos() / 1_000_000).unwrap_or(i64::MAX));
     }
 
     /// Counts a refused request at the limit that refused it.

@@ -22,6 +22,7 @@ use crate::{
     clock::Clock,
     faults::Faults,
     host::Host,
+    lenders::{self, Lenders},
     mail::Mail,
     network::Network,
     oracle::Oracle,
@@ -46,6 +47,10 @@ pub enum Plan {
     Synced(Life, MarkSequence),
     /// A probe has come back.
     Probed(Life, EndpointId),
+    /// A request for a chunk comes to a lender.
+    Lend(Box<lenders::Errand>),
+    /// A process hears of a lender.
+    Lender(Box<lenders::News>),
     /// A client sends what is due.
     Load(usize),
     /// A request that waited asks again.
@@ -75,6 +80,7 @@ pub struct World<'a> {
     pub errands: Errands,
     pub network: Network,
     pub mail: Mail,
+    pub lenders: Lenders,
     pub trace: Trace,
     pub oracle: Oracle,
     pub tally: Tally,
@@ -121,6 +127,7 @@ impl<'a> World<'a> {
             errands,
             network: Network::new(&sources.regions, scenario, seed),
             mail: Mail::default(),
+            lenders: Lenders::new(&regions, scenario),
             trace: Trace::default(),
             oracle: Oracle::default(),
             tally: Tally::new(&sources.regions, scenario),
@@ -183,6 +190,8 @@ impl<'a> World<'a> {
             Plan::ReadRaft(life) => self.read_raft(life),
             Plan::Synced(life, sequence) => self.marks_synced(life, sequence),
             Plan::Probed(life, endpoint) => self.probed(life, endpoint),
+            Plan::Lend(errand) => self.lend(*errand),
+            Plan::Lender(news) => self.hear_lender(*news),
             Plan::Load(client) => self.load(client),
             Plan::AskAgain(ask) => self.ask_again(*ask),
             Plan::Finish(lasting) => self.finish(&lasting),
@@ -204,6 +213,7 @@ impl<'a> World<'a> {
     fn host_of(&self, plan: &Plan) -> Option<usize> {
         match plan {
             Plan::Arrive { to, .. } => Some(*to),
+            Plan::Lender(news) => Some(news.life.host),
             Plan::Wake(life) | Plan::ReadRaft(life) | Plan::Synced(life, _) | Plan::Probed(life, _) => Some(life.host),
             _ => None,
         }

@@ -183,6 +183,8 @@ pub enum LenderState {
     Down,
     /// Its answers come this much later.
     Slow(Duration),
+    /// It cannot be reached, and has forgotten what it lent when it can be again.
+    Lost,
 }
 
 /// A span of time with a sign: `+5s`, `-200ms`.

@@ -46,6 +46,10 @@ pub struct Scenario {
     pub loss: Ratio,
     /// Largest extra delay of a mesh packet. Default none.
     pub jitter: Duration,
+    /// Round trip to the Redis of lenders, from regions that `redis_rtt_of` does not name. Default 2 ms.
+    pub redis_rtt: Duration,
+    /// Round trip to the Redis of lenders from regions that say so.
+    pub redis_rtt_of: BTreeMap<RegionId, Duration>,
     /// Load.
     pub clients: Vec<ClientLoad>,
     /// What happens: steps with a time in the order of time, then those that wait for a condition.
@@ -79,6 +83,11 @@ impl Scenario {
     /// Nodes of a region.
     pub fn nodes_in(&self, region: &RegionId) -> u32 {
         self.nodes_of.get(region).copied().unwrap_or(self.nodes)
+    }
+
+    /// Round trip to the Redis of lenders from a region.
+    pub fn redis_rtt_from(&self, region: &RegionId) -> Duration {
+        self.redis_rtt_of.get(region).copied().unwrap_or(self.redis_rtt)
     }
 
     /// The scenario as a file that reads back to it: for one that was drawn or cut down.

@@ -8,7 +8,7 @@ use super::{
     Action, Arrivals, ClientLoad, Cut, Direction, Disk, DiskState, Distribution, Expect, GatewaySource, LenderState,
     LimitExpectation, LinkEffect, RegionSource, Scenario, ScenarioFault, Start, Step, Target,
 };
-use crate::RegionMap;
+use crate::{RegionMap, scenario_file::REDIS_RTT};
 
 pub(super) fn render(scenario: &Scenario) -> String {
     let mut text = format!("version: 1\ntitle: {}\n", quoted(&scenario.title));
@@ -38,6 +38,7 @@ pub(super) fn render(scenario: &Scenario) -> String {
     if !scenario.jitter.is_zero() {
         line(&mut text, "jitter", &render_duration(scenario.jitter));
     }
+    redis_rtt(&mut text, scenario);
     list(&mut text, "clients", scenario.clients.iter().map(client));
     list(&mut text, "steps", scenario.steps.iter().map(step));
     expect(&mut text, &scenario.expect);
@@ -69,6 +70,16 @@ fn round_trips(text: &mut String, map: &RegionMap) {
     let pairs = ids.iter().enumerate().flat_map(|(at, a)| ids[at + 1..].iter().map(move |b| (a, b)));
     let trip = |(a, b): (&RegionId, &RegionId)| format!("between: [{a}, {b}], rtt: {}", render_duration(map.rtt(a, b)));
     list(text, "rtt", pairs.map(trip));
+}
+
+fn redis_rtt(text: &mut String, scenario: &Scenario) {
+    let trip = |(id, rtt): (&RegionId, &Duration)| format!("{id}: {}", render_duration(*rtt));
+    let trips: Vec<String> = scenario.redis_rtt_of.iter().map(trip).collect();
+    if !trips.is_empty() {
+        line(text, "redis_rtt", &format!("{{ {} }}", trips.join(", ")));
+    } else if scenario.redis_rtt != REDIS_RTT {
+        line(text, "redis_rtt", &render_duration(scenario.redis_rtt));
+    }
 }
 
 fn client(load: &ClientLoad) -> String {
@@ -190,6 +201,7 @@ fn fault(keys: &mut Vec<String>, fault: &ScenarioFault) {
             keys.push(match state {
                 LenderState::Down => "state: down".to_owned(),
                 LenderState::Slow(by) => format!("state: slow, by: {}", render_duration(*by)),
+                LenderState::Lost => "state: lost".to_owned(),
             });
         }
     }

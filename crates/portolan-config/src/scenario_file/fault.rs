@@ -20,13 +20,15 @@ pub(crate) const DIRECTIONS: [(&str, Direction); 3] =
 pub(crate) const DISKS: [(&str, Disk); 3] = [("kept", Disk::Kept), ("torn", Disk::Torn), ("lost", Disk::Lost)];
 
 /// States of a lender.
-pub(crate) const LENDER_STATES: [(&str, LenderWord); 2] = [("down", LenderWord::Down), ("slow", LenderWord::Slow)];
+pub(crate) const LENDER_STATES: [(&str, LenderWord); 3] =
+    [("down", LenderWord::Down), ("slow", LenderWord::Slow), ("lost", LenderWord::Lost)];
 
 /// What a lender's state is called.
 #[derive(Clone, Copy)]
 pub(crate) enum LenderWord {
     Down,
     Slow,
+    Lost,
 }
 
 /// Kinds of faults, as they are named.
@@ -84,15 +86,7 @@ pub(super) fn decode(
             let factor = fields.require("load", "300%", report).and_then(|node| factor(node, report));
             Some(ScenarioFault::Surge { regions, factor: factor? })
         }
-        Kind::Lender => {
-            let regions = regions(fields, mentions, report)?;
-            let word = fields.require("state", "down", report).and_then(|node| choice(node, &LENDER_STATES, report));
-            let state = match word? {
-                LenderWord::Down => LenderState::Down,
-                LenderWord::Slow => LenderState::Slow(by(fields, "2s", MAX_LATE, report)?),
-            };
-            Some(ScenarioFault::Lender { state, regions })
-        }
+        Kind::Lender => lender(fields, mentions, report),
         Kind::Pause | Kind::Slow | Kind::ClockStep | Kind::ClockDrift | Kind::DiskFull | Kind::DiskSlow => {
             let target = target(node, what, fields, mentions, report);
             of_target(kind, fields, target, report)
@@ -153,6 +147,31 @@ fn of_target(
         }
         _ => Some(ScenarioFault::Pause { target: target? }),
     }
+}
+
+/// A state of Redis: each takes keys of its own.
+fn lender(fields: &Fields<'_>, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<ScenarioFault> {
+    let regions = regions(fields, mentions, report)?;
+    let word = fields.require("state", "down", report).and_then(|node| choice(node, &LENDER_STATES, report))?;
+    let mut refuse = |key: &str, of: &str| {
+        if let Some(node) = fields.get(key) {
+            let message = format!("{} does not belong to a Redis that is {of}", node.quoted());
+            report.fault(node.named_at, message, "remove it".to_owned());
+        }
+    };
+    let state = match word {
+        LenderWord::Down => {
+            refuse("by", "down");
+            LenderState::Down
+        }
+        LenderWord::Lost => {
+            refuse("by", "lost");
+            refuse("regions", "lost");
+            LenderState::Lost
+        }
+        LenderWord::Slow => LenderState::Slow(by(fields, "2s", MAX_LATE, report)?),
+    };
+    Some(ScenarioFault::Lender { state, regions })
 }
 
 /// Gives types whose error says nothing the form that decoders read.

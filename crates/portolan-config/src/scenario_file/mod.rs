@@ -6,24 +6,38 @@ pub(crate) mod fault;
 pub(crate) mod regions;
 pub(crate) mod step;
 
-use std::{str::FromStr, time::Duration};
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use portolan_model::{Ratio, RegionId};
 
 use crate::{
     Bound, Comparison, Expect, GatewaySource, Scenario, SourceFile,
-    decode::{self, Fields, Shape, duration, list, region_id, string, text, whole},
+    decode::{self, Fields, Shape, duration, entry_name, list, named, region_id, string, text, whole},
     fault::{Report, Span},
     suggest, syntax,
-    tree::Node,
+    tree::{Node, Value},
 };
 
 /// A scenario's keys.
 pub(crate) const SCENARIO: Shape = Shape {
     what: "a scenario",
     keys: &[
-        "version", "title", "config", "gateway", "regions", "rtt", "nodes", "length", "seed", "seeds", "loss",
-        "jitter", "clients", "steps", "expect",
+        "version",
+        "title",
+        "config",
+        "gateway",
+        "regions",
+        "rtt",
+        "nodes",
+        "length",
+        "seed",
+        "seeds",
+        "loss",
+        "jitter",
+        "redis_rtt",
+        "clients",
+        "steps",
+        "expect",
     ],
 };
 
@@ -50,6 +64,10 @@ fn decode(root: &Node, report: &mut Report<'_>) -> Option<Scenario> {
     let jitter = fields.optional("jitter", Duration::ZERO, report, |node, report| {
         duration(node, Duration::ZERO..=Duration::from_secs(10), report)
     });
+    let (redis_rtt, redis_rtt_of) =
+        fields.optional("redis_rtt", (REDIS_RTT, BTreeMap::new()), report, |node, report| {
+            redis_trips(node, &mut mentions, report)
+        });
     let clients = fields.optional("clients", Vec::new(), report, |node, report| {
         list(node, MAX_CLIENTS, report, |node, report| client::decode(node, &mut mentions, report))
     });
@@ -68,12 +86,37 @@ fn decode(root: &Node, report: &mut Report<'_>) -> Option<Scenario> {
         seeds,
         loss,
         jitter,
+        redis_rtt,
+        redis_rtt_of,
         clients,
         steps,
         expect,
         mentions,
         file: report.file().clone(),
     })
+}
+
+/// One round trip for all regions, or one for each that is named.
+fn redis_trips(
+    node: &Node,
+    mentions: &mut Mentions,
+    report: &mut Report<'_>,
+) -> Option<(Duration, BTreeMap<RegionId, Duration>)> {
+    let trip = |node: &Node, report: &mut Report<'_>| {
+        duration(node, Duration::from_micros(1)..=Duration::from_secs(2), report)
+    };
+    if !matches!(node.value, Value::Mapping(_)) {
+        return Some((trip(node, report)?, BTreeMap::new()));
+    }
+    let entries = named(node, "{ eu-west: 1ms, us-east: 30ms }", MAX_TRIPS, report);
+    let read = entries.iter().filter_map(|entry| {
+        let region = entry_name(entry, report).and_then(|name| RegionId::new(name.as_str()).ok());
+        let trip = trip(&entry.node, report);
+        let region = region?;
+        mentions.push((region.clone(), entry.key_at));
+        Some((region, trip?))
+    });
+    Some((REDIS_RTT, read.collect()))
 }
 
 fn gateway_source(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<GatewaySource> {
@@ -158,6 +201,12 @@ fn bound<T: FromStr>(node: &Node, example: &str, report: &mut Report<'_>) -> Opt
 
 /// A day of virtual time, twice: a scenario may span a calendar day.
 const MAX_LENGTH: Duration = Duration::from_secs(2 * 86_400);
+
+/// Round trip to the Redis of lenders where a scenario does not say: it stands near every region.
+pub(crate) const REDIS_RTT: Duration = Duration::from_millis(2);
+
+/// Regions that one scenario gives such a round trip.
+const MAX_TRIPS: usize = 100;
 
 /// Loads of one scenario.
 const MAX_CLIENTS: usize = 1000;

@@ -41,6 +41,8 @@ pub(super) struct Scenario {
     loss: Option<Percentage>,
     /// Largest extra delay of a mesh packet, up to 10s. Default 0ms.
     jitter: Option<Duration>,
+    /// Round trip to the Redis of lenders: for all regions, or by region. Default 2ms.
+    redis_rtt: Option<RedisTrips>,
     /// Load.
     clients: Option<Vec<Client>>,
     /// What happens, and when.
@@ -71,6 +73,14 @@ struct ScenarioRegion {
 enum Trips {
     Same(Duration),
     Each(Vec<RoundTrip>),
+}
+
+/// One round trip for all, or by region.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum RedisTrips {
+    Same(Duration),
+    Each(BTreeMap<String, Duration>),
 }
 
 /// Load from one region.
@@ -154,7 +164,7 @@ struct Step {
     drift: Option<Drift>,
     /// Of a surge: the load, as a share of the usual one.
     load: Option<Load>,
-    /// Of Redis: `down` or `slow`.
+    /// Of Redis: `down`, `slow`, or `lost`, which is down and has forgotten what it lent when it is back.
     state: Option<LenderState>,
     /// How long the fault lasts. Default: to the end.
     r#for: Option<Duration>,
@@ -214,6 +224,7 @@ enum Disk {
 enum LenderState {
     Down,
     Slow,
+    Lost,
 }
 
 /// What must hold at the end.

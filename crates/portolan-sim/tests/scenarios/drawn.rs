@@ -59,6 +59,14 @@ fn drawn_scenarios_hold_every_invariant() {
 }
 
 #[test]
+fn drawn_scenarios_with_a_lender_hold_every_invariant() {
+    let base = Loaded::shipped("limits/lender");
+    for seed in 1..=10 {
+        base.drawn(seed).check([seed]);
+    }
+}
+
+#[test]
 fn more_drawn_scenarios_hold_every_invariant() {
     let base = Loaded::shipped("fleet-restart");
     for seed in 11..=20 {

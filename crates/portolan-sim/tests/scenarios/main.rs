@@ -4,6 +4,7 @@ mod loaded;
 
 mod drawn;
 mod faults;
+mod lender;
 mod limits;
 mod rehearsal;
 mod same;

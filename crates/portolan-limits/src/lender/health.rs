@@ -8,7 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 use portolan_model::Timestamp;
 
 /// Longest wait for one answer. A refill that takes longer has failed, whatever comes later.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Failures in a row that end trust.
 const MAX_FAILURES: u32 = 2;
@@ -28,7 +28,7 @@ const HEALING_TIME: Duration = Duration::from_secs(2);
 
 /// What is known of one lender.
 #[derive(Debug, Default)]
-pub(crate) struct Health {
+pub struct LenderHealth {
     failures: u32,
     /// When recent refills ended, and whether they were slow or failed.
     outcomes: VecDeque<(Timestamp, bool)>,
@@ -39,7 +39,7 @@ pub(crate) struct Health {
     unreachable: bool,
 }
 
-impl Health {
+impl LenderHealth {
     /// Whether refills should be asked for.
     pub fn is_reachable(&self) -> bool {
         !self.unreachable
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn two_failures_in_a_row_end_trust() {
-        let mut health = Health::default();
+        let mut health = LenderHealth::default();
         health.failed(at(0));
         health.answered(QUICK, at(10));
         health.failed(at(1500));
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn slowness_ends_trust_when_it_lasts_a_second() {
-        let mut health = Health::default();
+        let mut health = LenderHealth::default();
         let mut ended = None;
         for ms in (0..3000).step_by(10) {
             // One answer in fifty is slow.
@@ -127,14 +127,14 @@ mod tests {
             ended = ended.or_else(|| (!health.is_reachable()).then_some(ms));
         }
         assert_eq!(ended, Some(1000));
-        let mut health = Health::default();
+        let mut health = LenderHealth::default();
         (0..3000).for_each(|ms| health.answered(if ms == 500 { SLOW } else { QUICK }, at(ms)));
         assert!(health.is_reachable(), "one slow answer in a thousand is below the hundredth");
     }
 
     #[test]
     fn trust_returns_after_five_timely_answers_over_two_seconds() {
-        let mut health = Health::default();
+        let mut health = LenderHealth::default();
         (0..2).for_each(|_| health.failed(at(0)));
         let reachable: Vec<bool> = (0..6)
             .map(|turn| {

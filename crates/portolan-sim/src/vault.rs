@@ -1,0 +1,148 @@
+//! What the Redis of a lender holds, and what it lends: the rules of the server's `lend.lua`, cell for cell. Never talks
+//! to anybody; who reaches it, and when, is in `lenders`.
+
+use std::collections::BTreeMap;
+
+use portolan_limits::{Granted, Key, LimitId, LoanRequest};
+use portolan_model::Timestamp;
+use tokio::time::Duration;
+
+/// One Redis. It keeps no slot longer than it was last told to.
+#[derive(Default)]
+pub struct Vault {
+    slots: BTreeMap<(LimitId, u64, Key), Slot>,
+    lent: u64,
+}
+
+/// One slot of one key.
+struct Slot {
+    total: u64,
+    /// By place of the region.
+    regions: BTreeMap<usize, Lent>,
+    until: Timestamp,
+}
+
+/// What one region was lent, and the highest sequence that it asked with.
+#[derive(Clone, Copy, Default)]
+struct Lent {
+    units: u64,
+    sequence: u64,
+}
+
+/// Every how many requests slots that are over are swept out.
+const SWEPT_EVERY: u64 = 1024;
+
+impl Vault {
+    /// Lends a part of a slot to the region at this place, at once or not at all; the slot is then kept for `lifetime`.
+    /// A sequence that was answered before is answered alike.
+    pub fn lend(&mut self, region: usize, request: &LoanRequest, lifetime: Duration, now: Timestamp) -> Granted {
+        self.lent += 1;
+        if self.lent.is_multiple_of(SWEPT_EVERY) {
+            self.slots.retain(|_, slot| slot.until > now);
+        }
+        let name = (request.limit, request.slot, request.key);
+        let kept = self.slots.get(&name).filter(|slot| slot.until > now);
+        let mut total = kept.map_or(0, |slot| slot.total);
+        let mut lent = kept.and_then(|slot| slot.regions.get(&region)).copied().unwrap_or_default();
+        let before = lent.sequence;
+        if request.held > lent.units {
+            total += request.held - lent.units;
+            lent.units = request.held;
+        } else if before >= request.sequence {
+            return Granted { held: lent.units, total, before };
+        }
+        let chunk = request.units.min(request.quota.saturating_sub(total));
+        lent = Lent { units: lent.units + chunk, sequence: request.sequence };
+        let regions = match self.slots.remove(&name) {
+            Some(slot) if slot.until > now => slot.regions,
+            _ => BTreeMap::new(),
+        };
+        let slot = self.slots.entry(name).or_insert(Slot { total: 0, regions, until: now });
+        slot.regions.insert(region, lent);
+        (slot.total, slot.until) = (total + chunk, now + lifetime);
+        Granted { held: lent.units, total: slot.total, before }
+    }
+
+    /// Starts again with nothing.
+    pub fn forget(&mut self) {
+        self.slots.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_model::{HashKey, WallTime};
+
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_secs(11);
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(secs)
+    }
+
+    fn request(sequence: u64, held: u64, units: u64) -> LoanRequest {
+        LoanRequest {
+            limit: LimitId(1),
+            key: Key::new(&HashKey::new([7; 16]), LimitId(1), &[]),
+            slot: 77,
+            sequence,
+            held,
+            units,
+            quota: 100,
+            slot_ends: WallTime::from_unix_millis(u64::MAX / 2),
+        }
+    }
+
+    /// Asks in turn, each time with what the region was lent before unless it says otherwise.
+    fn lent(vault: &mut Vault, region: usize, (sequence, held, units): (u64, u64, u64)) -> (u64, u64, u64) {
+        let Granted { held, total, before } = vault.lend(region, &request(sequence, held, units), LIFETIME, at(0));
+        (held, total, before)
+    }
+
+    #[test]
+    fn regions_together_are_lent_the_quota_and_no_more() {
+        let (mut vault, mut held) = (Vault::default(), [0; 3]);
+        for sequence in 1..=8 {
+            for (region, held) in held.iter_mut().enumerate() {
+                *held = lent(&mut vault, region, (sequence, *held, 7)).0;
+            }
+        }
+        assert_eq!(held, [35, 35, 30]);
+    }
+
+    #[test]
+    fn a_request_that_is_repeated_lends_nothing_twice() {
+        let mut vault = Vault::default();
+        let answers = [1, 1, 1].map(|sequence| lent(&mut vault, 0, (sequence, 0, 30)));
+        assert_eq!(answers, [(30, 30, 0), (30, 30, 1), (30, 30, 1)]);
+    }
+
+    #[test]
+    fn a_server_that_forgot_a_chunk_learns_it_before_it_lends_more() {
+        let mut vault = Vault::default();
+        assert_eq!(lent(&mut vault, 0, (1, 0, 60)), (60, 60, 0));
+        vault.forget();
+        assert_eq!(lent(&mut vault, 0, (2, 60, 10)), (70, 70, 0));
+        assert_eq!(lent(&mut vault, 1, (1, 0, 60)), (30, 100, 0));
+    }
+
+    #[test]
+    fn a_process_after_another_is_told_what_the_region_holds_and_is_lent_the_rest() {
+        let mut vault = Vault::default();
+        let asked = [(5000, 0, 60), (4000, 0, 30), (5001, 60, 30), (5002, 90, 30)];
+        let answers = asked.map(|ask| lent(&mut vault, 0, ask));
+        assert_eq!(answers, [(60, 60, 0), (60, 60, 5000), (90, 90, 5000), (100, 100, 5001)]);
+    }
+
+    #[test]
+    fn a_slot_is_kept_for_its_lifetime_and_no_longer() {
+        let mut vault = Vault::default();
+        let total =
+            |vault: &mut Vault, sequence, secs| vault.lend(0, &request(sequence, 0, 10), LIFETIME, at(secs)).total;
+        assert_eq!(
+            [(1, 0), (2, 10), (3, 20), (4, 31)].map(|(sequence, secs)| total(&mut vault, sequence, secs)),
+            [10, 20, 30, 10]
+        );
+    }
+}
