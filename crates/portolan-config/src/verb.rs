@@ -31,6 +31,18 @@ pub enum OperatorVerb {
         /// The earlier revision.
         to: Revision,
     },
+    /// `limits fence REGION --reason TEXT`: give the shares of a dead region to the others.
+    Fence {
+        /// The region.
+        region: RegionId,
+        /// Why; never empty.
+        reason: String,
+    },
+    /// `limits unfence REGION`: give a fenced region its shares back.
+    Unfence {
+        /// The region.
+        region: RegionId,
+    },
 }
 
 impl OperatorVerb {
@@ -42,15 +54,7 @@ impl OperatorVerb {
             None => return Err(VerbError::Empty),
             Some("drain") => {
                 let region = region("drain", words.next())?;
-                let reason = match words.next() {
-                    None => String::new(),
-                    Some("--reason") => argument("drain", words.next(), "a text after --reason")?.to_owned(),
-                    Some(word) => match word.strip_prefix("--reason=") {
-                        Some(reason) => reason.to_owned(),
-                        None => return Err(VerbError::UnexpectedWord { verb: "drain", word: word.to_owned() }),
-                    },
-                };
-                Self::Drain { region, reason }
+                Self::Drain { region, reason: reason("drain", &mut words)?.unwrap_or_default() }
             }
             Some("restore") => Self::Restore { region: region("restore", words.next())? },
             Some("apply") => Self::Apply { file: argument("apply", words.next(), "a file")?.to_owned() },
@@ -59,6 +63,17 @@ impl OperatorVerb {
                 let to = text.parse().map_err(|_| VerbError::BadRevision { text: text.to_owned() })?;
                 Self::Rollback { to: Revision(to) }
             }
+            Some("limits") => match words.next() {
+                Some("fence") => {
+                    let region = region(FENCE, words.next())?;
+                    let reason = reason(FENCE, &mut words)?.filter(|reason| !reason.trim().is_empty());
+                    let what = "a text after --reason";
+                    Self::Fence { region, reason: reason.ok_or(VerbError::MissingArgument { verb: FENCE, what })? }
+                }
+                Some("unfence") => Self::Unfence { region: region(UNFENCE, words.next())? },
+                Some(word) => return Err(VerbError::UnexpectedWord { verb: "limits", word: word.to_owned() }),
+                None => return Err(VerbError::MissingArgument { verb: "limits", what: "`fence` or `unfence`" }),
+            },
             Some(verb) => return Err(VerbError::UnknownVerb { verb: verb.to_owned() }),
         };
         match words.next() {
@@ -67,16 +82,33 @@ impl OperatorVerb {
         }
     }
 
-    /// The first word.
+    /// The words before its arguments.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Drain { .. } => "drain",
             Self::Restore { .. } => "restore",
             Self::Apply { .. } => "apply",
             Self::Rollback { .. } => "rollback",
+            Self::Fence { .. } => FENCE,
+            Self::Unfence { .. } => UNFENCE,
+        }
+    }
+
+    /// The region that it is about, where it is about one.
+    pub const fn region(&self) -> Option<&RegionId> {
+        match self {
+            Self::Drain { region, .. }
+            | Self::Restore { region }
+            | Self::Fence { region, .. }
+            | Self::Unfence { region } => Some(region),
+            Self::Apply { .. } | Self::Rollback { .. } => None,
         }
     }
 }
+
+const FENCE: &str = "limits fence";
+
+const UNFENCE: &str = "limits unfence";
 
 /// As it is written on a command line.
 impl fmt::Display for OperatorVerb {
@@ -87,6 +119,8 @@ impl fmt::Display for OperatorVerb {
             Self::Restore { region } => write!(f, "restore {region}"),
             Self::Apply { file } => write!(f, "apply {file}"),
             Self::Rollback { to } => write!(f, "rollback {to}"),
+            Self::Fence { region, reason } => write!(f, "{FENCE} {region} --reason \"{reason}\""),
+            Self::Unfence { region } => write!(f, "{UNFENCE} {region}"),
         }
     }
 }
@@ -98,7 +132,9 @@ pub enum VerbError {
     #[error("an operator verb is missing")]
     Empty,
     /// The first word is none of the verbs.
-    #[error("`{verb}` is not an operator verb; verbs are drain, restore, apply, rollback")]
+    #[error(
+        "`{verb}` is not an operator verb; verbs are drain, restore, apply, rollback, limits fence, limits unfence"
+    )]
     UnknownVerb {
         /// The first word.
         verb: String,
@@ -141,6 +177,17 @@ pub enum VerbError {
 fn region(verb: &'static str, word: Option<&str>) -> Result<RegionId, VerbError> {
     let text = argument(verb, word, "a region")?;
     RegionId::new(text).map_err(|source| VerbError::BadRegion { text: text.to_owned(), source })
+}
+
+/// The text of `--reason`, or of `--reason=TEXT`; `None` without it.
+fn reason<'w>(verb: &'static str, words: &mut impl Iterator<Item = &'w str>) -> Result<Option<String>, VerbError> {
+    let Some(word) = words.next() else { return Ok(None) };
+    let reason = match word.strip_prefix("--reason=") {
+        Some(reason) => reason,
+        None if word == "--reason" => argument(verb, words.next(), "a text after --reason")?,
+        None => return Err(VerbError::UnexpectedWord { verb, word: word.to_owned() }),
+    };
+    Ok(Some(reason.to_owned()))
 }
 
 fn argument<'w>(verb: &'static str, word: Option<&'w str>, what: &'static str) -> Result<&'w str, VerbError> {
@@ -192,8 +239,19 @@ mod tests {
         check("restore  eu-west ", "restore eu-west");
         check("apply \"a b.yaml\"", "apply a b.yaml");
         check("rollback 7", "rollback 7");
+        check("limits fence eu-west --reason 'it burnt down'", "limits fence eu-west --reason \"it burnt down\"");
+        check("limits fence eu-west --reason=dead", "limits fence eu-west --reason \"dead\"");
+        check("limits unfence eu-west", "limits unfence eu-west");
+        check("limits", "error: `limits` needs `fence` or `unfence`");
+        check("limits explain alice", "error: `limits` does not take `explain`");
+        check("limits fence", "error: `limits fence` needs a region");
+        check("limits fence eu-west", "error: `limits fence` needs a text after --reason");
+        check("limits fence eu-west --reason ''", "error: `limits fence` needs a text after --reason");
+        check("limits unfence eu-west --reason x", "error: `limits unfence` does not take `--reason`");
         check("", "error: an operator verb is missing");
-        check("drein eu-west", "error: `drein` is not an operator verb; verbs are drain, restore, apply, rollback");
+        let unknown =
+            "is not an operator verb; verbs are drain, restore, apply, rollback, limits fence, limits unfence";
+        check("drein eu-west", &format!("error: `drein` {unknown}"));
         check("drain", "error: `drain` needs a region");
         check("drain EU", "error: `EU` is not a region: a name is made of a-z, 0-9 and `-`, not `E`");
         check("drain eu-west --now", "error: `drain` does not take `--now`");

@@ -79,6 +79,8 @@ steps:
   - { at: 20s, fault: redis, state: down, regions: [b], for: 5s }
   - { at: 20s, fault: redis, state: lost, for: 5s }
   - { at: 21s, do: apply other.yaml }
+  - { at: 22s, do: limits fence b --reason "it is dead" }
+  - { at: 23s, do: limits unfence b }
   - { when: leader in a, fault: crash, target: leader, for: 5s }
   - { at: 30s, when: admitted of orders in a >= 100, do: rollback 1 }
 expect:

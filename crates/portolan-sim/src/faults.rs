@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use portolan_config::{
-    Action, Condition, Disk, DiskState, Figure, LenderState, OperatorVerb, Scenario, ScenarioFault, Start, Target,
+    Action, Condition, Disk, DiskState, Figure, LenderState, Scenario, ScenarioFault, Start, Target,
 };
 use portolan_model::{Ratio, RegionId, Timestamp};
 use portolan_raft::Role;
@@ -132,7 +132,7 @@ impl World<'_> {
         let words = planned.words();
         let at_ms = self.since_zero().as_nanos() / 1_000_000;
         let (kind, regions) = match &planned.action {
-            Action::Operator(verb) => (SpanKind::Order, regions_of_verb(verb)),
+            Action::Operator(verb) => (SpanKind::Order, verb.region().map(ToString::to_string).into_iter().collect()),
             Action::Fault(ScenarioFault::Surge { regions, .. }) => (SpanKind::Load, names(regions)),
             Action::Fault(fault) => (SpanKind::Fault, self.regions_of_fault(fault)),
         };
@@ -342,11 +342,4 @@ impl World<'_> {
 
 fn names(regions: &[RegionId]) -> Vec<String> {
     regions.iter().map(ToString::to_string).collect()
-}
-
-fn regions_of_verb(verb: &OperatorVerb) -> Vec<String> {
-    match verb {
-        OperatorVerb::Drain { region, .. } | OperatorVerb::Restore { region } => vec![region.to_string()],
-        _ => Vec::new(),
-    }
 }

@@ -23,6 +23,7 @@ mod load;
 mod waiting;
 
 mod faults;
+mod fences;
 mod orders;
 
 mod agenda;

@@ -99,6 +99,12 @@ impl World<'_> {
                 Command::Drain { region: region.clone(), reason: reason.clone(), author, at, serving }
             }
             What::Verb(OperatorVerb::Restore { region }) => Command::Restore { region: region.clone(), author, at },
+            What::Verb(OperatorVerb::Fence { region, reason }) => {
+                Command::FenceLimits { region: region.clone(), reason: reason.clone(), author, at }
+            }
+            What::Verb(OperatorVerb::Unfence { region }) => {
+                Command::UnfenceLimits { region: region.clone(), author, at }
+            }
         }
     }
 
@@ -173,6 +179,7 @@ fn words(what: &What) -> String {
         What::BadConfig => "apply of a document with a fault".to_owned(),
         What::Verb(OperatorVerb::Apply { file }) if file.is_empty() => "first apply".to_owned(),
         What::Verb(OperatorVerb::Drain { region, .. }) => format!("drain {region}"),
+        What::Verb(OperatorVerb::Fence { region, .. }) => format!("limits fence {region}"),
         What::Verb(verb) => verb.to_string(),
     }
 }

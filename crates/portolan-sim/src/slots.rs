@@ -22,6 +22,8 @@ pub struct Slot {
     pub demand: u64,
     /// Units admitted.
     pub admitted: u64,
+    /// Those of them that regions admitted which an operator has vouched to be dead.
+    pub excused: u64,
     /// What the limit says.
     pub quota: u64,
     /// What the policy allows.
@@ -33,6 +35,18 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Units admitted that count.
+    pub fn spent(&self) -> u64 {
+        self.admitted - self.excused
+    }
+
+    /// Takes in what of a limit of concurrency is under way, `excused` of it in regions that are vouched to be dead.
+    pub fn take_live(&mut self, live: u64, excused: u64) {
+        let counts = self.spent().max(live - excused);
+        self.admitted = self.admitted.max(live);
+        self.excused = self.admitted - counts.min(self.admitted);
+    }
+
     /// Counts what was asked for. While a limit changes, the larger of both quotas holds.
     pub fn ask(&mut self, cost: u64, quota: u64, bound: u64) {
         self.demand += cost;
@@ -61,9 +75,9 @@ impl Slots {
         &mut self.0[at - 1]
     }
 
-    /// What was admitted in a slot that is open.
-    pub fn admitted(&self, slot: u64) -> u64 {
-        self.0.iter().rev().find(|kept| kept.slot == slot).map_or(0, |kept| kept.admitted)
+    /// What was admitted in a slot that is open, and counts.
+    pub fn spent(&self, slot: u64) -> u64 {
+        self.0.iter().rev().find(|kept| kept.slot == slot).map_or(0, Slot::spent)
     }
 
     /// Those that are open, in order.

@@ -59,6 +59,9 @@ const FAULTY: f64 = 0.7;
 /// Most steps of a scenario.
 const MAX_STEPS: u32 = 12;
 
+/// One of this many orders fences a region, and one ends that.
+const FENCE_ODDS: u32 = 12;
+
 /// How long the fleet may take to agree in the quiet phase.
 const AGREES_WITHIN: Duration = Duration::from_secs(60);
 
@@ -266,6 +269,11 @@ impl Draw {
     }
 
     fn verb(&mut self) -> OperatorVerb {
+        match self.draws.random_range(0..FENCE_ODDS) {
+            0 => return OperatorVerb::Fence { region: self.fenced(), reason: "drawn".to_owned() },
+            1 => return OperatorVerb::Unfence { region: self.fenced() },
+            _ => {}
+        }
         match self.draws.random_range(0..4) {
             0 => OperatorVerb::Drain { region: self.region(), reason: "drawn".to_owned() },
             1 => OperatorVerb::Restore { region: self.region() },
@@ -275,6 +283,11 @@ impl Draw {
             }
             _ => OperatorVerb::Rollback { to: Revision(self.draws.random_range(1..4)) },
         }
+    }
+
+    /// The region whose shares operators of a draw give away: always the same one, so that somebody has them.
+    fn fenced(&self) -> RegionId {
+        self.regions[0].clone()
     }
 
     /// Another rhythm and another height for a load.

@@ -11,6 +11,7 @@ use tokio::time::Duration;
 use crate::{
     bound,
     civil::Moment,
+    fences::Fences,
     outcome::{LimitFigures, Refusals, RegionUse},
     quotas::Quotas,
     slots::{Slot, Slots, Sums, Tank},
@@ -31,6 +32,8 @@ pub struct Tally {
     index: BTreeMap<(LimitId, String), u32>,
     /// What is in force where.
     pub quotas: Quotas,
+    /// Regions that operators have given up.
+    pub fences: Fences,
     /// When lenders forgot what they had lent, in milliseconds of the scenario.
     lost_loans: Vec<i64>,
 }
@@ -65,8 +68,8 @@ struct Counter {
     demand: u64,
     /// Of a token bucket: what an exact one would hold.
     tank: Option<Tank>,
-    /// Of a concurrency limit: what is under way.
-    live: u64,
+    /// Of a concurrency limit: what is under way, by place of the region.
+    live: Vec<u64>,
     watched: bool,
     /// The last limit and quota with their bound.
     bound: Option<(Arc<Limit>, u64, u64)>,
@@ -137,6 +140,7 @@ impl Tally {
             counters: Vec::new(),
             index: BTreeMap::new(),
             quotas: Quotas::default(),
+            fences: Fences::default(),
             lost_loans: Vec::new(),
         }
     }
@@ -157,7 +161,7 @@ impl Tally {
             slots: Slots::default(),
             demand: 0,
             tank: None,
-            live: 0,
+            live: Vec::new(),
             watched,
             bound: None,
         };
@@ -200,7 +204,7 @@ impl Tally {
         if charge.shadow_refused {
             return None;
         }
-        let Self { counters, limits, quotas, map, nodes, expected, lost_loans, .. } = self;
+        let Self { counters, limits, quotas, fences, map, nodes, expected, lost_loans, .. } = self;
         let counter = &mut counters[counter as usize];
         let limit = &mut limits[counter.limit];
         let cost = u64::from(charge.cost);
@@ -209,6 +213,7 @@ impl Tally {
         counter.demand += cost;
         let id = counter.of.0;
         match &limit.limit.algorithm {
+            Algorithm::TokenBucket { .. } if fences.excuse(seen.place, seen.at_ms()) => {}
             Algorithm::TokenBucket { .. } => {
                 let of = |quota| bound::bucket(&limit.limit, quota, map);
                 let held = of(quota);
@@ -223,7 +228,10 @@ impl Tally {
                     ));
                 }
             }
-            Algorithm::Concurrency { .. } => counter.live += cost,
+            Algorithm::Concurrency { .. } => {
+                counter.live.resize(limit.regions.len(), 0);
+                counter.live[seen.place] += cost;
+            }
             _ if !seen.moment.allows(&limit.windows, charge.slot, seen.at_ms()) => {
                 let (name, slot) = (&limit.name, charge.slot);
                 return Some(format!("limit `{name}` charged slot {slot}, which no clock of the fleet has read"));
@@ -232,13 +240,16 @@ impl Tally {
         }
         let part = limit.part(charge.slot, quota, seen);
         let bound = counter.bound_of(&limit.limit, quota, map, *nodes);
-        let before = counter.slots.admitted(part.slot.wrapping_sub(1));
+        let before = counter.slots.spent(part.slot.wrapping_sub(1));
         let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
         closing.ask(cost, part.quota, bound);
         if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
-            closing.admitted = closing.admitted.max(counter.live);
+            let is_excused = |place: &usize| fences.excuse(*place, part.begins_ms);
+            let excused = (0..counter.live.len()).filter(is_excused).map(|place| counter.live[place]).sum();
+            closing.take_live(counter.live.iter().sum(), excused);
         } else {
             closing.admitted += cost;
+            closing.excused += if fences.excuse(seen.place, part.begins_ms) { cost } else { 0 };
         }
         if counter.watched {
             closing.by_region.resize(limit.regions.len(), 0);
@@ -247,7 +258,7 @@ impl Tally {
         if matches!(limit.limit.algorithm, Algorithm::TokenBucket { .. }) {
             return None;
         }
-        if closing.admitted > closing.bound {
+        if closing.spent() > closing.bound {
             // Rights of this slot may have been lent in the one before, under what was in force then.
             let quota = quotas.largest(id, part.begins_ms.saturating_sub(limit.window_ms()));
             let forgot = |at_ms: &i64| seen.moment.allows(&limit.windows, part.slot, *at_ms);
@@ -256,7 +267,7 @@ impl Tally {
             closing.bound = closing.bound.max(of(&limit.limit, quota, map, *nodes));
         }
         let estimate = limit.estimate(closing, before, seen);
-        let too_much = closing.admitted > closing.bound || estimate > closing.bound;
+        let too_much = closing.spent() > closing.bound || estimate > closing.bound;
         let told = std::mem::replace(&mut closing.told, too_much);
         (too_much && !told).then(|| excess(&limit.name, &counter.subject, closing, before, estimate))
     }
@@ -289,9 +300,10 @@ impl Tally {
     }
 
     /// Counts the end of a request that a concurrency limit counts.
-    pub fn release(&mut self, counter: u32, cost: u64) {
-        let counter = &mut self.counters[counter as usize];
-        counter.live = counter.live.saturating_sub(cost);
+    pub fn release(&mut self, counter: u32, place: usize, cost: u64) {
+        if let Some(live) = self.counters[counter as usize].live.get_mut(place) {
+            *live = live.saturating_sub(cost);
+        }
     }
 
     /// Counts a request that waited before it was decided.
@@ -390,7 +402,7 @@ impl LimitTally {
         }
         let left = seen.moment.left_of_before(&self.windows, slot.slot, seen.at_ms());
         let rounding = self.regions.len() as u64;
-        slot.admitted + (before * left / 1000).saturating_sub(rounding)
+        slot.spent() + (before * left / 1000).saturating_sub(rounding)
     }
 
     fn close(&mut self, slot: &Slot, expected: &[LimitExpectation]) {
@@ -437,8 +449,9 @@ impl LimitTally {
 
 /// What is wrong with a slot that more was admitted in than may be.
 fn excess(name: &Name, subject: &str, closing: &Slot, before: u64, estimate: u64) -> String {
-    let Slot { slot, admitted, bound, .. } = closing;
-    if admitted > bound {
+    let Slot { slot, bound, .. } = closing;
+    let admitted = closing.spent();
+    if admitted > *bound {
         format!("limit `{name}` admitted {admitted} for {subject} in slot {slot}, at most {bound} may be")
     } else {
         format!(

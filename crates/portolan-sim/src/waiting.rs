@@ -151,8 +151,9 @@ impl World<'_> {
 
     /// An admitted request has ended at its endpoint.
     pub fn finish(&mut self, lasting: &Lasting) {
+        let place = self.hosts[lasting.host].place;
         for (charge, counter) in lasting.charges.iter().zip(&lasting.counters) {
-            self.tally.release(*counter, u64::from(charge.cost));
+            self.tally.release(*counter, place, u64::from(charge.cost));
         }
         let host = &self.hosts[lasting.host];
         if let Some(process) = host.process.as_ref().filter(|_| host.lives == lasting.life) {

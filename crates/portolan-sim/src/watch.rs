@@ -75,6 +75,7 @@ impl World<'_> {
             }
         }
         self.note_impaired_pairs(now);
+        self.note_fences();
         if self.watch.zero.is_none() {
             return;
         }

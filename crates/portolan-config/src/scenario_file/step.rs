@@ -199,9 +199,7 @@ pub(super) fn refuse_others(fields: &Fields<'_>, what: &str, keys: &[&str], repo
 fn operator_verb(node: &Node, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<Action> {
     match OperatorVerb::parse(text(node, report)?) {
         Ok(verb) => {
-            if let OperatorVerb::Drain { region, .. } | OperatorVerb::Restore { region } = &verb {
-                mentions.push((region.clone(), node.at));
-            }
+            mentions.extend(verb.region().map(|region| (region.clone(), node.at)));
             Some(Action::Operator(verb))
         }
         Err(error) => {

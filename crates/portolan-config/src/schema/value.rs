@@ -75,7 +75,7 @@ values! {
     /// A network prefix.
     Prefix = { "type": "string", "examples": ["192.0.2.0/24", "2001:db8::/48"] };
     /// An order as on the command line.
-    OperatorVerb = { "type": "string", "pattern": "^\\s*(drain|restore|apply|rollback)\\s", "examples": ["drain eu-west --reason test"] };
+    OperatorVerb = { "type": "string", "pattern": "^\\s*(drain|restore|apply|rollback|limits\\s+(fence|unfence))\\s", "examples": ["drain eu-west --reason test"] };
     /// Every region, or a list of some.
     Regions = {
         "anyOf": [{ "const": "all" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }]

@@ -34,6 +34,7 @@ fn every_kind_of_fault_is_drawn_by_some_seed() {
         "drain",
         "duplicate",
         "latency",
+        "limits",
         "loss",
         "lost",
         "partition",

@@ -107,3 +107,12 @@ fn a_series_adds_up_to_the_figures() {
     assert_eq!(limit.slots.iter().flat_map(|slot| &slot.admitted).sum::<u64>(), admitted);
     assert!(series.regions.iter().all(|region| region.mode.len() == series.points), "a point lacks its mode");
 }
+
+#[test]
+fn a_fenced_region_that_lives_spends_beyond_the_limit_until_it_hears_of_it() {
+    let fence = "at: 1s, do: limits fence us-east --reason test";
+    let fullest = |steps: &[&str]| scenario(steps).check([1]).outcomes[0].figures.limits["strict-second"].most_admitted;
+    assert_eq!(fullest(&[fence, "at: 8s, do: limits unfence us-east"]), 60);
+    let cut = fullest(&["at: 500ms, fault: partition, regions: [us-east], for: 10s", fence]);
+    assert_eq!(cut, 60 + 20, "the others have its share, and it has not heard of it");
+}
