@@ -9,7 +9,7 @@ use portolan_config::{
     Action, Arrivals, Comparison, Condition, Cut, Direction, Disk, Distribution, GatewaySource, OperatorVerb,
     RegionSource, Scenario, ScenarioFault, Snapshot, SourceFile, Start, Target,
 };
-use portolan_model::RegionId;
+use portolan_model::{NodeName, RegionId};
 
 const CUT: &str = r#"
 version: 1
@@ -59,6 +59,8 @@ clients:
 steps:
   - { at: 1s, fault: partition, regions: [a, b] }
   - { at: 2s, fault: partition, pairs: [[a, b], [b, c]], direction: in, for: 5s }
+  - { at: 2s, fault: partition, nodes: [b-1, b-2], for: 5s }
+  - { at: 2s, fault: partition, nodes: [b-3], regions: [b], direction: out, for: 5s }
   - { at: 3s, fault: latency, by: 50ms, for: 5s }
   - { at: 4s, fault: loss, regions: [a], direction: out, share: 20%, for: 5s }
   - { at: 5s, fault: duplicate, share: 5%, for: 5s }
@@ -145,6 +147,25 @@ fn regions_of_a_scenario_need_no_files() {
     assert_eq!(map.rtt(&region("a"), &region("c")), Duration::from_millis(150));
     assert_eq!(["a", "b", "c"].map(|id| scenario.nodes_in(&region(id))), [2, 3, 2]);
     assert_eq!(["a", "b", "c"].map(|id| scenario.redis_rtt_from(&region(id)).as_millis()), [1, 2, 60]);
+}
+
+#[test]
+fn a_cut_between_nodes_concerns_them_and_the_others_that_it_names() {
+    let scenario = parse(EVERYTHING);
+    let cuts = |step: usize| match &scenario.steps[step].action {
+        Action::Fault(ScenarioFault::Partition(cut)) => cut.clone(),
+        other => panic!("{other:?}"),
+    };
+    let node = |name: &str| (NodeName::new(name).expect("a node"), region(&name[..1]));
+    let concerns = |cut: &Cut, from: &str, to: &str| {
+        let (from, to) = (node(from), node(to));
+        cut.concerns_nodes((&from.0, &from.1), (&to.0, &to.1))
+    };
+    let check = |step, pairs: [(&str, &str); 5]| pairs.map(|(from, to)| concerns(&cuts(step), from, to));
+    let pairs = [("b-1", "b-2"), ("b-1", "b-3"), ("b-3", "b-1"), ("a-1", "b-1"), ("b-3", "a-1")];
+    assert_eq!(check(2, pairs), [false, true, true, true, false]);
+    assert_eq!(check(3, pairs), [false, false, true, false, false]);
+    assert_eq!(check(0, pairs), [false, false, false, false, false], "regions a and b are one side");
 }
 
 #[test]

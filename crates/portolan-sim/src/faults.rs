@@ -316,6 +316,12 @@ impl World<'_> {
             ScenarioFault::Partition(cut) | ScenarioFault::Link { links: cut, .. } => match cut {
                 Cut::All => Vec::new(),
                 Cut::Side { regions, .. } => names(regions),
+                Cut::Nodes { nodes, .. } => {
+                    let places = nodes.iter().filter_map(|name| self.host_names.get(name));
+                    let mut regions: Vec<RegionId> = places.map(|&host| self.hosts[host].region.clone()).collect();
+                    regions.dedup();
+                    names(&regions)
+                }
                 Cut::Pairs { pairs, .. } => {
                     let mut ends: Vec<RegionId> = pairs.iter().flat_map(|(a, b)| [a.clone(), b.clone()]).collect();
                     ends.sort();

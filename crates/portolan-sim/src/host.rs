@@ -151,6 +151,7 @@ impl World<'_> {
         if let Some(process) = place.process.take() {
             tokio::spawn(async move { process.raft.shutdown().await });
         }
+        self.tally.end_all(host);
         self.note_quotas(host, None);
     }
 

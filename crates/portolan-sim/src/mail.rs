@@ -60,7 +60,11 @@ impl World<'_> {
         let wire = if self.options.check_codec { wire::checked(wire) } else { wire };
         let bytes = if self.network.is_narrow(from_region, to_region) { wire::encode(&wire).len() } else { 0 };
         let now = self.clock.now();
-        match self.network.depart(from_region, to_region, carriage, bytes, now) {
+        let departure = match self.network.depart(from_region, to_region, carriage, bytes, now) {
+            _ if self.network.is_severed(from, target) => Departure::Cut,
+            departure => departure,
+        };
+        match departure {
             Departure::Arrives { after, again } => {
                 if let Some(again) = again.and_then(|again| Some((again, wire.copy()?))) {
                     let copy = Plan::Arrive { from, to: target, wire: Box::new(again.1) };
@@ -75,8 +79,8 @@ impl World<'_> {
 
     /// A packet has come to the end of its way.
     pub fn arrive(&mut self, from: usize, to: usize, wire: Wire) {
-        let cut = self.hosts[from].place != self.hosts[to].place
-            && self.network.is_cut(self.hosts[from].place, self.hosts[to].place);
+        let places = (self.hosts[from].place, self.hosts[to].place);
+        let cut = self.network.is_severed(from, to) || places.0 != places.1 && self.network.is_cut(places.0, places.1);
         let fate = match (cut, &self.hosts[to].process) {
             (true, _) => Fate::Cut,
             (false, None) => Fate::NoNode,

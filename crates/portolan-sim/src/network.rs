@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use portolan_config::{Cut, LinkEffect, RegionMap, Scenario};
-use portolan_model::{ByteSize, Ratio, RegionId, Timestamp};
+use portolan_model::{ByteSize, NodeName, Ratio, RegionId, Timestamp};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Duration;
@@ -59,6 +59,11 @@ pub struct Network {
     loss: Ratio,
     /// By place of the sender's region, then of the receiver's.
     links: Vec<Link>,
+    /// All nodes, each with its region.
+    nodes: Vec<(NodeName, RegionId)>,
+    /// By place of the sender, then of the receiver, among the nodes: whether a cut between nodes lies in the way. Empty
+    /// while there is none.
+    severed: Vec<bool>,
     faults: BTreeMap<usize, Fault>,
 }
 
@@ -89,8 +94,8 @@ struct State {
 }
 
 impl Network {
-    /// Takes round trips from `regions`.
-    pub fn new(regions: &RegionMap, scenario: &Scenario, seed: u64) -> Self {
+    /// Takes round trips from `regions`; `nodes` are told apart by their places.
+    pub fn new(regions: &RegionMap, nodes: Vec<(NodeName, RegionId)>, scenario: &Scenario, seed: u64) -> Self {
         let ids = regions.ids();
         let pairs = ids.iter().flat_map(|from| ids.iter().map(move |to| (from, to)));
         let link = |(from, to): (&RegionId, &RegionId)| Link {
@@ -101,7 +106,8 @@ impl Network {
         };
         let links = pairs.map(link).collect();
         let (jitter, loss) = (scenario.jitter, scenario.loss);
-        let mut network = Self { regions: ids.to_vec(), jitter, loss, links, faults: BTreeMap::new() };
+        let (severed, faults) = (Vec::new(), BTreeMap::new());
+        let mut network = Self { regions: ids.to_vec(), jitter, loss, links, nodes, severed, faults };
         network.renew();
         network
     }
@@ -124,7 +130,12 @@ impl Network {
         self.renew();
     }
 
-    /// Whether a cut swallows what the region at `from` sends to that at `to`.
+    /// Whether a cut between nodes swallows what the node at `from` sends to that at `to`.
+    pub fn is_severed(&self, from: usize, to: usize) -> bool {
+        self.severed.get(from * self.nodes.len() + to).copied().unwrap_or_default()
+    }
+
+    /// Whether a cut swallows all that the region at `from` sends to that at `to`.
     pub fn is_cut(&self, from: usize, to: usize) -> bool {
         self.links[from * self.regions.len() + to].state.cut
     }
@@ -183,12 +194,37 @@ impl Network {
         }
     }
 
+    /// Combines all cuts between nodes anew.
+    fn sever(&mut self) {
+        let cuts = self.faults.values().filter_map(|fault| match fault {
+            Fault::Cut(cut @ Cut::Nodes { .. }) => Some(cut),
+            Fault::Cut(_) | Fault::Worse(..) => None,
+        });
+        let cuts: Vec<&Cut> = cuts.collect();
+        let pairs = self.nodes.iter().flat_map(|from| self.nodes.iter().map(move |to| (from, to)));
+        let severed =
+            pairs.map(|(from, to)| cuts.iter().any(|cut| cut.concerns_nodes((&from.0, &from.1), (&to.0, &to.1))));
+        self.severed = if cuts.is_empty() { Vec::new() } else { severed.collect() };
+    }
+
+    /// Whether cuts between nodes leave no way from one region to another.
+    fn severs(&self, from: &RegionId, to: &RegionId) -> bool {
+        let of = |region| {
+            let nodes = self.nodes.iter().enumerate();
+            nodes.filter(move |(_, (_, other))| other == region).map(|(node, _)| node)
+        };
+        !self.severed.is_empty() && of(from).all(|from| of(to).all(|to| self.is_severed(from, to)))
+    }
+
     /// Combines all faults anew for every link.
     fn renew(&mut self) {
+        self.sever();
+        let pairs = self.regions.iter().flat_map(|from| self.regions.iter().map(move |to| (from, to)));
+        let severed: Vec<bool> = pairs.map(|(from, to)| from != to && self.severs(from, to)).collect();
         let regions = &self.regions;
         let pairs = regions.iter().flat_map(|from| regions.iter().map(move |to| (from, to)));
-        for ((from, to), link) in pairs.zip(&mut self.links) {
-            let mut state = State { loss: share(self.loss), ..State::default() };
+        for (((from, to), link), cut) in pairs.zip(&mut self.links).zip(severed) {
+            let mut state = State { loss: share(self.loss), cut, ..State::default() };
             for fault in self.faults.values().filter(|_| from != to) {
                 match fault {
                     Fault::Cut(cut) => state.cut |= cut.concerns(from, to),
@@ -233,7 +269,8 @@ mod tests {
         let scenario = Scenario::parse(&SourceFile { path: "s.yaml".to_owned(), text });
         let scenario = scenario.unwrap_or_else(|faults| panic!("{}", faults.render()));
         let RegionSource::Inline(map) = &scenario.regions else { panic!("the regions stand in the scenario") };
-        Network::new(map, &scenario, seed)
+        let nodes = ["a-1", "a-2", "b-1", "c-1"].map(|name| (NodeName::new(name).expect("a node"), region(&name[..1])));
+        Network::new(map, nodes.into(), &scenario, seed)
     }
 
     fn region(text: &str) -> RegionId {
@@ -304,5 +341,24 @@ mod tests {
         assert_eq!(check(side(Direction::Out), true, false, true), undisturbed);
         let bridge = Cut::Pairs { pairs: vec![(region("a"), region("b"))], direction: Direction::Both };
         assert_eq!(check(bridge, true, true, false), undisturbed);
+    }
+
+    #[test]
+    fn a_cut_between_nodes_leaves_the_others_of_their_regions_alone() {
+        let nodes = |names: &[&str]| names.iter().map(|name| NodeName::new(name).expect("a node")).collect();
+        let check = |names: &[&str], regions: &[&str], severed: [bool; 3], regions_cut: [bool; 2]| {
+            let mut network = network("0%", 1);
+            let regions = regions.iter().map(|id| region(id)).collect();
+            network.cut(0, Cut::Nodes { nodes: nodes(names), regions, direction: Direction::Both });
+            let found = [(0, 1), (0, 2), (1, 2)].map(|(from, to)| network.is_severed(from, to));
+            assert_eq!(found, severed, "{names:?}");
+            assert_eq!([(0, 1), (1, 2)].map(|(from, to)| network.is_cut(from, to)), regions_cut, "{names:?}");
+            network.mend(0);
+            assert!(!network.is_severed(0, 1) && !network.is_cut(0, 1));
+        };
+        check(&["a-1"], &[], [true, true, false], [false, false]);
+        check(&["a-1"], &["a"], [true, false, false], [false, false]);
+        check(&["a-1", "a-2"], &[], [false, true, true], [true, false]);
+        check(&["b-1"], &["c"], [false, false, false], [false, true]);
     }
 }

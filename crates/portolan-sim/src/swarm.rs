@@ -75,9 +75,9 @@ impl Swarm {
             documents: sources.documents.keys().cloned().collect(),
         };
         for region in &draw.regions {
-            draw.nodes.extend(
-                (1..=base.nodes_in(region)).filter_map(|number| NodeName::new(&format!("{region}-{number}")).ok()),
-            );
+            let names =
+                (1..=base.nodes_in(region)).filter_map(|number| NodeName::new(&format!("{region}-{number}")).ok());
+            draw.nodes.extend(names.map(|name| (name, region.clone())));
         }
         let length = Duration::from_secs(draw.draws.random_range(LENGTH.0..=LENGTH.1));
         let kinds: Vec<Kind> = KINDS.into_iter().filter(|_| draw.one_in(2)).collect();
@@ -120,7 +120,7 @@ fn spare_disks(steps: &mut [Step]) {
 struct Draw {
     draws: ChaCha8Rng,
     regions: Vec<RegionId>,
-    nodes: Vec<NodeName>,
+    nodes: Vec<(NodeName, RegionId)>,
     documents: Vec<String>,
 }
 
@@ -138,7 +138,7 @@ impl Draw {
                 let action = Action::Fault(ScenarioFault::BadConfig);
                 return Some(Step { start: Start::At(at), action, duration: None });
             }
-            Kind::Partition => ScenarioFault::Partition(self.cut()?),
+            Kind::Partition => ScenarioFault::Partition(self.partition()?),
             Kind::Links => ScenarioFault::Link { links: self.links(), effect: self.effect() },
             Kind::Crash => ScenarioFault::Crash { target: self.target(), disk: self.disk() },
             // So short that the slot in which it dies is still open when it comes back.
@@ -206,6 +206,17 @@ impl Draw {
         [Direction::Both, Direction::Both, Direction::In, Direction::Out][self.draws.random_range(0..4)]
     }
 
+    /// A cut between nodes in places, else one between regions; `None` in a fleet of one node.
+    fn partition(&mut self) -> Option<Cut> {
+        if self.nodes.len() < 2 || !self.one_in(3) {
+            return self.cut();
+        }
+        let (node, region) = self.nodes[self.draws.random_range(0..self.nodes.len())].clone();
+        let siblings = self.nodes.iter().filter(|(_, other)| *other == region).count();
+        let regions = if siblings > 1 && self.one_in(2) { vec![region] } else { Vec::new() };
+        Some(Cut::Nodes { nodes: vec![node], regions, direction: self.direction() })
+    }
+
     /// A side that is cut off, or pairs that lose each other; `None` in a fleet of one region.
     fn cut(&mut self) -> Option<Cut> {
         if self.regions.len() < 2 {
@@ -244,7 +255,7 @@ impl Draw {
             0 | 1 => Target::Region(self.region()),
             2 => Target::Leader,
             3 => Target::Fleet,
-            _ => Target::Node(self.nodes[self.draws.random_range(0..self.nodes.len())].clone()),
+            _ => Target::Node(self.nodes[self.draws.random_range(0..self.nodes.len())].0.clone()),
         }
     }
 

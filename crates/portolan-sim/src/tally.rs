@@ -68,8 +68,8 @@ struct Counter {
     demand: u64,
     /// Of a token bucket: what an exact one would hold.
     tank: Option<Tank>,
-    /// Of a concurrency limit: what is under way, by place of the region.
-    live: Vec<u64>,
+    /// Of a concurrency limit: what is under way, by host with the place of its region.
+    live: BTreeMap<(usize, usize), u64>,
     watched: bool,
     /// The last limit and quota with their bound.
     bound: Option<(Arc<Limit>, u64, u64)>,
@@ -95,6 +95,8 @@ impl Counter {
 /// Where and when a request was decided.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
+    /// Place in the list of hosts.
+    pub host: usize,
     /// Place of the region.
     pub place: usize,
     /// Time of the scenario.
@@ -161,7 +163,7 @@ impl Tally {
             slots: Slots::default(),
             demand: 0,
             tank: None,
-            live: Vec::new(),
+            live: BTreeMap::new(),
             watched,
             bound: None,
         };
@@ -228,10 +230,7 @@ impl Tally {
                     ));
                 }
             }
-            Algorithm::Concurrency { .. } => {
-                counter.live.resize(limit.regions.len(), 0);
-                counter.live[seen.place] += cost;
-            }
+            Algorithm::Concurrency { .. } => *counter.live.entry((seen.host, seen.place)).or_default() += cost,
             _ if !seen.moment.allows(&limit.windows, charge.slot, seen.at_ms()) => {
                 let (name, slot) = (&limit.name, charge.slot);
                 return Some(format!("limit `{name}` charged slot {slot}, which no clock of the fleet has read"));
@@ -244,9 +243,9 @@ impl Tally {
         let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
         closing.ask(cost, part.quota, bound);
         if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
-            let is_excused = |place: &usize| fences.excuse(*place, part.begins_ms);
-            let excused = (0..counter.live.len()).filter(is_excused).map(|place| counter.live[place]).sum();
-            closing.take_live(counter.live.iter().sum(), excused);
+            let is_excused = |((_, place), _): &(&(usize, usize), &u64)| fences.excuse(*place, part.begins_ms);
+            let excused = counter.live.iter().filter(is_excused).map(|(_, live)| live).sum();
+            closing.take_live(counter.live.values().sum(), excused);
         } else {
             closing.admitted += cost;
             closing.excused += if fences.excuse(seen.place, part.begins_ms) { cost } else { 0 };
@@ -300,10 +299,14 @@ impl Tally {
     }
 
     /// Counts the end of a request that a concurrency limit counts.
-    pub fn release(&mut self, counter: u32, place: usize, cost: u64) {
-        if let Some(live) = self.counters[counter as usize].live.get_mut(place) {
-            *live = live.saturating_sub(cost);
-        }
+    pub fn release(&mut self, counter: u32, host: usize, cost: u64) {
+        let live = &mut self.counters[counter as usize].live;
+        live.iter_mut().filter(|((of, _), _)| *of == host).for_each(|(_, live)| *live = live.saturating_sub(cost));
+    }
+
+    /// Counts the end of all that is under way on a host whose process has died.
+    pub fn end_all(&mut self, host: usize) {
+        self.counters.iter_mut().for_each(|counter| counter.live.retain(|(of, _), _| *of != host));
     }
 
     /// Counts a request that waited before it was decided.

@@ -151,14 +151,13 @@ impl World<'_> {
 
     /// An admitted request has ended at its endpoint.
     pub fn finish(&mut self, lasting: &Lasting) {
-        let place = self.hosts[lasting.host].place;
-        for (charge, counter) in lasting.charges.iter().zip(&lasting.counters) {
-            self.tally.release(*counter, place, u64::from(charge.cost));
-        }
         let host = &self.hosts[lasting.host];
-        if let Some(process) = host.process.as_ref().filter(|_| host.lives == lasting.life) {
-            let view = process.node.view();
-            lasting.charges.iter().for_each(|charge| view.limiter.release(charge));
+        // What was under way in a process that has ended has ended with it.
+        let Some(process) = host.process.as_ref().filter(|_| host.lives == lasting.life) else { return };
+        let view = process.node.view();
+        for (charge, counter) in lasting.charges.iter().zip(&lasting.counters) {
+            view.limiter.release(charge);
+            self.tally.release(*counter, lasting.host, u64::from(charge.cost));
         }
     }
 
@@ -256,7 +255,7 @@ impl World<'_> {
     }
 
     fn seen(&self, host: usize) -> Seen {
-        Seen { place: self.hosts[host].place, at: self.since_zero(), moment: self.watch.moment }
+        Seen { host, place: self.hosts[host].place, at: self.since_zero(), moment: self.watch.moment }
     }
 
     fn note_wait(&mut self, ask: &Ask, way: &Way) {

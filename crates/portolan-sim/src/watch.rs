@@ -196,14 +196,17 @@ impl World<'_> {
     /// The revision of some node changed: acknowledged ones may be in force everywhere.
     pub fn note_activation(&mut self) {
         let now = self.clock.now();
-        let regions = 0..self.regions.len();
-        let reachable = |host: &&crate::host::Host| {
-            let mut others = regions.clone().filter(|place| *place != host.place).peekable();
+        let reachable = |(number, host): &(usize, &crate::host::Host)| {
+            let mut others = (0..self.hosts.len()).filter(|other| self.hosts[*other].place != host.place).peekable();
             let alone = others.peek().is_none();
-            let cut = !alone && others.all(|place| self.network.is_cut(place, host.place));
+            let is_cut = |other| {
+                self.network.is_severed(other, *number) || self.network.is_cut(self.hosts[other].place, host.place)
+            };
+            let cut = !alone && others.all(is_cut);
             !cut && host.process.is_some() && host.paused.is_none()
         };
-        let revisions = self.hosts.iter().filter(reachable).filter_map(|host| host.process.as_ref());
+        let hosts = self.hosts.iter().enumerate().filter(reachable);
+        let revisions = hosts.filter_map(|(_, host)| host.process.as_ref());
         let Some(oldest) = revisions.map(|process| process.node.view().revision).min() else { return };
         let (slowest, lags) = (&mut self.figures.slowest_activation_ms, &mut self.watch.lags);
         self.watch.pending.retain(|(revision, since)| {

@@ -117,6 +117,7 @@ impl<'a> World<'a> {
             }
             region_hosts.push((first..hosts.len()).collect());
         }
+        let nodes = hosts.iter().map(|host| (host.name.clone(), host.region.clone())).collect();
         let world = Self {
             scenario,
             sources,
@@ -125,7 +126,7 @@ impl<'a> World<'a> {
             clock,
             agenda: Agenda::new(),
             errands,
-            network: Network::new(&sources.regions, scenario, seed),
+            network: Network::new(&sources.regions, nodes, scenario, seed),
             mail: Mail::default(),
             lenders: Lenders::new(&regions, scenario),
             trace: Trace::default(),

@@ -76,7 +76,7 @@ pub enum ScenarioFault {
     },
 }
 
-/// Links between regions.
+/// Links between regions, or between nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// All links.
@@ -95,10 +95,19 @@ pub enum Cut {
         /// Of the first of a pair: which packets.
         direction: Direction,
     },
+    /// Between these nodes and others, in the same region as well. For partitions only.
+    Nodes {
+        /// The side.
+        nodes: Vec<NodeName>,
+        /// The others are all nodes of these regions that are not of the side; empty for all regions.
+        regions: Vec<RegionId>,
+        /// Of the side: which packets.
+        direction: Direction,
+    },
 }
 
 impl Cut {
-    /// Whether a packet between these two is concerned.
+    /// Whether a packet between any nodes of these two regions is concerned.
     pub fn concerns(&self, from: &RegionId, to: &RegionId) -> bool {
         match self {
             Self::All => true,
@@ -111,6 +120,18 @@ impl Cut {
                 (a == from && b == to && *direction != Direction::In)
                     || (b == from && a == to && *direction != Direction::Out)
             }),
+            Self::Nodes { .. } => false,
+        }
+    }
+
+    /// Whether a packet between these two nodes, each with its region, is concerned.
+    pub fn concerns_nodes(&self, from: (&NodeName, &RegionId), to: (&NodeName, &RegionId)) -> bool {
+        let Self::Nodes { nodes, regions, direction } = self else { return self.concerns(from.1, to.1) };
+        let is_other = |region| regions.is_empty() || regions.contains(region);
+        match (nodes.contains(from.0), nodes.contains(to.0)) {
+            (true, false) => *direction != Direction::In && is_other(to.1),
+            (false, true) => *direction != Direction::Out && is_other(from.1),
+            _ => false,
         }
     }
 }

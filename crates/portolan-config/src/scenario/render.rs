@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use portolan_model::{ByteSize, Ratio, RegionId, render_duration};
+use portolan_model::{ByteSize, NodeName, Ratio, RegionId, render_duration};
 
 use super::{
     Action, Arrivals, ClientLoad, Cut, Direction, Disk, DiskState, Distribution, Expect, GatewaySource, LenderState,
@@ -210,6 +210,12 @@ fn fault(keys: &mut Vec<String>, fault: &ScenarioFault) {
 fn links(keys: &mut Vec<String>, cut: &Cut) {
     let side = match cut {
         Cut::All => return,
+        Cut::Nodes { nodes, regions, direction } => {
+            let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+            keys.push(format!("nodes: [{}]", nodes.join(", ")));
+            keys.extend((!regions.is_empty()).then(|| format!("regions: [{}]", names(regions))));
+            *direction
+        }
         Cut::Side { regions, direction } => {
             keys.push(format!("regions: [{}]", names(regions)));
             *direction

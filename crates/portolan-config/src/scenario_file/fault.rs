@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use portolan_model::{ByteSize, Ratio};
+use portolan_model::{ByteSize, Ratio, RegionId};
 
 use crate::{
     Cut, Direction, Disk, DiskState, Drift, LenderState, LinkEffect, ScenarioFault, Shift, Target,
@@ -97,7 +97,7 @@ pub(super) fn decode(
 /// What a kind is called in a fault, and the keys it takes.
 const fn keys(kind: Kind) -> (&'static str, &'static [&'static str]) {
     match kind {
-        Kind::Partition => ("a partition", &["regions", "pairs", "direction"]),
+        Kind::Partition => ("a partition", &["regions", "pairs", "nodes", "direction"]),
         Kind::Latency => ("latency", &["regions", "pairs", "direction", "by"]),
         Kind::Loss => ("loss", &["regions", "pairs", "direction", "share"]),
         Kind::Duplicate => ("duplication", &["regions", "pairs", "direction", "share"]),
@@ -214,10 +214,28 @@ fn effect(kind: Kind, fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Li
 }
 
 fn partition(node: &Node, fields: &Fields<'_>, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<Cut> {
-    if fields.get("pairs").is_none() {
-        fields.require("regions", "[eu-west]", report)?;
+    let Some(named) = fields.get("nodes") else {
+        if fields.get("pairs").is_none() {
+            fields.require("regions", "[eu-west]", report)?;
+        }
+        return links(node, fields, mentions, report);
+    };
+    if let Some(pairs) = fields.get("pairs") {
+        report.fault(pairs.named_at, "a partition has either `nodes` or `pairs`", "keep one of them".to_owned());
     }
-    links(node, fields, mentions, report)
+    let direction = fields.optional("direction", Direction::Both, report, |n, r| choice(n, &DIRECTIONS, r));
+    let regions = regions(fields, mentions, report);
+    if decode::is_empty_list(named) {
+        report.fault(named.at, "`nodes` is empty", "name the nodes that are cut off".to_owned());
+    }
+    let nodes = list(named, MAX_NODES, report, |node, report| {
+        let name = node_name(node, report)?;
+        // A node is called as its region with a number; of the longest names not all of the region is left.
+        let region = name.as_str().rsplit_once('-').and_then(|(region, _)| RegionId::new(region).ok());
+        mentions.extend(region.filter(|region| region.as_str().len() <= MAX_NAME).map(|region| (region, node.at)));
+        Some(name)
+    });
+    Some(Cut::Nodes { nodes: nodes?, regions: regions?, direction })
 }
 
 /// The links that a fault concerns; all where it does not say.
@@ -251,11 +269,7 @@ fn links(node: &Node, fields: &Fields<'_>, mentions: &mut Mentions, report: &mut
 }
 
 /// The regions that a step names; none where it does not.
-fn regions(
-    fields: &Fields<'_>,
-    mentions: &mut Mentions,
-    report: &mut Report<'_>,
-) -> Option<Vec<portolan_model::RegionId>> {
+fn regions(fields: &Fields<'_>, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<Vec<RegionId>> {
     let Some(node) = fields.get("regions") else { return Some(Vec::new()) };
     if decode::is_empty_list(node) {
         report.fault(node.at, "`regions` is empty", "name the regions that it is about".to_owned());
@@ -308,6 +322,12 @@ const MAX_LATE: Duration = Duration::from_secs(60);
 
 /// Regions or pairs that one fault names.
 const MAX_REGIONS: usize = 100;
+
+/// Nodes that one fault names.
+const MAX_NODES: usize = 1000;
+
+/// Longest name of a region that stands whole in the names of its nodes.
+const MAX_NAME: usize = 58;
 
 /// Largest surge.
 const MAX_FACTOR: Ratio = Ratio::from_parts(10_000_000);

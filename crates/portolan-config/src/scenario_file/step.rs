@@ -24,6 +24,7 @@ pub(crate) const STEP: Shape = Shape {
         "fault",
         "regions",
         "pairs",
+        "nodes",
         "region",
         "node",
         "target",

@@ -144,6 +144,8 @@ struct Step {
     regions: Option<Vec<Name>>,
     /// Of links: pairs of regions.
     pairs: Option<Vec<[Name; 2]>>,
+    /// Of a partition: the nodes that are cut from all others, or from those of `regions`.
+    nodes: Option<Vec<Name>>,
     /// The region whose nodes it is about.
     region: Option<Name>,
     /// The node it is about.

@@ -15,6 +15,7 @@ fn a_seed_draws_one_scenario_and_writes_it_as_it_reads() {
 fn every_kind_of_fault_is_drawn_by_some_seed() {
     let base = Loaded::shipped("fleet-restart");
     let texts: Vec<String> = (0..100).map(|seed| base.drawn(seed).rendered()).collect();
+    assert!(texts.iter().any(|text| text.contains("fault: partition, nodes: [")), "no cut between nodes");
     let words = texts.iter().flat_map(|text| text.split_whitespace());
     let pairs: Vec<&str> = words.collect();
     let drawn: BTreeSet<&str> = pairs
@@ -55,6 +56,14 @@ fn every_kind_of_fault_is_drawn_by_some_seed() {
 fn drawn_scenarios_hold_every_invariant() {
     let base = Loaded::shipped("steady");
     for seed in 1..=10 {
+        base.drawn(seed).check([seed]);
+    }
+}
+
+#[test]
+fn drawn_scenarios_with_several_nodes_in_a_region_hold_every_invariant() {
+    let base = Loaded::shipped("limits/nodes");
+    for seed in 1..=3 {
         base.drawn(seed).check([seed]);
     }
 }
