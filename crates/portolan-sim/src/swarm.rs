@@ -32,11 +32,12 @@ enum Kind {
     Quorum,
     Surge,
     Operator,
+    Alternate,
     BadConfig,
     Lender,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 14] = [
     Kind::Partition,
     Kind::Links,
     Kind::Crash,
@@ -48,6 +49,7 @@ const KINDS: [Kind; 13] = [
     Kind::Quorum,
     Kind::Surge,
     Kind::Operator,
+    Kind::Alternate,
     Kind::BadConfig,
     Kind::Lender,
 ];
@@ -85,7 +87,11 @@ impl Swarm {
         let count = if kinds.is_empty() { 0 } else { draw.draws.random_range(1..=MAX_STEPS) };
         for _ in 0..count {
             let kind = kinds[draw.draws.random_range(0..kinds.len())];
-            steps.extend(draw.step(kind, length.mul_f64(FAULTY)));
+            if kind == Kind::Alternate {
+                steps.extend(draw.alternation(length.mul_f64(FAULTY)));
+            } else {
+                steps.extend(draw.step(kind, length.mul_f64(FAULTY)));
+            }
         }
         steps.sort_by_key(Step::earliest);
         spare_disks(&mut steps);
@@ -130,7 +136,7 @@ impl Draw {
         let room = faulty.saturating_sub(at).max(Duration::from_millis(50));
         let lasting = self.lasting().min(room);
         let fault = match kind {
-            Kind::Operator => {
+            Kind::Operator | Kind::Alternate => {
                 let action = Action::Operator(self.verb());
                 return Some(Step { start: Start::At(at), action, duration: None });
             }
@@ -175,6 +181,23 @@ impl Draw {
             }
         };
         Some(Step { start: Start::At(at), action: Action::Fault(fault), duration: Some(lasting) })
+    }
+
+    /// One document after the other is put in force, at distances at which a change may still wait for the one before it;
+    /// with documents that split limits otherwise, shares change under whatever else is drawn.
+    fn alternation(&mut self, faulty: Duration) -> Vec<Step> {
+        let mut at = faulty.mul_f64(self.draws.random_range(0.0..0.5));
+        let (mut steps, turns) = (Vec::new(), self.draws.random_range(2..8));
+        let first = self.draws.random_range(0..self.documents.len().max(1));
+        for turn in 0..turns {
+            at += Duration::from_millis(self.draws.random_range(200..9000));
+            let Some(file) = self.documents.get((first + turn) % self.documents.len().max(1)).cloned() else { break };
+            if at < faulty {
+                let action = Action::Operator(OperatorVerb::Apply { file });
+                steps.push(Step { start: Start::At(at), action, duration: None });
+            }
+        }
+        steps
     }
 
     fn one_in(&mut self, of: u32) -> bool {

@@ -32,6 +32,11 @@ fn drain_during_partition() {
 }
 
 #[test]
+fn shares_change_during_partition() {
+    check("shares-change-during-partition");
+}
+
+#[test]
 fn fleet_restart() {
     check("fleet-restart");
 }
