@@ -18,6 +18,9 @@ use crate::{
     world::{Plan, World},
 };
 
+/// The most that surges together make of a load.
+const MAX_SURGE: Ratio = Ratio::from_parts(10_000_000);
+
 /// What is under way.
 pub struct Faults {
     /// What operators have asked for.
@@ -54,7 +57,7 @@ impl Faults {
     pub fn surge(&self, region: &RegionId) -> Ratio {
         let of_region = self.surges.values().filter(|(regions, _)| regions.is_empty() || regions.contains(region));
         of_region.fold(Ratio::ONE, |factor, (_, next)| {
-            Ratio::from_parts(u32::try_from(next.of(u64::from(factor.parts()))).unwrap_or(u32::MAX))
+            Ratio::from_parts(u32::try_from(next.of(u64::from(factor.parts()))).unwrap_or(u32::MAX)).min(MAX_SURGE)
         })
     }
 

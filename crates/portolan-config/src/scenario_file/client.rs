@@ -8,7 +8,11 @@ use crate::{
     Arrivals, Bursts, ClientLoad, Distribution,
     decode::{self, Fields, Shape, choice, duration, named, string, text, whole},
     fault::Report,
-    scenario_file::{Mentions, mention, moment, span},
+    scenario_file::{
+        Mentions,
+        load::{MAX_RATE, MAX_USERS, REMEDY, Total},
+        mention, moment, span,
+    },
     tree::Node,
 };
 
@@ -35,17 +39,30 @@ pub(crate) const CLIENT: Shape = Shape {
     ],
 };
 
-pub(super) fn decode(node: &Node, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<ClientLoad> {
+pub(super) fn decode(
+    node: &Node,
+    total: &mut Total,
+    mentions: &mut Mentions,
+    report: &mut Report<'_>,
+) -> Option<ClientLoad> {
     let fields = Fields::open(node, &CLIENT, report)?;
     let region = fields.require("region", "us-east", report).and_then(|node| mention(node, mentions, report));
-    let rate = fields.require("rate", "200/s", report).and_then(|node| rate(node, report));
+    let rate = fields.require("rate", "200/s", report).and_then(|node| {
+        let rate = rate(node, report)?;
+        total.add_rate(node, rate, report);
+        Some(rate)
+    });
     let host = fields.require("host", "api.example.test", report).and_then(|node| string(node, report));
     let path = fields.require("path", "/orders/1", report).and_then(|node| string(node, report));
     let method = fields.optional("method", "GET".to_owned(), report, string);
     let user = fields.get("user").and_then(|node| string(node, report));
     let headers = fields.optional("headers", BTreeMap::new(), report, texts);
     let claims = fields.optional("claims", BTreeMap::new(), report, texts);
-    let users = fields.optional("users", 1, report, |node, report| whole(node, 1..=MAX_USERS, report));
+    let users = fields.optional("users", 1, report, |node, report| {
+        let users = whole(node, 1..=MAX_USERS, report)?;
+        total.add_users(node, users, report);
+        Some(users)
+    });
     let distribution = fields.optional("distribution", Distribution::default(), report, distribution);
     let arrivals = fields.optional("arrivals", Arrivals::default(), report, |node, report| {
         choice(node, &[("even", Arrivals::Even), ("poisson", Arrivals::Poisson)], report)
@@ -82,7 +99,7 @@ fn rate(node: &Node, report: &mut Report<'_>) -> Option<Rate> {
         return Some(rate);
     }
     let message = format!("{} is more than the {MAX_RATE}/s that a load may send", node.quoted());
-    report.fault(node.at, message, "rehearse a smaller limit with a smaller load: both scale".to_owned());
+    report.fault(node.at, message, REMEDY.to_owned());
     None
 }
 
@@ -133,12 +150,6 @@ fn texts(node: &Node, report: &mut Report<'_>) -> Option<BTreeMap<String, String
     });
     Some(read.collect())
 }
-
-/// Requests a second of one load.
-const MAX_RATE: u32 = 1_000_000;
-
-/// Users of one load.
-const MAX_USERS: u64 = 1_000_000;
 
 /// Largest exponent of a Zipf distribution; beyond it one user sends everything.
 const MAX_EXPONENT: f64 = 8.0;

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod expect;
 pub(crate) mod fault;
+mod load;
 pub(crate) mod regions;
 pub(crate) mod step;
 
@@ -68,11 +69,15 @@ fn decode(root: &Node, report: &mut Report<'_>) -> Option<Scenario> {
         fields.optional("redis_rtt", (REDIS_RTT, BTreeMap::new()), report, |node, report| {
             redis_trips(node, &mut mentions, report)
         });
+    let mut total = load::Total::default();
     let clients = fields.optional("clients", Vec::new(), report, |node, report| {
-        list(node, MAX_CLIENTS, report, |node, report| client::decode(node, &mut mentions, report))
+        list(node, MAX_CLIENTS, report, |node, report| client::decode(node, &mut total, &mut mentions, report))
     });
-    let steps = fields
-        .optional("steps", Vec::new(), report, |node, report| step::decode_all(node, length, &mut mentions, report));
+    let mut surges = Vec::new();
+    let steps = fields.optional("steps", Vec::new(), report, |node, report| {
+        step::decode_all(node, length, &mut surges, &mut mentions, report)
+    });
+    load::check(&clients, &surges, report);
     let expect = fields
         .optional("expect", Expect::default(), report, |node, report| expect::decode(node, &mut mentions, report));
     Some(Scenario {

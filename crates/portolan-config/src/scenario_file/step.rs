@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::{
     Action, OperatorVerb, Start, Step,
     decode::{Fields, Shape, choice, items, text, whole},
-    fault::Report,
+    fault::{Report, Span},
     scenario_file::{
         Mentions,
         fault::{self, Kind},
+        load::Surge,
         moment, span,
     },
     tree::Node,
@@ -63,16 +64,17 @@ pub(crate) const FAULTS: [(&str, Kind); 17] = [
     ("redis", Kind::Lender),
 ];
 
-/// Reads the steps; one that repeats becomes several. Those with a time come first, in the order of time.
+/// Reads the steps, and takes down the surges among them; one that repeats becomes several. Those with a time come first, in the order of time.
 pub(super) fn decode_all(
     node: &Node,
     length: Option<Duration>,
+    surges: &mut Vec<Surge>,
     mentions: &mut Mentions,
     report: &mut Report<'_>,
 ) -> Option<Vec<Step>> {
     let mut steps = Vec::new();
     for item in items(node, MAX_STEPS, report)? {
-        let Some((step, repeat)) = decode(item, length, mentions, report) else { continue };
+        let Some((step, repeat, load_at)) = decode(item, length, mentions, report) else { continue };
         let Repeat { every, times } = repeat;
         for turn in 0..times {
             let start = match &step.start {
@@ -81,6 +83,7 @@ pub(super) fn decode_all(
             };
             if length.is_none_or(|length| turn == 0 || matches!(start, Start::At(at) if at < length)) {
                 steps.push(Step { start, ..step.clone() });
+                surges.extend(steps.last().zip(load_at).and_then(|(step, at)| Surge::of(step, at)));
             }
         }
         if steps.len() > MAX_STEPS {
@@ -104,7 +107,7 @@ fn decode(
     length: Option<Duration>,
     mentions: &mut Mentions,
     report: &mut Report<'_>,
-) -> Option<(Step, Repeat)> {
+) -> Option<(Step, Repeat, Option<Span>)> {
     let fields = Fields::open(node, &STEP, report)?;
     let start = start(node, &fields, length, mentions, report);
     let lasting = fields.get("for").and_then(|node| span(node, report));
@@ -124,7 +127,8 @@ fn decode(
             None
         }
     };
-    Some((Step { start: start?, action: action?, duration: lasting }, repeat?))
+    let load_at = fields.get("load").map(|node| node.at);
+    Some((Step { start: start?, action: action?, duration: lasting }, repeat?, load_at))
 }
 
 fn start(
