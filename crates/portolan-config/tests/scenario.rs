@@ -140,6 +140,30 @@ fn a_step_that_repeats_becomes_one_step_each_time() {
 }
 
 #[test]
+fn loads_and_surges_together_are_what_a_machine_can_rehearse() {
+    let check = |steps: &str, expected: &[&str]| {
+        let clients =
+            "[{ region: a, rate: 400000/s, host: h, path: / }, { region: b, rate: 200000/s, host: h, path: / }]";
+        let text = format!("version: 1\ntitle: t\nlength: 60s\nclients: {clients}\nsteps: [{steps}]\n");
+        let file = SourceFile { path: "scenario.yaml".to_owned(), text };
+        let faults = Scenario::parse(&file).err().map(|faults| faults.0).unwrap_or_default();
+        let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+        assert_eq!(messages, expected, "{steps}");
+    };
+    let too_much = |rate: u32| format!("with this surge the loads together send {rate}/s, more than 1000000/s");
+    let surge = |rest: &str| format!("{{ fault: surge, {rest} }}");
+    check(&surge("at: 1s, load: 150%"), &[]);
+    check(&surge("at: 1s, load: x2"), &[&too_much(1_200_000)]);
+    check(&surge("at: 1s, load: x2, regions: [a]"), &[]);
+    let twice = |second: &str| format!("{}, {}", surge("at: 1s, load: 150%, for: 5s"), surge(second));
+    check(&twice("at: 6s, load: 150%"), &[]);
+    check(&twice("at: 5s, load: 150%"), &[&too_much(1_350_000)]);
+    check(&twice("at: 5s, load: 150%, regions: [b]"), &[&too_much(1_050_000)]);
+    // One that waits may come while another lasts, and be told of at either.
+    check(&twice("when: sent >= 1, load: 150%"), &[&too_much(1_350_000), &too_much(1_350_000)]);
+}
+
+#[test]
 fn regions_of_a_scenario_need_no_files() {
     let scenario = parse(EVERYTHING);
     let RegionSource::Inline(map) = &scenario.regions else { panic!("the regions stand in the scenario") };

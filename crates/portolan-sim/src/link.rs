@@ -214,3 +214,82 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use portolan_limits::{Key, LimitId};
+    use portolan_model::{HashKey, Name, WallTime};
+
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_nanos(millis * 1_000_000)
+    }
+
+    fn link() -> Link {
+        let name = Name::new("main").expect("a name");
+        Link::new(1, Arc::new(Lender { name, redis: "redis://127.0.0.1".to_owned() }))
+    }
+
+    fn request(sequence: u64) -> LoanRequest {
+        LoanRequest {
+            limit: LimitId(1),
+            key: Key::new(&HashKey::new([7; 16]), LimitId(1), &[]),
+            slot: 1,
+            sequence,
+            held: 0,
+            units: 1,
+            quota: 100,
+            slot_ends: WallTime::from_unix_millis(u64::MAX / 2),
+        }
+    }
+
+    /// What it wants done, in words.
+    fn acts(link: &mut Link) -> Vec<String> {
+        let word = |act| match act {
+            Act::Ask(number, request) => format!("ask {number} for {}", request.sequence),
+            Act::Reply(reply) => format!("reply {} {:?}", reply.sequence, reply.granted.map(|granted| granted.held)),
+            other => format!("{other:?}"),
+        };
+        std::iter::from_fn(|| link.poll()).map(word).collect()
+    }
+
+    #[test]
+    fn a_lender_that_answers_is_asked_and_refuses_nothing_but_before_it_is_connected() {
+        let mut link = link();
+        assert!(link.ask(request(1), at(0)));
+        assert_eq!(acts(&mut link), ["Connect", "reply 1 None"]);
+        link.hear(Heard::Connected, at(2));
+        assert!(link.ask(request(2), at(3)));
+        link.hear(Heard::Answered(1, Granted { held: 7, total: 7, before: 0 }), at(5));
+        link.hear(Heard::Late(1), at(53));
+        assert_eq!(acts(&mut link), ["ask 1 for 2", "reply 2 Some(7)"], "an answered request is not late");
+    }
+
+    #[test]
+    fn a_lender_that_is_silent_is_given_up_and_counted_on_again_after_signs_of_life() {
+        let mut link = link();
+        link.hear(Heard::Connected, at(0));
+        (1..=3).for_each(|sequence| assert!(link.ask(request(sequence), at(sequence))));
+        acts(&mut link);
+        link.hear(Heard::Late(1), at(51));
+        link.hear(Heard::Late(2), at(52));
+        assert!(link.ask(request(4), at(52)));
+        assert_eq!(acts(&mut link), ["reply 1 None", "Judged", "reply 2 None"], "one is under way, and one waits");
+        link.hear(Heard::Late(3), at(53));
+        assert_eq!(acts(&mut link), ["reply 3 None", "Rest(50ms)", "reply 4 None"]);
+        link.hear(Heard::Rested, at(60));
+        link.hear(Heard::NotConnected, at(560));
+        assert_eq!(acts(&mut link), ["Connect", "Rest(100ms)"]);
+        link.hear(Heard::Rested, at(600));
+        link.hear(Heard::Connected, at(602));
+        assert_eq!(acts(&mut link), ["Connect", "Ping"]);
+        for turn in 0..6 {
+            assert!(!link.is_reachable());
+            link.hear(Heard::Pong, at(604 + turn * 402));
+            link.hear(Heard::PingDue, at(1004 + turn * 402));
+        }
+        assert!(link.is_reachable());
+        assert_eq!(acts(&mut link).iter().filter(|act| *act == "Judged").count(), 1);
+    }
+}

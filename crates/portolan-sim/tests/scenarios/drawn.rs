@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use portolan_config::{Scenario, SourceFile};
+
 use crate::loaded::Loaded;
 
 #[test]
@@ -9,6 +11,15 @@ fn a_seed_draws_one_scenario_and_writes_it_as_it_reads() {
     let base = Loaded::shipped("steady");
     assert_eq!(base.drawn(3).rendered(), base.drawn(3).rendered());
     assert_ne!(base.drawn(3).rendered(), base.drawn(4).rendered());
+    for name in ["steady", "fleet-restart", "limits/nodes-cut", "limits/lender", "limits/fence"] {
+        let base = Loaded::shipped(name);
+        for seed in 0..40 {
+            let drawn = base.drawn(seed).rendered();
+            let file = SourceFile { path: "drawn.yaml".to_owned(), text: drawn.clone() };
+            let read = Scenario::parse(&file).unwrap_or_else(|faults| panic!("{}", faults.render()));
+            assert_eq!(read.render(), drawn, "{name}, seed {seed}");
+        }
+    }
 }
 
 #[test]
