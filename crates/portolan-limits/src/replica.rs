@@ -149,7 +149,10 @@ pub struct Limits {
     fenced: bool,
     clock_ahead: Vec<bool>,
     last: Now,
-    last_tick: Timestamp,
+    /// When this was ticked last, and the civil time by then.
+    last_tick: (Timestamp, WallTime),
+    /// Nothing is lent before.
+    lends_from: Timestamp,
     next_tick: Timestamp,
     next_digest: Timestamp,
     repair_turn: usize,
@@ -179,6 +182,7 @@ impl Limits {
         let mut rosters = config.rosters;
         let alone = || Roster { epoch: 1, nodes: vec![config.node.clone()] };
         rosters.entry(config.region.clone()).or_insert_with(alone);
+        let lends_from = now.mono + if recovery == Recovery::FirstStart { Duration::ZERO } else { CATCHING_UP };
         let siblings = Siblings::new(config.node, config.neighbours, config.life, recovery, shared.table.len());
         let mut limits = Self {
             me,
@@ -213,7 +217,8 @@ impl Limits {
             fenced: false,
             clock_ahead: vec![false; count],
             last: now,
-            last_tick: now.mono,
+            last_tick: (now.mono, now.wall),
+            lends_from,
             next_tick: now.mono,
             next_digest: now.mono,
             repair_turn: 0,
@@ -443,12 +448,12 @@ impl Limits {
     /// Keeps civil time monotone: after a step back it goes on at nine tenths of its pace until the clock has caught up,
     /// so that slots neither reopen nor stand still.
     fn slew_clock(&mut self, now: Now) {
-        let elapsed = now.mono.since(self.last_tick);
-        let wall = self.shared.wall(now);
-        if now.wall + CLOCK_STEP < wall {
-            self.shared.raise_clock(wall + elapsed * 9 / 10);
+        let (ticked, before) = self.last_tick;
+        if now.wall + CLOCK_STEP < self.shared.wall(now) {
+            // From the last tick on: what the others told meanwhile has the time since then in it.
+            self.shared.raise_clock(before + now.mono.since(ticked) * 9 / 10);
         }
-        self.last_tick = now.mono;
+        self.last_tick = (now.mono, self.shared.latest());
     }
 
     fn wall(&self) -> WallTime {
@@ -465,6 +470,10 @@ const REPAIR_PART: u64 = 8;
 
 /// A smaller step back of the clock is waited out.
 const CLOCK_STEP: Duration = Duration::from_millis(100);
+
+/// For so long after a restart a node lends nothing: the log that it starts from may be old, and what it would lend
+/// another region's by now. It hears of that as soon as it hears anything.
+const CATCHING_UP: Duration = Duration::from_secs(2);
 
 /// Ticks in which the whole table is swept: 75 s.
 const SWEEP_TICKS: usize = 750;

@@ -20,7 +20,7 @@ impl Limits {
     /// Lends what is due of a key.
     pub(super) fn lend(&mut self, rights: &Rights, key: Key) {
         let lends = self.books.get(&rights.id).is_some_and(|book| book.lends);
-        if !lends {
+        if !lends || self.last.mono < self.lends_from {
             return;
         }
         let slot = rights.terms.slot(self.wall());
