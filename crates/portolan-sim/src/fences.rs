@@ -60,8 +60,13 @@ impl World<'_> {
         if fenced.is_empty() && self.tally.fences.0.is_empty() {
             return;
         }
-        let is_behind = |host: &usize| applied(*host).is_some_and(|index| Some(index) < applied(newest));
-        let behind = (0..self.hosts.len()).filter(is_behind).map(|host| self.hosts[host].place).collect();
+        let places = |is: &dyn Fn(&usize) -> bool| -> BTreeSet<usize> {
+            (0..self.hosts.len()).filter(is).map(|host| self.hosts[host].place).collect()
+        };
+        let mut behind = places(&|host| applied(*host).is_some_and(|index| Some(index) < applied(newest)));
+        // A region that is down comes back with what it knew before, and spends at once.
+        let up = places(&|host| applied(*host).is_some());
+        behind.extend(fenced.difference(&up));
         let at_ms = i64::try_from(self.since_zero().as_nanos() / 1_000_000).unwrap_or(i64::MAX);
         self.tally.fences.look(&fenced, &behind, at_ms);
     }
