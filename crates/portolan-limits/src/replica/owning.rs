@@ -8,6 +8,7 @@ use portolan_model::{Now, WallTime};
 
 use super::{Event, Limits};
 use crate::{
+    Cell,
     counter::{Allowance, Counter},
     definition::Kind,
     key::Key,
@@ -44,6 +45,9 @@ impl Limits {
         let ranking = self.siblings.ownership.ranking().clone();
         let kept = self.siblings.ownership.held();
         self.siblings.copies.handle_ranking(&ranking, kept, marks.into_iter());
+        let table = &self.shared.table;
+        let used = |cell: &Cell| table.with(cell.key, |counter| counter.used(cell.slot)).unwrap_or(0);
+        self.siblings.requests.handle_lost(|cell| lost(cell.key), used);
         self.siblings.requests.handle_owner_change(|_| true);
         self.events.push(Event::Roster { epoch: roster.epoch, owned: ranking.owned(self.siblings.me()).len() });
         self.take_over(now);

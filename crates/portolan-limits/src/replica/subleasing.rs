@@ -36,7 +36,8 @@ impl Limits {
         self.siblings.requests.handle_use(Cell { limit: rights.id, key, slot }, used, refused, now.mono);
     }
 
-    /// Hands back what is not used, and asks ahead for the slot to come.
+    /// Hands back what is not used, and asks ahead for the slot to come. Not of keys that are this node's by now: what is
+    /// not used of them is its own.
     pub(super) fn hand_back(&mut self, now: Now) {
         let limiter = self.limiter();
         let wall = self.wall();
@@ -45,7 +46,8 @@ impl Limits {
             (rights.terms.slot(wall) <= cell.slot).then(|| rights.terms.end(cell.slot).since(wall))
         };
         for cell in self.siblings.requests.idle(now.mono, left) {
-            let Some(rights) = limiter.rights(cell.limit) else { continue };
+            let foreign = self.shared.gates.of(cell.key).is_foreign();
+            let Some(rights) = limiter.rights(cell.limit).filter(|_| foreign) else { continue };
             let take = |counter: &Counter| {
                 let published = counter.rights(cell.slot).map_or(0, |published| published.amount);
                 counter.withdraw(cell.slot, u64::MAX, published, 0)
@@ -72,12 +74,11 @@ impl Limits {
             let counts = |counter: &Counter| counter.commit(cell.slot);
             if matches!(rights.terms.kind, Kind::Bucket(_)) { table.with(cell.key, counts) } else { None }
         });
-        let super::siblings::Siblings { requests, ownership, .. } = &mut self.siblings;
-        let owner = |cell: &Cell| ownership.ranking().owner(Shard::of(cell.key)).cloned();
+        let super::siblings::Siblings { me, requests, ownership, .. } = &mut self.siblings;
+        let owner = |cell: &Cell| ownership.ranking().owner(Shard::of(cell.key)).filter(|owner| *owner != me).cloned();
         while let Some((owner, ask)) = requests.poll_ask(now, owner) {
             by_owner.entry(owner).or_default().push(ask);
         }
-        by_owner.remove(self.siblings.me());
         let life = self.siblings.life;
         for (owner, asks) in by_owner {
             for asks in asks.chunks(MAX_ITEMS) {

@@ -56,6 +56,41 @@ fn a_day_s_quota_is_not_spent_again_in_two_rolling_deploys() {
 }
 
 #[test]
+fn what_is_left_of_a_long_window_is_spent_after_its_owner_was_away() {
+    for (seed, limits) in [(1, ["1000/day"]), (2, ["1000/day"]), (3, ["sliding 1000/h"]), (4, ["sliding 1000/h"])] {
+        let mut region = Region::started(seed, &limits, 3);
+        let [owner, heir, third] = region.roles();
+        // The heir serves from what the owner grants it, then from what it took over, then from grants again.
+        let serve = |region: &mut Region, millis: u64| {
+            for _ in 0..millis / 25 {
+                region.request(heir);
+                region.pass(25);
+            }
+        };
+        serve(&mut region, 2 * SECOND);
+        // With its process, or off the roster alone.
+        let restarts = seed % 2 == 1;
+        if restarts {
+            region.kill(owner);
+        }
+        region.list_after(20, &[heir, third]);
+        serve(&mut region, 3 * SECOND);
+        if restarts {
+            region.start(owner);
+        }
+        region.list_after(20, &[0, 1, 2]);
+        for _ in 0..10 * SECOND {
+            (0..3).for_each(|at| region.request(at));
+            region.pass(1);
+        }
+        region.check_bound();
+        // Less the tenth that needs no mark, and what two owners had marked ahead: a tenth each.
+        let admitted = region.admitted_in_all();
+        assert!(admitted >= 700, "seed {seed}: {admitted} of {limits:?}");
+    }
+}
+
+#[test]
 fn a_concurrency_limit_has_all_its_units_after_restarts() {
     for limit in ["concurrency 1", "concurrency 9"] {
         let mut region = Region::started(1, &[limit], 1);

@@ -46,7 +46,7 @@ struct Held {
     settled_at: Timestamp,
     /// Settled after the rest was handed back.
     settled_last: bool,
-    /// Use of the slot before the first grant: what this node spent while it owned the key.
+    /// Use of the slot from no grant: what this node spent while it owned the key, or took over as spent.
     before: u64,
     /// Units that wait, and those that would last for a moment; none: only to hand back.
     waiting: u64,
@@ -180,6 +180,17 @@ impl Requests {
         }
     }
 
+    /// Cells of keys that this node owned, and another one owns from now on: what is `used` of them was spent from this
+    /// node's own account, and of what will be granted nothing is.
+    pub fn handle_lost(&mut self, lost: impl Fn(&Cell) -> bool, used: impl Fn(&Cell) -> u64) {
+        for (cell, held) in self.cells.iter_mut().filter(|(cell, _)| lost(cell)) {
+            let used = used(cell);
+            held.before = held.before.max(used.saturating_sub(held.rights()));
+            held.used = used.saturating_sub(held.before);
+            (held.waiting, held.need, held.closing) = (0, 0, false);
+        }
+    }
+
     /// Cells of which something should go back: `left` says how long a slot still lasts. The caller takes what is unused
     /// from the entry and reports it by [`handle_withdrawn`](Self::handle_withdrawn).
     pub fn idle(&mut self, now: Timestamp, left: impl Fn(&Cell) -> Option<Duration>) -> Vec<Cell> {
@@ -228,7 +239,7 @@ impl Requests {
         }
     }
 
-    /// The next ask to send, of a key whose owner `owner` tells.
+    /// The next ask to send, of a key whose owner `owner` tells; none of a key that has no other owner.
     pub fn poll_ask(&mut self, now: Timestamp, owner: impl Fn(&Cell) -> Option<NodeName>) -> Option<(NodeName, Ask)> {
         while let Some(cell) = self.due.pop_first() {
             let Some(held) = self.cells.get_mut(&cell) else { continue };

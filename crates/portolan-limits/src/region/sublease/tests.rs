@@ -70,6 +70,32 @@ fn a_late_answer_of_an_owner_s_earlier_process_is_not_counted_again() {
     assert_eq!(requests.spent(&cell()), 15);
 }
 
+#[test]
+fn of_a_key_that_a_node_owned_for_a_while_it_may_use_what_is_granted_after_that() {
+    let owner = node("a");
+    for (life, granted) in [(1, 47), (2, 7)] {
+        let mut requests = Requests::new(4);
+        let mut now = Timestamp::ZERO;
+        let mut ask = |requests: &mut Requests, used, life, granted| {
+            requests.handle_use(cell(), used, 1, now);
+            let sent = requests.poll_ask(now, |_| Some(owner.clone())).map(|(_, ask)| (ask.waiting, ask.need));
+            now = now + Duration::from_millis(200);
+            let grant = Grant { cell: cell(), granted, returned: 0, more: true };
+            (sent, requests.handle_grant(&owner, life, grant, now).map(|published| published.rights))
+        };
+        // Five were used before the first grant.
+        requests.handle_use(cell(), 5, 0, Timestamp::ZERO);
+        assert_eq!(ask(&mut requests, 5, 1, 40), (Some((1, 1)), Some(45)));
+        // Of what it was granted four are left when it takes over, and 600 are used when it ceases to own the key.
+        requests.handle_use(cell(), 41, 0, Timestamp::ZERO);
+        requests.handle_lost(|_| true, |_| 600);
+        assert_eq!(ask(&mut requests, 600, life, granted), (Some((1, 1)), Some(607)), "process {life}");
+        // It never came to own the key: what is left may still be used.
+        requests.handle_lost(|_| true, |_| 603);
+        assert_eq!(ask(&mut requests, 608, life, granted + 5).1, Some(612));
+    }
+}
+
 /// One owner with a pool, three nodes with counters, messages under way.
 struct Region {
     quota: u64,
