@@ -24,6 +24,8 @@ pub(crate) struct Purse {
     pub seen: Level,
     /// What is gone of the burst or out, in the bucket's time.
     pub debt: u64,
+    /// What of that is out or not there yet, so that time does not pay it.
+    pub missing: u64,
     pub burst: u64,
     /// What the cost takes.
     pub time: u64,
@@ -91,7 +93,7 @@ pub(crate) fn purse(shared: &Shared, site: Site<'_>, buckets: &Buckets, cost: u3
         mode,
         carried: 0,
     };
-    Purse { seen, debt, burst, time: bucket.time_of(cost.into()), view }
+    Purse { seen, debt, missing, burst, time: bucket.time_of(cost.into()), view }
 }
 
 /// What is not there because it is out: as a debt, which is paid off from the moment on that nobody can spend it any more,

@@ -2,8 +2,11 @@
 
 mod fleet;
 
+use std::time::Duration;
+
 use fleet::{Fleet, Network, definition};
-use portolan_limits::OnPartition;
+use portolan_limits::{Algorithm, Definition, OnPartition};
+use portolan_model::Rate;
 use proptest::prelude::*;
 
 proptest! {
@@ -40,21 +43,39 @@ proptest! {
     }
 }
 
+/// Overloads a key by so many requests of each region every ten milliseconds, and demands that all of them fall silent.
+fn falls_silent(definition: &Definition, load: [usize; 3], seed: u64) {
+    let mut fleet = Fleet::new(3, vec![definition.clone()], seed);
+    fleet.settle();
+    // With each seed the load ends at another moment of a second.
+    for _ in 0..500 + seed {
+        for (at, requests) in load.into_iter().enumerate() {
+            (0..requests).for_each(|_| drop(fleet.request(at, &[(1, 7)])));
+        }
+        fleet.run(10);
+    }
+    fleet.run(6000);
+    let sent = |fleet: &Fleet| [0, 1, 2].map(|at| fleet.limits(at).stats().rows_sent);
+    let before = sent(&fleet);
+    fleet.run(5000);
+    assert_eq!(sent(&fleet), before, "{load:?} of {:?}, seed {seed}", definition.algorithm);
+}
+
 #[test]
 fn keys_that_nobody_asks_for_fall_silent() {
     for load in [[3, 0, 0], [3, 3, 3], [1, 1, 0]] {
-        let mut fleet = Fleet::new(3, vec![definition(1, "60/s", OnPartition::Static)], 7);
-        fleet.settle();
-        for _ in 0..500 {
-            for (at, requests) in load.into_iter().enumerate() {
-                (0..requests).for_each(|_| drop(fleet.request(at, &[(1, 7)])));
-            }
-            fleet.run(10);
+        falls_silent(&definition(1, "60/s", OnPartition::Static), load, 7);
+    }
+}
+
+#[test]
+fn buckets_that_nobody_asks_for_fall_silent() {
+    for (count, burst) in [(300, 60), (300, 300), (60, 60)] {
+        let rate = Rate { count, per: Duration::from_secs(1) };
+        let algorithm = Algorithm::TokenBucket { rate, burst };
+        let bucket = Definition { algorithm, ..definition(1, "60/s", OnPartition::Static) };
+        for load in [[3, 0, 0], [3, 0, 1], [9, 9, 9]] {
+            (3..=4).for_each(|seed| falls_silent(&bucket, load, seed));
         }
-        fleet.run(6000);
-        let sent = |fleet: &Fleet| [0, 1, 2].map(|at| fleet.limits(at).stats().rows_sent);
-        let before = sent(&fleet);
-        fleet.run(5000);
-        assert_eq!(sent(&fleet), before, "{load:?}");
     }
 }

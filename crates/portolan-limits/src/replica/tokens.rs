@@ -36,6 +36,8 @@ use crate::{
 pub(crate) struct Drawn {
     /// What was gone of the burst, in the bucket's time; nothing before the first look.
     debt: Option<u64>,
+    /// What of that time did not pay, for it was out.
+    missing: u64,
     at: WallTime,
     /// Of this slot: used of what was borrowed for it.
     slot: u64,
@@ -86,7 +88,9 @@ impl Limits {
         let own = match (drawn.debt, now.debt) {
             (Some(before), Some(after)) => {
                 let paid = crate::bucket::to_fractions(now.at.since(drawn.at));
-                bucket.tokens(after.saturating_sub(before.saturating_sub(paid)))
+                // A bucket that is as full as it may be while tokens are out draws nothing by standing still.
+                let undrawn = before.saturating_sub(paid).max(drawn.missing.min(now.missing));
+                bucket.tokens(after.saturating_sub(undrawn))
             }
             _ => 0,
         };
@@ -248,8 +252,9 @@ impl Limits {
 
     /// A bucket as it stands.
     fn standing(&self, rights: &Rights, buckets: &Buckets, key: Key, drawn: Drawn) -> Drawn {
-        let debt = |counter: &Counter| Leaf::new(&self.shared, rights, key, counter).purse(buckets).debt;
-        Drawn { debt: self.shared.table.with(key, debt), at: self.wall(), ..drawn }
+        let purse = |counter: &Counter| Leaf::new(&self.shared, rights, key, counter).purse(buckets);
+        let (debt, missing) = self.shared.table.with(key, purse).map(|purse| (purse.debt, purse.missing)).unzip();
+        Drawn { debt, missing: missing.unwrap_or(0), at: self.wall(), ..drawn }
     }
 
     /// Says what is still out of a bucket that is attended to.
