@@ -200,6 +200,7 @@ impl Limiter {
     }
 
     /// Charges one claim that may not be plain. The charge of a limit in shadow takes the place of a refusal.
+    #[expect(clippy::result_large_err, reason = "an answer is moved once, and must not allocate")]
     fn claim(&self, claim: &Claim, asked: Asked, wall: WallTime) -> Result<Charge, Admission> {
         let charged = match self.rights(claim.limit) {
             Some(rights) => self.claim_known(rights, claim, asked, wall).map(|held| held.charge()),

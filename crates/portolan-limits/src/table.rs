@@ -250,7 +250,7 @@ impl Table {
     #[inline(always)]
     fn home(&self, key: Key, nth: usize) -> usize {
         // The high part of a product spreads 32 bits over any size; of the first bucket it is the partition's too.
-        let spread = |bits: u64, over: usize| ((bits & 0xffff_ffff) * over as u64 >> 32) as usize;
+        let spread = |bits: u64, over: usize| (((bits & 0xffff_ffff) * over as u64) >> 32) as usize;
         match nth {
             0 => spread(key.bits() >> 8, self.prints.len()),
             1 => self.partition(key) * self.size + spread(key.bits() >> 32, self.size),
@@ -259,7 +259,7 @@ impl Table {
     }
 
     fn partition(&self, key: Key) -> usize {
-        (((key.bits() >> 8) & 0xffff_ffff) * self.partitions.len() as u64 >> 32) as usize
+        ((((key.bits() >> 8) & 0xffff_ffff) * self.partitions.len() as u64) >> 32) as usize
     }
 
     fn lock(&self, key: Key) -> MutexGuard<'_, ()> {

@@ -20,7 +20,6 @@ pub struct Claim {
 }
 
 /// The answer to a request's claims, all or nothing.
-#[expect(clippy::large_enum_variant, reason = "the common answer must not allocate")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Every claim was charged; one charge per claim, in order.

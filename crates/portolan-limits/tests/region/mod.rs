@@ -268,7 +268,7 @@ impl Region {
                 self.oracle.allow(definition, key, charges[0].slot, wall);
                 if matches!(definition.algorithm, Algorithm::Concurrency { .. }) {
                     let lasts = 1 + self.rng.next_u64() % self.most_ms;
-                    self.under_way.push((self.now_ms + lasts, at, charges[0].clone(), key.to_vec()));
+                    self.under_way.push((self.now_ms + lasts, at, charges[0], key.to_vec()));
                 }
                 if definition.id == LimitId(1) {
                     self.verdicts.push(self.now_ms);

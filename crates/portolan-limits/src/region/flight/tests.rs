@@ -236,13 +236,13 @@ proptest! {
             prop_assert!(region.nodes.iter().all(|node| node.used <= node.rights));
         }
         // In the end nobody holds anything, and nothing is known of the key.
-        for at in 0..3 {
+        for (at, name) in NODES.into_iter().enumerate() {
             while region.nodes[at].used > 0 {
                 region.end(at);
             }
             // A process that has started again says so when it is told until when it may begin anything.
             let life = region.nodes[at].life;
-            let ended = region.given.meet(&node(NODES[at]), life).expect("it is the latest");
+            let ended = region.given.meet(&node(name), life).expect("it is the latest");
             region.used -= ended.into_iter().map(|(_, units)| units).sum::<u64>();
         }
         for _ in 0..600 {
