@@ -106,6 +106,8 @@ pub(crate) struct Terms {
     pub window: Duration,
     /// What a key may spend in a slot without a durable mark.
     pub allowance: u64,
+    /// What one may have spent so before a restart: by the larger share, while one follows another.
+    pub presumed: u64,
     /// How far beyond the spend a durable mark is set.
     pub chunk: u64,
     marked: bool,
@@ -199,6 +201,7 @@ impl Terms {
             slots,
             window,
             allowance,
+            presumed: (share.before.max(share.after) / 10).max(1),
             chunk: allowance.max(second),
             marked: window >= MARKED_WINDOW && matches!(kind, Kind::Fixed | Kind::Sliding) && !definition.shadow,
             share,
@@ -460,6 +463,15 @@ mod tests {
     fn a_lender_outside_leaves_the_regions_a_fifth() {
         let lent = Definition { lent: true, ..fixed(1000, 1) };
         assert_eq!([0, 1, 2].map(|at| terms(&lent, at).base(0)), [67, 67, 66]);
+    }
+
+    #[test]
+    fn rule_4_a_key_that_was_not_marked_counts_a_tenth_of_the_larger_share_while_one_follows_another() {
+        let change = Some(ShareChange { weights: vec![1, 1, 8], earliest: WallTime::default(), from: None });
+        let shares = SharePlan { weights: vec![8, 1, 1], change };
+        let changing = Definition { shares, ..fixed(1000, 60) };
+        let of = |at| terms(&changing, at);
+        assert_eq!([0, 1, 2].map(|at| (of(at).allowance, of(at).presumed)), [(10, 80), (10, 10), (10, 10)]);
     }
 
     #[test]

@@ -230,7 +230,7 @@ impl Rights {
             _ if !self.was_touched(shared, key, slot) => 0,
             Kind::Fixed | Kind::Sliding if self.terms.marked() => {
                 let assumed = self.live.assumed(slot).unwrap_or_else(|| self.terms.base(slot));
-                assumed.max(self.terms.allowance)
+                assumed.max(self.terms.presumed)
             }
             Kind::Fixed => self.terms.base(slot),
             // Of this a later slot counts what is carried over: it may have been borrowed from everybody.

@@ -47,10 +47,13 @@ impl Limits {
 
     /// A lower generation allowed keys more without a mark; a restart must not count less as spent.
     pub(super) fn keep_allowance(&mut self, before: &Rights, after: &Rights) {
-        let slot = after.terms.slot(self.wall());
-        let allowed = before.unmarked(slot);
-        if after.terms.marked() && allowed > after.terms.allowance {
-            self.ask_for_mark(after, Key::EVERY, slot, allowed);
+        let current = after.terms.slot(self.wall());
+        // Of the next slot some may be lent or granted already.
+        for slot in [current, current + 1] {
+            let allowed = before.unmarked(slot).max(before.terms.presumed);
+            if after.terms.marked() && allowed > after.terms.presumed {
+                self.ask_for_mark(after, Key::EVERY, slot, allowed);
+            }
         }
     }
 
