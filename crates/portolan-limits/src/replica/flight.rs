@@ -86,6 +86,14 @@ impl Limits {
             Neighbour::Told(told) if told.holds.len() > MAX_TOLD => return Err(Rejected::TooLong),
             Neighbour::Holds { holds, .. } if holds.len() > MAX_ITEMS => return Err(Rejected::TooLong),
             Neighbour::Allotments { allotments, .. } if allotments.len() > MAX_ITEMS => return Err(Rejected::TooLong),
+            Neighbour::Told(Told { holds, .. }) | Neighbour::Holds { holds, .. }
+                if !holds.iter().all(Hold::is_possible) =>
+            {
+                return Err(Rejected::ImpossibleRow);
+            }
+            Neighbour::Allotments { allotments, .. } if !allotments.iter().all(Allotment::is_possible) => {
+                return Err(Rejected::ImpossibleRow);
+            }
             Neighbour::Survey(survey) => self.take_survey(from, survey),
             Neighbour::Told(told) => self.take_told(from, &told),
             Neighbour::Holds { life, holds } => self.take_holds(from, life, &holds, now),

@@ -104,6 +104,10 @@ impl Held {
         let Allotment { spot, number, units, more } = allotment;
         if self.cells.get(&spot).is_none_or(|cell| cell.number != number) {
             if self.cells.get(&spot).is_none_or(|cell| cell.number > number) {
+                if !self.cells.contains_key(&spot) && self.cells.len() >= self.capacity {
+                    self.refused += 1;
+                    return None;
+                }
                 self.cell(spot, 0, now);
                 self.due.insert(spot);
             }

@@ -17,7 +17,7 @@ use portolan_config::LimitId;
 use portolan_model::WallTime;
 use serde::{Deserialize, Serialize};
 
-use crate::{key::Key, region::ShardSet};
+use crate::{account::MAX_AMOUNT, key::Key, region::ShardSet};
 
 /// One key of a concurrency limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,6 +95,20 @@ pub struct Lease {
     pub shards: ShardSet,
     /// The instant.
     pub until: WallTime,
+}
+
+impl Hold {
+    /// Whether a node can have this: what is added up over nodes must not overflow.
+    pub(crate) const fn is_possible(&self) -> bool {
+        self.units <= MAX_AMOUNT && self.waiting <= MAX_AMOUNT && self.need <= MAX_AMOUNT
+    }
+}
+
+impl Allotment {
+    /// Whether an owner can allot this.
+    pub(crate) const fn is_possible(&self) -> bool {
+        self.units <= MAX_AMOUNT
+    }
 }
 
 /// Holds or allotments in one message: 20 of at most 50 bytes fit a datagram.

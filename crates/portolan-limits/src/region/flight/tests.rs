@@ -222,6 +222,25 @@ fn play(region: &mut Region, turn: Turn) {
     }
 }
 
+#[test]
+fn answers_to_what_was_never_asked_do_not_make_the_cells_of_a_node_grow() {
+    let mut held = Held::new(3);
+    for key in 1..100 {
+        let spot = Spot { limit: LimitId(1), key: Key::from_bits(key) };
+        let answer = Allotment { spot, number: u64::MAX, units: 1, more: false };
+        assert_eq!(held.handle_allotment(answer, Timestamp::ZERO), None);
+    }
+    assert_eq!((held.spots().len(), held.refused), (3, 96));
+}
+
+#[test]
+fn what_no_node_can_hold_is_told_apart() {
+    let hold = |units| Hold { spot: spot(), number: 1, units, waiting: 0, need: 0 };
+    assert!(hold(1 << 30).is_possible() && !hold(u64::MAX).is_possible());
+    let allotment = |units| Allotment { spot: spot(), number: 1, units, more: false };
+    assert!(allotment(1 << 30).is_possible() && !allotment(1 << 40).is_possible());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
     #[test]
