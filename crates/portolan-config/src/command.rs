@@ -12,17 +12,24 @@ use thiserror::Error;
 
 use crate::Bundle;
 
-/// A change of the cluster's intent.
+/// A change of the cluster's intent, as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
+pub struct Command {
+    /// When it was proposed.
+    pub at: WallTime,
+    /// What is to change.
+    pub change: Change,
+}
+
+/// What a command changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
     /// Put a document in force.
     Apply {
         /// The document and the files it names.
         bundle: Bundle,
         /// The operator, from the certificate.
         author: String,
-        /// When it was proposed.
-        at: WallTime,
         /// Refused unless this revision is in force; `None` skips the check.
         expected: Option<Revision>,
     },
@@ -32,8 +39,6 @@ pub enum Command {
         to: Revision,
         /// The operator.
         author: String,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// Take a region out of service.
     Drain {
@@ -43,8 +48,6 @@ pub enum Command {
         reason: String,
         /// The operator.
         author: String,
-        /// When it was proposed.
-        at: WallTime,
         /// Healthy regions as the proposer saw them.
         serving: Vec<RegionId>,
     },
@@ -54,8 +57,6 @@ pub enum Command {
         region: RegionId,
         /// The operator.
         author: String,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// A node has become a Raft member.
     Join {
@@ -65,8 +66,6 @@ pub enum Command {
         region: RegionId,
         /// Its member id.
         member: MemberId,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// Nodes of a region fell silent or came back. Proposed by the leader.
     Roster {
@@ -76,8 +75,6 @@ pub enum Command {
         expected: u64,
         /// The nodes that their neighbours hear, as the proposer knew at that time.
         present: Vec<NodeName>,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// A node knows of every change of splits up to this one, and from now on heeds them. Proposed by that node.
     Acknowledge {
@@ -85,8 +82,6 @@ pub enum Command {
         node: NodeName,
         /// The number of the newest change it knows of.
         change: u64,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// A node holds every shard that a roster gives it, so whoever held one before spends no more. Proposed by that node.
     TakeOver {
@@ -94,8 +89,6 @@ pub enum Command {
         node: NodeName,
         /// The epoch of its region's roster.
         epoch: u64,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// Split a limit by demand. Proposed by the leader; the demand is frozen in the entry.
     Weigh {
@@ -103,20 +96,13 @@ pub enum Command {
         limit: Name,
         /// Units asked of each region.
         demand: BTreeMap<RegionId, u64>,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// Take the steps that splits can take by now. Proposed by the leader when one is due and nothing else comes.
-    Settle {
-        /// When it was proposed.
-        at: WallTime,
-    },
+    Settle,
     /// Renew the leases of regions on limits that reclaim, and let those lapse that are over. Proposed by the leader.
     Renew {
         /// The regions that the proposer hears, and that hear it.
         regions: BTreeSet<RegionId>,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// Give the shares of a region to the others: the operator vouches that it is dead.
     FenceLimits {
@@ -126,8 +112,6 @@ pub enum Command {
         reason: String,
         /// The operator.
         author: String,
-        /// When it was proposed.
-        at: WallTime,
     },
     /// Give a fenced region its shares back.
     UnfenceLimits {
@@ -135,50 +119,13 @@ pub enum Command {
         region: RegionId,
         /// The operator.
         author: String,
-        /// When it was proposed.
-        at: WallTime,
     },
 }
 
-impl Command {
-    /// When it was proposed.
-    pub const fn at(&self) -> WallTime {
-        match self {
-            Self::Apply { at, .. }
-            | Self::Rollback { at, .. }
-            | Self::Drain { at, .. }
-            | Self::Restore { at, .. }
-            | Self::Join { at, .. }
-            | Self::Roster { at, .. }
-            | Self::Acknowledge { at, .. }
-            | Self::TakeOver { at, .. }
-            | Self::Weigh { at, .. }
-            | Self::Settle { at }
-            | Self::Renew { at, .. }
-            | Self::FenceLimits { at, .. }
-            | Self::UnfenceLimits { at, .. } => *at,
-        }
-    }
-
-    /// The same, proposed at another time.
-    #[must_use]
-    pub fn proposed_at(mut self, time: WallTime) -> Self {
-        match &mut self {
-            Self::Apply { at, .. }
-            | Self::Rollback { at, .. }
-            | Self::Drain { at, .. }
-            | Self::Restore { at, .. }
-            | Self::Join { at, .. }
-            | Self::Roster { at, .. }
-            | Self::Acknowledge { at, .. }
-            | Self::TakeOver { at, .. }
-            | Self::Weigh { at, .. }
-            | Self::Settle { at }
-            | Self::Renew { at, .. }
-            | Self::FenceLimits { at, .. }
-            | Self::UnfenceLimits { at, .. } => *at = time,
-        }
-        self
+impl Change {
+    /// The command that proposes this at a time.
+    pub const fn at(self, at: WallTime) -> Command {
+        Command { at, change: self }
     }
 
     /// The node that alone can say this, of commands that speak for one.
@@ -189,7 +136,7 @@ impl Command {
         }
     }
 
-    /// The node that vouches by this for slots before [`Command::at`]: it has touched none that begins much later, and
+    /// The node that vouches by this for slots before the command's time: it has touched none that begins much later, and
     /// will not forget what it heeds.
     pub const fn vouches(&self) -> Option<&NodeName> {
         match self {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    Applied, Bundle, Command, Faults, HistoryEntry, Leases, LimitRegister, Refusal, RegionMap, Roster, Snapshot,
+    Applied, Bundle, Change, Command, Faults, HistoryEntry, Leases, LimitRegister, Refusal, RegionMap, Roster,
+    Snapshot,
     history::{History, digest},
     register::SavedRegister,
 };
@@ -117,24 +118,25 @@ impl Intent {
     /// Applies a command. Deterministic: the same commands give the same state on every node with the same regions. A
     /// refused command changes nothing.
     pub fn apply(&mut self, command: &Command) -> Applied {
-        let outcome = match command {
-            Command::Apply { bundle, author, at, expected } => self.accept(bundle, author, *at, *expected),
-            Command::Rollback { to, author, at } => self.roll_back(*to, author, *at),
-            Command::Drain { region, reason, author, at, serving } => self.drain(region, reason, author, *at, serving),
-            Command::Restore { region, author, at } => self.restore(region, author, *at),
-            Command::Join { node, region, member, at: _ } => self.join(node, region, *member),
-            Command::Roster { region, expected, present, at: _ } => self.change_roster(region, *expected, present),
-            Command::Acknowledge { node, change, at: _ } => self.acknowledge(node, *change),
-            Command::TakeOver { node, epoch, at: _ } => self.take_over(node, *epoch),
-            Command::Weigh { limit, demand, at } => self.weigh(limit, demand, *at),
-            Command::Settle { at: _ } => Ok(Applied::Settled),
-            Command::Renew { regions, at } => self.renew(regions, *at),
-            Command::FenceLimits { region, reason, author, at } => self.fence_limits(region, reason, author, *at),
-            Command::UnfenceLimits { region, author, at } => self.unfence_limits(region, author, *at),
+        let at = command.at;
+        let outcome = match &command.change {
+            Change::Apply { bundle, author, expected } => self.accept(bundle, author, at, *expected),
+            Change::Rollback { to, author } => self.roll_back(*to, author, at),
+            Change::Drain { region, reason, author, serving } => self.drain(region, reason, author, at, serving),
+            Change::Restore { region, author } => self.restore(region, author, at),
+            Change::Join { node, region, member } => self.join(node, region, *member),
+            Change::Roster { region, expected, present } => self.change_roster(region, *expected, present),
+            Change::Acknowledge { node, change } => self.acknowledge(node, *change),
+            Change::TakeOver { node, epoch } => self.take_over(node, *epoch),
+            Change::Weigh { limit, demand } => self.weigh(limit, demand, at),
+            Change::Settle => Ok(Applied::Settled),
+            Change::Renew { regions } => self.renew(regions, at),
+            Change::FenceLimits { region, reason, author } => self.fence_limits(region, reason, author, at),
+            Change::UnfenceLimits { region, author } => self.unfence_limits(region, author, at),
         };
         if outcome.is_ok() {
             let Self { limits, snapshot, regions, leases, rosters, .. } = self;
-            limits.advance(snapshot, regions, leases, rosters, command.at());
+            limits.advance(snapshot, regions, leases, rosters, at);
         }
         outcome.unwrap_or_else(Applied::Refused)
     }

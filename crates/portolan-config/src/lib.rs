@@ -40,7 +40,7 @@ mod register;
 mod schema;
 
 pub use bundle::{Bundle, SourceFile, attachments, region_names};
-pub use command::{Applied, Command, Refusal};
+pub use command::{Applied, Change, Command, Refusal};
 pub use diff::diff;
 pub use fault::{Fault, Faults};
 pub use history::HistoryEntry;

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{bundle, regions};
-use portolan_config::{Applied, Command, Consumers, Intent, IntentError, Refusal, RegionMap};
+use portolan_config::{Applied, Change, Command, Consumers, Intent, IntentError, Refusal, RegionMap};
 use portolan_model::{MemberId, Name, NodeName, RegionId, Revision, WallTime};
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ fn document(limits: &str) -> String {
 }
 
 fn apply(text: &str) -> Command {
-    Command::Apply { bundle: bundle(text), author: "ann".to_owned(), at: AT, expected: None }
+    Change::Apply { bundle: bundle(text), author: "ann".to_owned(), expected: None }.at(AT)
 }
 
 fn region(text: &str) -> RegionId {
@@ -29,20 +29,20 @@ fn region(text: &str) -> RegionId {
 
 fn drain(name: &str, serving: &[&str]) -> Command {
     let serving = serving.iter().map(|name| region(name)).collect();
-    Command::Drain { region: region(name), reason: "upgrade".to_owned(), author: "ann".to_owned(), at: AT, serving }
+    Change::Drain { region: region(name), reason: "upgrade".to_owned(), author: "ann".to_owned(), serving }.at(AT)
 }
 
 fn restore(name: &str) -> Command {
-    Command::Restore { region: region(name), author: "bob".to_owned(), at: AT }
+    Change::Restore { region: region(name), author: "bob".to_owned() }.at(AT)
 }
 
 fn rollback(to: u64) -> Command {
-    Command::Rollback { to: Revision(to), author: "bob".to_owned(), at: AT }
+    Change::Rollback { to: Revision(to), author: "bob".to_owned() }.at(AT)
 }
 
 fn join(node: &str, home: &str, member: u64) -> Command {
     let node = NodeName::new(node).expect("a node");
-    Command::Join { node, region: region(home), member: MemberId(member), at: AT }
+    Change::Join { node, region: region(home), member: MemberId(member) }.at(AT)
 }
 
 fn accepted(revision: u64) -> Applied {
@@ -111,11 +111,13 @@ fn a_document_with_faults_changes_nothing() {
 fn an_operator_who_saw_another_revision_is_refused() {
     let mut intent = intent();
     intent.apply(&apply(&document("")));
-    let expecting = |expected| Command::Apply {
-        bundle: bundle(&document("a: { key: global, rate: 1/s }")),
-        author: "ann".to_owned(),
-        at: AT,
-        expected: Some(Revision(expected)),
+    let expecting = |expected| {
+        Change::Apply {
+            bundle: bundle(&document("a: { key: global, rate: 1/s }")),
+            author: "ann".to_owned(),
+            expected: Some(Revision(expected)),
+        }
+        .at(AT)
     };
     let stale = Refusal::StaleRevision { expected: Revision(0), current: Revision(1) };
     assert_eq!(intent.apply(&expecting(0)), Applied::Refused(stale));
@@ -128,7 +130,7 @@ fn what_is_too_large_is_refused() {
     let outcome = intent.apply(&apply(&"#".repeat(1_500_000)));
     assert!(matches!(outcome, Applied::Refused(Refusal::TooMuch { .. })), "{outcome:?}");
     let mut long = drain("eu-west", &["us-east"]);
-    if let Command::Drain { reason, .. } = &mut long {
+    if let Change::Drain { reason, .. } = &mut long.change {
         *reason = "x".repeat(257);
     }
     let refusal = "the reason has 257, at most 256 are kept";
@@ -180,7 +182,7 @@ fn roster(intent: &Intent) -> String {
 
 fn list(home: &str, expected: u64, present: &[&str]) -> Command {
     let present = present.iter().map(|name| NodeName::new(name).expect("a node")).collect();
-    Command::Roster { region: region(home), expected, present, at: AT }
+    Change::Roster { region: region(home), expected, present }.at(AT)
 }
 
 #[test]
@@ -281,22 +283,18 @@ fn command() -> impl Strategy<Value = Command> {
             let limit = format!("key: user, rate: {}/s, shares: {shares}, plans: {plans}", count + 1);
             apply(&document(&format!("a: {{ {limit}, overrides: {{ bob: {weight} }} }}")))
         }),
-        (names.clone(), 1..3u64, 0..4u64).prop_map(|(name, node, change)| Command::Acknowledge {
+        (names.clone(), 1..3u64, 0..4u64).prop_map(|(name, node, change)| Change::Acknowledge {
             node: NodeName::new(&format!("{name}-{node}")).expect("a node"),
-            change,
-            at: AT,
-        }),
-        names.clone().prop_map(|name| Command::FenceLimits {
+            change
+        }
+        .at(AT)),
+        names.clone().prop_map(|name| Change::FenceLimits {
             region: region(name),
             reason: "flooded".to_owned(),
-            author: "ann".to_owned(),
-            at: AT,
-        }),
-        names.clone().prop_map(|name| Command::UnfenceLimits {
-            region: region(name),
-            author: "ann".to_owned(),
-            at: AT
-        }),
+            author: "ann".to_owned()
+        }
+        .at(AT)),
+        names.clone().prop_map(|name| Change::UnfenceLimits { region: region(name), author: "ann".to_owned() }.at(AT)),
         (names, 0..4u64, 1..3u64).prop_map(|(name, epoch, node)| list(name, epoch, &[&format!("{name}-{node}")])),
     ]
 }

@@ -6,7 +6,7 @@ mod common;
 use std::{collections::BTreeMap, sync::Arc};
 
 use common::{bundle, regions};
-use portolan_config::{Applied, Command, Consumers, Intent, Refusal};
+use portolan_config::{Applied, Change, Command, Consumers, Intent, Refusal};
 use portolan_model::{MemberId, Name, NodeName, RegionId, WallTime};
 
 /// Three regions with a node each, in the order of the map: ap-southeast, eu-west, us-east.
@@ -15,7 +15,7 @@ fn fleet() -> Intent {
     for (member, id) in ["ap-southeast", "eu-west", "us-east"].into_iter().enumerate() {
         let member = MemberId(member as u64);
         let (node, region) = (node(&format!("{id}-1")), region(id));
-        accept(&mut intent, &Command::Join { node, region, member, at: at(0) });
+        accept(&mut intent, &Change::Join { node, region, member }.at(at(0)));
     }
     intent
 }
@@ -43,7 +43,7 @@ fn limit() -> Name {
 
 fn apply(intent: &mut Intent, limit: &str, secs: u64) {
     let text = format!("version: 1\nlimits: {{ a: {{ {limit} }} }}\n");
-    accept(intent, &Command::Apply { bundle: bundle(&text), author: "ann".into(), at: at(secs), expected: None });
+    accept(intent, &Change::Apply { bundle: bundle(&text), author: "ann".into(), expected: None }.at(at(secs)));
 }
 
 /// Lets a node acknowledge what it should.
@@ -67,10 +67,10 @@ fn missing(intent: &Intent) -> Vec<&str> {
 }
 
 /// Weights, and the moment in seconds from which they hold.
-type Change = (Vec<u32>, Option<u64>);
+type NextWeights = (Vec<u32>, Option<u64>);
 
 /// The split of the limit `a`: weights, and what follows them.
-fn split(intent: &Intent) -> (Vec<u32>, Option<Change>) {
+fn split(intent: &Intent) -> (Vec<u32>, Option<NextWeights>) {
     let plan = intent.limits.shares(&limit()).expect("the limit is in force").clone();
     let change = plan.change.map(|change| (change.weights, change.from.map(WallTime::as_unix_secs)));
     (plan.weights, change)
@@ -125,7 +125,7 @@ fn another_lender_or_another_address_of_it_makes_counts_start_anew() {
     let mut check = |lender: &str, address: &str, expected: &str| {
         let lenders = format!("lenders: {{ x: {{ redis: {address} }}, y: {{ redis: redis://10.0.0.9:6379/0 }} }}");
         let text = format!("version: 1\n{lenders}\nlimits: {{ a: {{ key: user, quota: 90/month{lender} }} }}\n");
-        accept(&mut intent, &Command::Apply { bundle: bundle(&text), author: "ann".into(), at: at(1), expected: None });
+        accept(&mut intent, &Change::Apply { bundle: bundle(&text), author: "ann".into(), expected: None }.at(at(1)));
         assert_eq!(budgets(&intent), expected, "{text}");
         assert_eq!(split(&intent), (vec![], None));
     };
@@ -151,7 +151,7 @@ fn a_new_limit_has_its_shares_at_once_and_a_changed_one_when_all_have_acknowledg
     acknowledge(&mut intent, "us-east-1", 202);
     assert_eq!(missing(&intent), ["eu-west-1"]);
     // However long it takes.
-    accept(&mut intent, &Command::Settle { at: at(9000) });
+    accept(&mut intent, &Change::Settle.at(at(9000)));
     assert_eq!(split(&intent), waiting);
     assert_eq!(intent.acknowledgement(&node("us-east-1"), at(9001)), None);
     acknowledge(&mut intent, "eu-west-1", 9002);
@@ -164,11 +164,8 @@ fn a_new_limit_has_its_shares_at_once_and_a_changed_one_when_all_have_acknowledg
 fn a_node_that_lost_its_past_acknowledges_again_and_one_off_the_roster_is_waited_for_until_the_others_go_on_without_it()
 {
     let mut intent = fleet();
-    let join = |name: &str, id: &str, member| Command::Join {
-        node: node(name),
-        region: region(id),
-        member: MemberId(member),
-        at: at(5),
+    let join = |name: &str, id: &str, member| {
+        Change::Join { node: node(name), region: region(id), member: MemberId(member) }.at(at(5))
     };
     accept(&mut intent, &join("eu-west-2", "eu-west", 9));
     apply(&mut intent, "key: global, rate: 10/s", 100);
@@ -178,14 +175,14 @@ fn a_node_that_lost_its_past_acknowledges_again_and_one_off_the_roster_is_waited
     accept(&mut intent, &join("us-east-1", "us-east", 77));
     let present = vec![node("eu-west-1")];
     let expected = intent.rosters[&region("eu-west")].epoch;
-    accept(&mut intent, &Command::Roster { region: region("eu-west"), expected, present, at: at(103) });
+    accept(&mut intent, &Change::Roster { region: region("eu-west"), expected, present }.at(at(103)));
     assert_eq!(split(&intent).1, Some((vec![1, 3, 6], None)), "us-east-1 came without its past");
     acknowledge(&mut intent, "us-east-1", 104);
     // Nobody hears eu-west-2, which may live on beside its standby and go on by the split that it knows.
     assert_eq!(missing(&intent), ["eu-west-2"]);
     assert_eq!(intent.takeover(&node("eu-west-1"), expected, at(104)), None, "under the roster before");
     assert_eq!(intent.takeover(&node("eu-west-2"), expected + 1, at(104)), None, "it is not listed");
-    let stale = Command::TakeOver { node: node("eu-west-1"), epoch: expected, at: at(104) };
+    let stale = Change::TakeOver { node: node("eu-west-1"), epoch: expected }.at(at(104));
     assert!(matches!(intent.apply(&stale), Applied::Refused(Refusal::StaleRoster { .. })));
     assert_eq!(split(&intent).1, Some((vec![1, 3, 6], None)));
     let command = intent.takeover(&node("eu-west-1"), expected + 1, at(104)).expect("it is waited for");
@@ -197,15 +194,12 @@ fn a_node_that_lost_its_past_acknowledges_again_and_one_off_the_roster_is_waited
 #[test]
 fn who_is_dropped_is_waited_for_until_it_speaks_is_replaced_or_all_that_are_listed_have_taken_over() {
     let eu = region("eu-west");
-    let join = |name: &str, member| Command::Join {
-        node: node(name),
-        region: region("eu-west"),
-        member: MemberId(member),
-        at: at(5),
+    let join = |name: &str, member| {
+        Change::Join { node: node(name), region: region("eu-west"), member: MemberId(member) }.at(at(5))
     };
     let list = |intent: &mut Intent, names: &[&str]| {
         let (expected, present) = (intent.rosters[&eu].epoch, names.iter().map(|name| node(name)).collect());
-        accept(intent, &Command::Roster { region: eu.clone(), expected, present, at: at(6) });
+        accept(intent, &Change::Roster { region: eu.clone(), expected, present }.at(at(6)));
     };
     let take_over = |intent: &mut Intent, name: &str| {
         let command = intent.takeover(&node(name), intent.rosters[&eu].epoch, at(7)).expect("it is waited for");
@@ -255,7 +249,7 @@ fn who_is_dropped_is_waited_for_until_it_speaks_is_replaced_or_all_that_are_list
     // Its region is fenced.
     let mut intent = pending();
     let (reason, author) = ("flooded".to_owned(), "ann".to_owned());
-    accept(&mut intent, &Command::FenceLimits { region: eu.clone(), reason, author, at: at(104) });
+    accept(&mut intent, &Change::FenceLimits { region: eu.clone(), reason, author }.at(at(104)));
     assert!(!missing(&intent).contains(&"eu-west-3"));
 }
 
@@ -276,7 +270,7 @@ fn a_fenced_region_gives_its_share_to_the_others_and_gets_it_back() {
     let mut intent = fleet();
     apply(&mut intent, "key: global, rate: 10/s", 100);
     let order =
-        |at| Command::FenceLimits { region: region("eu-west"), reason: "flooded".into(), author: "ann".into(), at };
+        |at| Change::FenceLimits { region: region("eu-west"), reason: "flooded".into(), author: "ann".into() }.at(at);
     accept(&mut intent, &order(at(200)));
     assert_eq!(split(&intent), (vec![], Some((vec![1, 0, 1], None))));
     assert_eq!(intent.limits.fences()[&region("eu-west")].author, "ann");
@@ -289,7 +283,7 @@ fn a_fenced_region_gives_its_share_to_the_others_and_gets_it_back() {
     // Every limit that comes now leaves it out from the start.
     apply(&mut intent, "key: user, rate: 9/s, shares: { ap-southeast: 1, eu-west: 3, us-east: 6 }", 301);
     assert_eq!(split(&intent), (vec![1, 0, 6], None));
-    accept(&mut intent, &Command::UnfenceLimits { region: region("eu-west"), author: "ann".into(), at: at(400) });
+    accept(&mut intent, &Change::UnfenceLimits { region: region("eu-west"), author: "ann".into() }.at(at(400)));
     assert_eq!(split(&intent), (vec![1, 0, 6], Some((vec![1, 3, 6], None))));
     all_acknowledge(&mut intent, 401);
     assert_eq!(split(&intent).1, Some((vec![1, 3, 6], Some(404))));
@@ -300,17 +294,13 @@ fn a_fenced_region_gives_its_share_to_the_others_and_gets_it_back() {
 #[test]
 fn a_fence_that_leaves_nobody_is_refused() {
     let mut intent = fleet();
-    let fence = |id: &str| Command::FenceLimits {
-        region: region(id),
-        reason: "flooded".into(),
-        author: "ann".into(),
-        at: at(1),
-    };
+    let fence =
+        |id: &str| Change::FenceLimits { region: region(id), reason: "flooded".into(), author: "ann".into() }.at(at(1));
     accept(&mut intent, &fence("eu-west"));
     accept(&mut intent, &fence("us-east"));
     let refused = intent.apply(&fence("ap-southeast")).to_string_of_refusal();
     assert_eq!(refused, "`ap-southeast` is the last region that holds shares of limits; unfence another one first");
-    let unfence = Command::UnfenceLimits { region: region("ap-southeast"), author: "ann".into(), at: at(2) };
+    let unfence = Change::UnfenceLimits { region: region("ap-southeast"), author: "ann".into() }.at(at(2));
     assert_eq!(intent.apply(&unfence).to_string_of_refusal(), "the limits of `ap-southeast` are not fenced");
     assert_eq!(intent.apply(&fence("mars")).to_string_of_refusal(), "the cluster has no region `mars`");
 }
@@ -333,7 +323,7 @@ fn shares_follow_demand_where_a_limit_asks_for_it() {
     assert_eq!(split(&intent), (vec![], Some((vec![7066, 1466, 1466], None))));
     all_acknowledge(&mut intent, 105);
     assert_eq!(split(&intent).1, Some((vec![7066, 1466, 1466], Some(108))));
-    accept(&mut intent, &Command::Settle { at: at(119) });
+    accept(&mut intent, &Change::Settle.at(at(119)));
     assert_eq!(split(&intent), (vec![7066, 1466, 1466], None));
     // Not twice in ten minutes.
     assert_eq!(intent.weighings(&demand([10, 80, 10]), at(703)), []);
@@ -354,7 +344,7 @@ fn a_change_that_waits_for_the_one_before_is_begun_by_the_leader() {
     assert_eq!(split(&intent), (vec![6, 3, 1], Some((vec![1, 3, 6], Some(105)))));
     assert_eq!(intent.weighings(&BTreeMap::new(), at(115)), []);
     let due = intent.weighings(&BTreeMap::new(), at(116));
-    assert_eq!(due, [Command::Settle { at: at(116) }]);
+    assert_eq!(due, [Change::Settle.at(at(116))]);
     accept(&mut intent, &due[0]);
     assert_eq!(split(&intent), (vec![1, 3, 6], Some((vec![1, 1, 8], None))));
 }
@@ -362,7 +352,7 @@ fn a_change_that_waits_for_the_one_before_is_begun_by_the_leader() {
 #[test]
 fn a_stranger_acknowledges_nothing() {
     let mut intent = fleet();
-    let command = Command::Acknowledge { node: node("mars-1"), change: 7, at: at(1) };
+    let command = Change::Acknowledge { node: node("mars-1"), change: 7 }.at(at(1));
     assert_eq!(intent.apply(&command), Applied::Refused(Refusal::UnknownNode { node: node("mars-1") }));
     assert_eq!(intent.acknowledgement(&node("mars-1"), at(1)), None);
 }
@@ -386,7 +376,7 @@ fn a_split_of_concurrency_is_acknowledged_again_when_keys_change_hands() {
         let mut intent = fleet();
         accept(
             &mut intent,
-            &Command::Join { node: node("eu-west-2"), region: region("eu-west"), member: MemberId(9), at: at(1) },
+            &Change::Join { node: node("eu-west-2"), region: region("eu-west"), member: MemberId(9) }.at(at(1)),
         );
         apply(&mut intent, &format!("key: global, {limit}, shares: {{ ap-southeast: 1, eu-west: 3, us-east: 1 }}"), 10);
         apply(&mut intent, &format!("key: global, {limit}, shares: {{ ap-southeast: 1, eu-west: 1, us-east: 3 }}"), 20);
@@ -394,7 +384,7 @@ fn a_split_of_concurrency_is_acknowledged_again_when_keys_change_hands() {
         assert_eq!(missing(&intent), ["eu-west-2"]);
         let expected = intent.rosters[&region("eu-west")].epoch;
         let present = vec![node("eu-west-1")];
-        accept(&mut intent, &Command::Roster { region: region("eu-west"), expected, present, at: at(40) });
+        accept(&mut intent, &Change::Roster { region: region("eu-west"), expected, present }.at(at(40)));
         missing(&intent).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(change("rate: 10/s"), ["eu-west-2"]);

@@ -6,7 +6,7 @@ mod fleet;
 use std::{collections::BTreeMap, sync::Arc};
 
 use fleet::{Fleet, Seed, node};
-use portolan_config::{Applied, Bundle, Command, Intent, RegionMap, SourceFile};
+use portolan_config::{Applied, Bundle, Change, Command, Intent, RegionMap, SourceFile};
 use portolan_limits::{Admission, Charge, Definition};
 use portolan_model::{MemberId, RegionId};
 
@@ -49,7 +49,7 @@ impl Cluster {
         let mut cluster = Self { fleet, intent, running: Vec::new(), seed: Seed(seed), lasts_ms: 300, most: 0 };
         for at in 0..REGIONS {
             let (node, region, member) = (node(&region(at)), region(at), MemberId(at as u64));
-            cluster.order(&Command::Join { node, region, member, at: cluster.fleet.now(at).wall });
+            cluster.order(&Change::Join { node, region, member }.at(cluster.fleet.now(at).wall));
         }
         cluster.order_shares(weights);
         cluster.fleet.settle();
@@ -67,7 +67,7 @@ impl Cluster {
         let document = SourceFile { path: "g.yaml".to_owned(), text: format!("version: 1\nlimits: {{ {limit} }}\n") };
         let bundle = Bundle { document, attachments: BTreeMap::new() };
         let at = self.fleet.now(0).wall;
-        self.order(&Command::Apply { bundle, author: "ann".to_owned(), at, expected: None });
+        self.order(&Change::Apply { bundle, author: "ann".to_owned(), expected: None }.at(at));
         self.follow();
     }
 
@@ -109,7 +109,7 @@ impl Cluster {
                 self.order(&command);
             }
         }
-        self.order(&Command::Settle { at: self.fleet.now(0).wall });
+        self.order(&Change::Settle.at(self.fleet.now(0).wall));
         self.follow();
     }
 

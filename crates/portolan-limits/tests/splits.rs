@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use portolan_config::{Applied, Bundle, Command, Intent, LimitId, RegionMap, SharePlan, SourceFile};
+use portolan_config::{Applied, Bundle, Change, Command, Intent, LimitId, RegionMap, SharePlan, SourceFile};
 use portolan_limits::base_shares;
 use portolan_model::{MemberId, NodeName, RegionId, WallTime};
 use proptest::prelude::*;
@@ -56,7 +56,7 @@ impl Fleet {
         let now = WallTime::from_unix_millis(1_000_000);
         for member in 0..NODES.len() {
             let (node, region) = (node(member), region_of(member));
-            intent.apply(&Command::Join { node, region, member: MemberId(member as u64), at: now });
+            intent.apply(&Change::Join { node, region, member: MemberId(member as u64) }.at(now));
         }
         let (log, taken) = (vec![intent], BTreeMap::new());
         let mut fleet = Self { log, applied: [0; 4], taken_over: [None; 4], dead: None, now, clocks, taken };
@@ -85,7 +85,7 @@ impl Fleet {
         let shares = format!("shares: {{ a: {a}, b: {b}, c: {c} }}");
         let text = format!("version: 1\nlimits: {{ l: {{ key: global, rate: {QUOTA}/2s, {shares}{reclaim} }} }}\n");
         let bundle = Bundle { document: SourceFile { path: "g.yaml".to_owned(), text }, attachments: BTreeMap::new() };
-        self.order(&Command::Apply { bundle, author: "ann".to_owned(), at: self.at(proposer), expected: None });
+        self.order(&Change::Apply { bundle, author: "ann".to_owned(), expected: None }.at(self.at(proposer)));
     }
 
     /// A node applies the log as far as `share` of what it lacks.
@@ -114,7 +114,7 @@ impl Fleet {
         let present = [0, 3].into_iter().zip(listed).filter(|(_, listed)| *listed).map(|(at, _)| node(at)).collect();
         let region = region_of(0);
         let expected = self.log.last().expect("a first state").rosters[&region].epoch;
-        self.order(&Command::Roster { region, expected, present, at: self.at(proposer) });
+        self.order(&Change::Roster { region, expected, present }.at(self.at(proposer)));
     }
 
     /// A node of the first region takes over what the roster that it knows gives it, if the other one is bound by that
@@ -167,12 +167,9 @@ impl Fleet {
         if self.dead.is_none() {
             self.dead = Some(region);
             let region = RegionId::new(REGIONS[region]).expect("a region");
-            self.order(&Command::FenceLimits {
-                region,
-                reason: "gone".to_owned(),
-                author: "ann".to_owned(),
-                at: self.now,
-            });
+            self.order(
+                &Change::FenceLimits { region, reason: "gone".to_owned(), author: "ann".to_owned() }.at(self.now),
+            );
         }
     }
 
@@ -180,7 +177,7 @@ impl Fleet {
     fn revive(&mut self) {
         if let Some(dead) = self.dead.take() {
             let region = region_of(dead);
-            self.order(&Command::UnfenceLimits { region, author: "ann".to_owned(), at: self.now });
+            self.order(&Change::UnfenceLimits { region, author: "ann".to_owned() }.at(self.now));
             (0..NODES.len()).filter(|node| node % 3 == dead).for_each(|node| self.catch_up(node, 4));
         }
     }
@@ -269,7 +266,7 @@ proptest! {
                 Step::Wait(millis) => fleet.now = fleet.now + Duration::from_millis(millis),
                 Step::Shares(weights, reclaim, proposer) => fleet.order_shares(weights, reclaim, proposer),
                 Step::Renew(present, proposer) => fleet.renew(present, proposer),
-                Step::Settle(region) => fleet.order(&Command::Settle { at: fleet.at(region) }),
+                Step::Settle(region) => fleet.order(&Change::Settle.at(fleet.at(region))),
                 Step::Kill(region) => fleet.kill(region),
                 Step::Revive => fleet.revive(),
                 Step::List(listed, proposer) => fleet.list(listed, proposer),
@@ -314,7 +311,7 @@ fn pass(fleet: &mut Fleet, seconds: u64, present: [bool; 3]) {
             fleet.catch_up(node, 4);
             fleet.acknowledge(node);
         }
-        fleet.order(&Command::Settle { at: fleet.now });
+        fleet.order(&Change::Settle.at(fleet.now));
     }
 }
 

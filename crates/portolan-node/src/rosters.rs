@@ -103,7 +103,7 @@ fn is_well(node: &NodeName, present: &BTreeSet<&NodeName>, words: &Words<'_>) ->
 mod tests {
     use std::sync::Arc;
 
-    use portolan_config::{Command, RegionMap, SourceFile};
+    use portolan_config::{Change, RegionMap, SourceFile};
     use portolan_model::{MemberId, WallTime};
 
     use super::*;
@@ -120,10 +120,10 @@ mod tests {
         let (region, at) = (RegionId::new("eu").expect("a name"), WallTime::default());
         for (member, name) in (1..).zip(["a", "b", "c"]) {
             let (node, region) = (node(name), region.clone());
-            intent.apply(&Command::Join { node, region, member: MemberId(member), at });
+            intent.apply(&Change::Join { node, region, member: MemberId(member) }.at(at));
         }
         let present = listed.iter().map(|name| node(name)).collect();
-        intent.apply(&Command::Roster { region, expected: 3, present, at });
+        intent.apply(&Change::Roster { region, expected: 3, present }.at(at));
         intent
     }
 

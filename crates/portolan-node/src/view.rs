@@ -106,7 +106,7 @@ impl View {
 mod tests {
     use std::collections::BTreeMap;
 
-    use portolan_config::{Bundle, Command, RegionMap, SourceFile};
+    use portolan_config::{Bundle, Change, RegionMap, SourceFile};
     use portolan_limits::{Limits, LimitsConfig, Recovery};
     use portolan_model::{HashKey, WallTime};
 
@@ -142,7 +142,7 @@ routes:
         let mut intent = Intent::new(Arc::clone(&regions));
         let attachments = BTreeMap::from([("keys.json".into(), JWKS.into())]);
         let bundle = Bundle { document: file("gateway.yaml", gateway), attachments };
-        intent.apply(&Command::Apply { bundle, author: "t".into(), at: WallTime::default(), expected: None });
+        intent.apply(&Change::Apply { bundle, author: "t".into(), expected: None }.at(WallTime::default()));
         assert_eq!(intent.revision, Revision(1), "the document has no faults");
         let region = RegionId::new("here").expect("a name");
         let config = LimitsConfig {

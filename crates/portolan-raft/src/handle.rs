@@ -27,7 +27,7 @@ impl Raft {
     /// Answers `request` of the node that the transport authenticated as `from`.
     pub async fn handle(&self, from: &NodeName, request: Request) -> Response {
         if let Request::Propose(command) = request {
-            if let Some(speaker) = command.speaker().filter(|speaker| *speaker != from) {
+            if let Some(speaker) = command.change.speaker().filter(|speaker| *speaker != from) {
                 return unavailable(format!("`{from}` may not speak for `{speaker}`"));
             }
             // Keeps its deadline itself: to give up on it is not to say that nothing was done.

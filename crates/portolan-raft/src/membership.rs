@@ -12,7 +12,7 @@ use std::{
 };
 
 use openraft::{AsyncRuntime, ChangeMembers, ServerState};
-use portolan_config::{Applied, Command};
+use portolan_config::{Applied, Change};
 use portolan_model::{MemberId, RegionId};
 use tokio::time::Instant;
 
@@ -125,7 +125,7 @@ impl Inner {
             Some(incarnation) => Some(incarnation),
             None => {
                 let (node, region, at) = (me.clone(), self.config.region.clone(), (self.config.clock)());
-                let command = Command::Join { node, region, member, at };
+                let command = Change::Join { node, region, member }.at(at);
                 match self.propose(command, Instant::now() + ANNOUNCE).await {
                     Ok(Applied::Joined { incarnation }) => Some(incarnation),
                     Ok(other) => {

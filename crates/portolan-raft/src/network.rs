@@ -18,7 +18,7 @@ use openraft::{
         VoteResponse,
     },
 };
-use portolan_config::Command;
+use portolan_config::{Change, Command};
 use portolan_model::MemberId;
 use thiserror::Error;
 use tokio::{sync::oneshot, task::AbortHandle, time::Instant};
@@ -175,7 +175,7 @@ fn last_of(rpc: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
 /// Bytes of the documents in an append.
 fn bulk_of(rpc: &AppendEntriesRequest<TypeConfig>) -> usize {
     let bytes = |entry: &Entry| match &entry.payload {
-        EntryPayload::Normal(Command::Apply { bundle, .. }) => {
+        EntryPayload::Normal(Command { change: Change::Apply { bundle, .. }, .. }) => {
             bundle.document.text.len() + bundle.attachments.values().map(String::len).sum::<usize>()
         }
         _ => 0,

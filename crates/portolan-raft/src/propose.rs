@@ -89,7 +89,7 @@ impl Inner {
         if let Some(reason) = self.store.shortage(len) {
             return Err(ProposeError::DiskFull { node: self.config.me.clone(), reason });
         }
-        if command.vouches().is_some() && !self.store.keeps(self.state().applied) {
+        if command.change.vouches().is_some() && !self.store.keeps(self.state().applied) {
             // After a restart with no peer in reach, this node would not know what it said it heeds.
             let reason = "what is in force is not on it yet".to_owned();
             return Err(ProposeError::DiskFull { node: self.config.me.clone(), reason });
@@ -186,9 +186,9 @@ impl Inner {
 /// A later begin costs only patience. But a node that has spent by a clock that was ahead vouches for what it spent, so
 /// its word cannot be moved back, and has to wait until that time has come.
 fn at_sound_time(command: Command, now: WallTime) -> Result<Command, Refusal> {
-    let (at, latest) = (command.at(), now + CLOCK_TOLERANCE);
-    if let Some(node) = command.vouches().filter(|_| at > latest) {
+    let (at, latest) = (command.at, now + CLOCK_TOLERANCE);
+    if let Some(node) = command.change.vouches().filter(|_| at > latest) {
         return Err(Refusal::ClockAhead { node: node.clone(), ahead: at.since(now) });
     }
-    Ok(command.proposed_at(at.clamp(now - CLOCK_TOLERANCE, latest)))
+    Ok(command.change.at(at.clamp(now - CLOCK_TOLERANCE, latest)))
 }

@@ -3,7 +3,7 @@
 //! Orders take the way that the command line takes: to a node that is up and, where the cluster has no leader yet, to
 //! the next one a second later. An order that may have been applied is never given twice.
 
-use portolan_config::{Applied, Bundle, Command, OperatorVerb};
+use portolan_config::{Applied, Bundle, Change, Command, OperatorVerb};
 use portolan_model::{RegionId, Timestamp};
 use portolan_raft::ProposeError;
 use tokio::time::Duration;
@@ -88,22 +88,22 @@ impl World<'_> {
         match what {
             What::BadConfig => {
                 let bundle = with_a_fault(self.document(""));
-                Command::Apply { bundle, author, at, expected: None }
+                Change::Apply { bundle, author, expected: None }.at(at)
             }
             What::Verb(OperatorVerb::Apply { file }) => {
-                Command::Apply { bundle: self.document(file), author, at, expected: None }
+                Change::Apply { bundle: self.document(file), author, expected: None }.at(at)
             }
-            What::Verb(OperatorVerb::Rollback { to }) => Command::Rollback { to: *to, author, at },
+            What::Verb(OperatorVerb::Rollback { to }) => Change::Rollback { to: *to, author }.at(at),
             What::Verb(OperatorVerb::Drain { region, reason }) => {
                 let serving = self.serving(host);
-                Command::Drain { region: region.clone(), reason: reason.clone(), author, at, serving }
+                Change::Drain { region: region.clone(), reason: reason.clone(), author, serving }.at(at)
             }
-            What::Verb(OperatorVerb::Restore { region }) => Command::Restore { region: region.clone(), author, at },
+            What::Verb(OperatorVerb::Restore { region }) => Change::Restore { region: region.clone(), author }.at(at),
             What::Verb(OperatorVerb::Fence { region, reason }) => {
-                Command::FenceLimits { region: region.clone(), reason: reason.clone(), author, at }
+                Change::FenceLimits { region: region.clone(), reason: reason.clone(), author }.at(at)
             }
             What::Verb(OperatorVerb::Unfence { region }) => {
-                Command::UnfenceLimits { region: region.clone(), author, at }
+                Change::UnfenceLimits { region: region.clone(), author }.at(at)
             }
         }
     }

@@ -12,7 +12,7 @@ use super::{
     lease::{Leases, taken_from},
     split::{Split, Step, canonical},
 };
-use crate::{Applied, Command, Intent, Limit, Refusal, RegionMap, Roster, Shares, Snapshot};
+use crate::{Applied, Change, Command, Intent, Limit, Refusal, RegionMap, Roster, Shares, Snapshot};
 
 impl LimitRegister {
     /// Takes over the limits of `new`.
@@ -123,11 +123,8 @@ impl Intent {
         let seen = self.limits.seen.get(node).copied().unwrap_or(0);
         let waits = |pending: super::PendingShares<'_>| pending.missing.contains(&node);
         let waiting = self.leases.is_news(seen) || self.limits.pending(&self.leases, &self.rosters).any(waits);
-        (waiting && self.members.contains_key(node)).then(|| Command::Acknowledge {
-            node: node.clone(),
-            change: self.limits.changes,
-            at,
-        })
+        (waiting && self.members.contains_key(node))
+            .then(|| Change::Acknowledge { node: node.clone(), change: self.limits.changes }.at(at))
     }
 
     /// What `node` should propose once it holds all shards that the roster of epoch `held` gives it: that its region's
@@ -136,7 +133,7 @@ impl Intent {
         let region = &self.members.get(node)?.region;
         let listed = self.rosters.get(region).is_some_and(|roster| roster.epoch == held && roster.contains(node));
         let waits = listed && self.limits.absent.waits_for(region, node);
-        waits.then(|| Command::TakeOver { node: node.clone(), epoch: held, at })
+        waits.then(|| Change::TakeOver { node: node.clone(), epoch: held }.at(at))
     }
 
     /// What the leader should propose: splits by the demand that it knows, units per region since it was weighed last,
@@ -149,18 +146,18 @@ impl Intent {
             asks && split.is_some_and(|split| demand::is_worth_it(&split.demanded, &ordered, split.weighed, at))
         });
         let weigh =
-            by_demand.map(|(limit, demand)| Command::Weigh { limit: limit.clone(), demand: demand.clone(), at });
+            by_demand.map(|(limit, demand)| Change::Weigh { limit: limit.clone(), demand: demand.clone() }.at(at));
         let due = self.limits.limits.iter().any(|(name, registered)| {
             self.snapshot.limits.get(name).is_some_and(|limit| registered.split.is_due(&limit.algorithm, at))
         });
-        weigh.chain(due.then_some(Command::Settle { at })).collect()
+        weigh.chain(due.then_some(Change::Settle.at(at))).collect()
     }
 
     /// What the leader should propose of leases: those of the regions that are `present`, in reach of it and well, are
     /// renewed in time.
     pub fn renewal(&self, present: &BTreeSet<RegionId>, at: WallTime) -> Option<Command> {
         let due = self.leases.is_due(&self.snapshot, present, self.limits.heeding(&self.rosters), at);
-        due.then(|| Command::Renew { regions: present.clone(), at })
+        due.then(|| Change::Renew { regions: present.clone() }.at(at))
     }
 
     fn in_order(&self, demand: &BTreeMap<RegionId, u64>) -> Vec<u64> {

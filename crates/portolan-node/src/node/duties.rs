@@ -1,6 +1,6 @@
 //! What a node does by itself: heartbeats, facts, watching regions and peers, keeping its view true.
 
-use portolan_config::Command;
+use portolan_config::Change;
 use portolan_geodns::{RegionState, RegionStates};
 use portolan_model::{NodeName, Now, RegionId, Timestamp, codec};
 use portolan_routing::Health;
@@ -46,7 +46,7 @@ impl Node {
         words.insert(&self.config.name, &own);
         let proposed = self.rosters.propose(&self.intent, &words, now.mono);
         for Proposed { region, expected, present } in proposed {
-            self.propose(Command::Roster { region, expected, present, at: now.wall });
+            self.propose(Change::Roster { region, expected, present }.at(now.wall));
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use portolan_config::{Applied, Bundle, Command, Intent, RegionMap, SourceFile};
+use portolan_config::{Applied, Bundle, Change, Command, Intent, RegionMap, SourceFile};
 use portolan_limits::{MarkSequence, Recovery};
 use portolan_model::{HashKey, MemberId, NodeName, Now, RegionId, Timestamp, WallTime, codec};
 use portolan_node::{Class, Event, MAX_DATAGRAM, Message, Node, NodeConfig, RaftStatus, RegionHealth};
@@ -279,21 +279,21 @@ impl Fleet {
 pub fn apply(document: &str) -> Command {
     let document = SourceFile { path: "gateway.yaml".into(), text: document.into() };
     let bundle = Bundle { document, attachments: BTreeMap::new() };
-    Command::Apply { bundle, author: "test".into(), at: EPOCH, expected: None }
+    Change::Apply { bundle, author: "test".into(), expected: None }.at(EPOCH)
 }
 
 pub fn drain(name: &str) -> Command {
     let serving = REGIONS.map(region).to_vec();
-    Command::Drain { region: region(name), reason: "upgrade".into(), author: "test".into(), at: EPOCH, serving }
+    Change::Drain { region: region(name), reason: "upgrade".into(), author: "test".into(), serving }.at(EPOCH)
 }
 
 /// A process of the region's node joins.
 pub fn join(name: &str, member: u64) -> Command {
-    Command::Join { node: node(name), region: region(name), member: MemberId(member), at: EPOCH }
+    Change::Join { node: node(name), region: region(name), member: MemberId(member) }.at(EPOCH)
 }
 
 pub fn restore(name: &str) -> Command {
-    Command::Restore { region: region(name), author: "test".into(), at: EPOCH }
+    Change::Restore { region: region(name), author: "test".into() }.at(EPOCH)
 }
 
 fn region_map() -> RegionMap {

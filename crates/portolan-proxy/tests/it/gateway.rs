@@ -8,7 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use portolan_config::{Applied, Bundle, Command, Intent, RegionMap, SourceFile};
+use portolan_config::{Applied, Bundle, Change, Intent, RegionMap, SourceFile};
 use portolan_limits::{Mode, Peek, Recovery};
 use portolan_model::{HashKey, MemberId, NodeName, Now, RegionId, Timestamp, WallTime};
 use portolan_node::{Node, NodeConfig, Subject, View};
@@ -54,11 +54,11 @@ impl Gateway {
         let mut intent = Intent::new(Arc::clone(&regions));
         // A node that is no member shares no limits.
         let (name, region) = (NodeName::new("here-1").expect("a name"), RegionId::new("here").expect("a name"));
-        let joined = Command::Join { node: name, region, member: MemberId(1), at: WallTime::default() };
+        let joined = Change::Join { node: name, region, member: MemberId(1) }.at(WallTime::default());
         assert!(matches!(intent.apply(&joined), Applied::Joined { .. }));
         let bundle = Bundle { document: file("gateway.yaml", document), attachments };
         let applied =
-            intent.apply(&Command::Apply { bundle, author: "t".into(), at: WallTime::default(), expected: None });
+            intent.apply(&Change::Apply { bundle, author: "t".into(), expected: None }.at(WallTime::default()));
         assert!(matches!(applied, Applied::Accepted { .. }), "{applied:?}");
         let config = NodeConfig {
             name: NodeName::new("here-1").expect("a name"),
@@ -106,7 +106,7 @@ impl Gateway {
         let region = RegionId::new("here").expect("a name");
         let serving = vec![region.clone(), RegionId::new("there").expect("a name")];
         let (reason, author, at) = ("test".into(), "t".into(), WallTime::default());
-        let applied = intent.apply(&Command::Drain { region, reason, author, at, serving });
+        let applied = intent.apply(&Change::Drain { region, reason, author, serving }.at(at));
         assert_eq!(applied, Applied::Drained);
         node.handle_intent(Arc::new(intent.clone()), now());
         settle(node);

@@ -1,6 +1,6 @@
 //! What proposers and drains see of the leadership.
 
-use portolan_config::{Applied, Command};
+use portolan_config::{Applied, Change};
 use portolan_model::{Revision, WallTime};
 use portolan_raft::{ProposeError, StepAsideError};
 use tokio::time::Instant;
@@ -77,7 +77,7 @@ fn the_same_document_twice_is_one_revision_and_the_state_machine_refuses_what_it
         let raft = world.raft(&leader);
         assert_eq!(raft.propose(document(1, 0)).await, Ok(Applied::Accepted { revision: Revision(1) }));
         assert_eq!(raft.propose(document(1, 0)).await, Ok(Applied::Unchanged { revision: Revision(1) }));
-        let rollback = Command::Rollback { to: Revision(9), author: "a".to_owned(), at: WallTime::default() };
+        let rollback = Change::Rollback { to: Revision(9), author: "a".to_owned() }.at(WallTime::default());
         assert!(matches!(raft.propose(rollback).await, Ok(Applied::Refused(_))));
         let outcome = raft.propose(document(2, 3 << 20)).await;
         assert!(matches!(outcome, Err(ProposeError::TooLong { .. })), "{outcome:?}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portolan_config::{Applied, Command};
+use portolan_config::{Applied, Change};
 use portolan_model::{NodeName, RegionId, WallTime};
 use portolan_raft::{MemoryDisk, Role};
 
@@ -112,12 +112,12 @@ fn the_vote_of_a_node_that_its_region_no_longer_lists_goes_to_a_neighbour() {
         world.crash(&gone).await;
         let (region, number) = gone.as_str().rsplit_once('-').expect("region and number");
         let heir = NodeName::new(&format!("{region}-{}", if number == "1" { 2 } else { 1 })).expect("a name");
-        let command = Command::Roster {
+        let command = Change::Roster {
             region: RegionId::new(region).expect("a region"),
             expected: 2,
             present: vec![heir.clone()],
-            at: WallTime::default(),
-        };
+        }
+        .at(WallTime::default());
         assert_eq!(world.raft(&leader).propose(command).await, Ok(Applied::Listed { epoch: 3 }));
         let moved = |world: &World| {
             let voters = world.raft(&leader).status().voters;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use portolan_config::{Applied, Bundle, Command, RegionMap, SourceFile};
+use portolan_config::{Applied, Bundle, Change, Command, RegionMap, SourceFile};
 use portolan_model::{NodeName, RegionId, WallTime};
 use portolan_raft::{MemoryDisk, ProposeError, Raft, RaftConfig, Role, Store, Timing, seed_thread};
 use tokio::{task::AbortHandle, time::Instant};
@@ -66,7 +66,7 @@ pub fn document(number: u64, padding: usize) -> Command {
     let text = format!("version: 1\n# {number} {}\n", "x".repeat(padding));
     let document = SourceFile { path: "gateway.yaml".to_owned(), text };
     let bundle = Bundle { document, attachments: BTreeMap::new() };
-    Command::Apply { bundle, author: format!("client-{number}"), at: WallTime::default(), expected: None }
+    Change::Apply { bundle, author: format!("client-{number}"), expected: None }.at(WallTime::default())
 }
 
 impl World {

@@ -8,7 +8,7 @@ use axum::{
     extract::{State, rejection::BytesRejection},
     response::Response,
 };
-use portolan_config::{Applied, Command, Limit, Shares, Snapshot};
+use portolan_config::{Applied, Change, Command, Limit, Shares, Snapshot};
 use portolan_model::{Name, RegionId};
 use portolan_node::{NodeStatus, RegionHealth};
 use tracing::info;
@@ -44,7 +44,7 @@ pub(super) async fn apply(
         Err(_) => return Err(Failure::unavailable("the document could not be checked")),
     };
     let at = state.clock.now().wall;
-    propose(&state, Command::Apply { bundle, author, at, expected }).await
+    propose(&state, Change::Apply { bundle, author, expected }.at(at)).await
 }
 
 /// `POST /v1/rollback`.
@@ -55,7 +55,7 @@ pub(super) async fn rollback(
 ) -> Result<Response, Failure> {
     let RollbackRequest { to } = read_json(body)?;
     let at = state.clock.now().wall;
-    propose(&state, Command::Rollback { to, author, at }).await
+    propose(&state, Change::Rollback { to, author }.at(at)).await
 }
 
 /// `POST /v1/drain`.
@@ -69,7 +69,7 @@ pub(super) async fn drain(
     let status = state.node_status().await?;
     let serving = serving_regions(&status);
     let at = state.clock.now().wall;
-    propose(&state, Command::Drain { region, reason, author, at, serving }).await
+    propose(&state, Change::Drain { region, reason, author, serving }.at(at)).await
 }
 
 /// `POST /v1/restore`.
@@ -80,7 +80,7 @@ pub(super) async fn restore(
 ) -> Result<Response, Failure> {
     let RestoreRequest { region } = read_json(body)?;
     let at = state.clock.now().wall;
-    propose(&state, Command::Restore { region, author, at }).await
+    propose(&state, Change::Restore { region, author }.at(at)).await
 }
 
 /// `POST /v1/limits/fence`.
@@ -92,7 +92,7 @@ pub(super) async fn fence(
     let FenceRequest { region, reason } = read_json(body)?;
     let reason = one_line(&reason)?;
     let at = state.clock.now().wall;
-    let command = Command::FenceLimits { region: region.clone(), reason, author, at };
+    let command = Change::FenceLimits { region: region.clone(), reason, author }.at(at);
     let mut answer = order(&state, command).await?;
     let intent = state.raft.intent().borrow().clone();
     answer.stay = staying(&intent.snapshot, |other| *other == region || intent.limits.fences().contains_key(other));
@@ -107,7 +107,7 @@ pub(super) async fn unfence(
 ) -> Result<Response, Failure> {
     let UnfenceRequest { region } = read_json(body)?;
     let at = state.clock.now().wall;
-    propose(&state, Command::UnfenceLimits { region, author, at }).await
+    propose(&state, Change::UnfenceLimits { region, author }.at(at)).await
 }
 
 /// A reason as the history keeps it.
@@ -159,20 +159,20 @@ async fn order(state: &AdminState, command: Command) -> Result<ChangeAnswer, Fai
 }
 
 fn describe(command: &Command) -> (&'static str, String) {
-    match command {
-        Command::Apply { author, .. } => ("apply", author.clone()),
-        Command::Rollback { author, .. } => ("rollback", author.clone()),
-        Command::Drain { author, .. } => ("drain", author.clone()),
-        Command::Restore { author, .. } => ("restore", author.clone()),
-        Command::Join { .. } => ("join", String::new()),
-        Command::Roster { .. } => ("roster", String::new()),
-        Command::Acknowledge { .. } => ("acknowledge", String::new()),
-        Command::TakeOver { .. } => ("take over", String::new()),
-        Command::Weigh { .. } => ("weigh", String::new()),
-        Command::Settle { .. } => ("settle", String::new()),
-        Command::Renew { .. } => ("renew", String::new()),
-        Command::FenceLimits { author, .. } => ("fence limits", author.clone()),
-        Command::UnfenceLimits { author, .. } => ("unfence limits", author.clone()),
+    match &command.change {
+        Change::Apply { author, .. } => ("apply", author.clone()),
+        Change::Rollback { author, .. } => ("rollback", author.clone()),
+        Change::Drain { author, .. } => ("drain", author.clone()),
+        Change::Restore { author, .. } => ("restore", author.clone()),
+        Change::Join { .. } => ("join", String::new()),
+        Change::Roster { .. } => ("roster", String::new()),
+        Change::Acknowledge { .. } => ("acknowledge", String::new()),
+        Change::TakeOver { .. } => ("take over", String::new()),
+        Change::Weigh { .. } => ("weigh", String::new()),
+        Change::Settle => ("settle", String::new()),
+        Change::Renew { .. } => ("renew", String::new()),
+        Change::FenceLimits { author, .. } => ("fence limits", author.clone()),
+        Change::UnfenceLimits { author, .. } => ("unfence limits", author.clone()),
     }
 }
 
