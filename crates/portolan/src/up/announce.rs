@@ -7,8 +7,14 @@ use portolan_server::api::StatusAnswer;
 use super::plan::{Plan, SHIPPED_DIR};
 use crate::output::Table;
 
+/// The host and the paths that requests are suggested to, by the names of their routes in the sample configuration.
+pub const SAMPLE_HOST: &str = "api.example.test";
+pub const SAMPLE_PATHS: [(&str, &str); 2] = [("public", "/public/hello"), ("orders", "/orders/1")];
+
 /// Command and what to expect of it.
 pub struct Suggestion {
+    /// Whether it is a request that the sample configuration alone answers as the title says.
+    pub of_sample: bool,
     /// One line that says what it shows.
     pub title: &'static str,
     /// For a POSIX shell.
@@ -50,16 +56,17 @@ pub fn suggestions(plan: &Plan, program: &str) -> Vec<Suggestion> {
     let bearer = |token: &str| format!("-H \"Authorization: Bearer {token}\"");
     let addresses: Vec<String> = plan.nodes.iter().map(|node| node.address.to_string()).collect();
     let (alice, bob) = (token("alice"), token("bob"));
-    let suggest = |title, command| Suggestion { title, command };
+    let suggest = |title, command| Suggestion { of_sample: false, title, command };
+    let sample = |title, command| Suggestion { of_sample: true, title, command };
     vec![
-        suggest("HTTP/2, no token needed", format!("{near} -i {url}/public/hello")),
-        suggest(
+        sample("HTTP/2, no token needed", format!("{near} -i {url}/public/hello")),
+        sample(
             "HTTP/3",
             format!("{program} probe --http3 --resolve api.example.test:{port}:{} {url}/public/hello", last.address),
         ),
-        suggest("401: a token is needed", format!("{near} -i {url}/orders/1")),
-        suggest("200: with a token", format!("{near} -i {} {url}/orders/1", bearer(&alice))),
-        suggest(
+        sample("401: a token is needed", format!("{near} -i {url}/orders/1")),
+        sample("200: with a token", format!("{near} -i {} {url}/orders/1", bearer(&alice))),
+        sample(
             "429: 6 per minute and user, held over all regions together",
             format!(
                 "TOKEN={bob}; for i in 1 2 3; do for address in {}; do {} {} -o /dev/null -w '%{{http_code}}\\n' \
@@ -69,12 +76,12 @@ pub fn suggestions(plan: &Plan, program: &str) -> Vec<Suggestion> {
                 bearer("$TOKEN"),
             ),
         ),
-        suggest(
+        sample(
             "DNS for a client in Berlin",
             format!("dig @{} -p {} api.example.test A +subnet=198.51.100.0/24", first.address, first.dns().port()),
         ),
         suggest("bring an edited configuration into force", format!("{program} apply {}", quoted(&plan.document))),
-        suggest(
+        sample(
             "why a request is treated as it is",
             format!("{program} explain --host api.example.test --path /orders/1 --token \"{alice}\""),
         ),
@@ -89,10 +96,10 @@ pub fn suggestions(plan: &Plan, program: &str) -> Vec<Suggestion> {
     ]
 }
 
-/// Table and commands as `up` prints them.
-pub fn render(plan: &Plan, statuses: &[StatusAnswer], program: &str) -> String {
+/// Table and commands as `up` prints them; requests only if the sample configuration is in force.
+pub fn render(plan: &Plan, statuses: &[StatusAnswer], program: &str, sample: bool) -> String {
     let mut text = format!("\n{}\n", table(plan, statuses));
-    for suggestion in suggestions(plan, program) {
+    for suggestion in suggestions(plan, program).into_iter().filter(|suggestion| sample || !suggestion.of_sample) {
         let _ = writeln!(text, "# {}\n{}\n", suggestion.title, suggestion.command);
     }
     text

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use portolan_config::RegionMap;
 use portolan_model::{Name, Revision};
-use portolan_server::api::StatusAnswer;
+use portolan_server::api::{ExplainAnswer, StatusAnswer};
 use serde_json::{Value, json};
 
 pub use children::end_asked;
@@ -79,9 +79,21 @@ async fn live(plan: &Plan, processes: &mut Vec<Process>, started: Instant) -> Re
     };
     let statuses = wait_until(&client, processes, "ready", serves).await?;
     let program = std::env::args().next().unwrap_or_else(|| "portolan".to_owned());
-    print!("{}", announce::render(plan, &statuses, &program));
+    print!("{}", announce::render(plan, &statuses, &program, runs_sample(&client).await?));
     println!("ready after {:.1} s; Ctrl-C ends the fleet", started.elapsed().as_secs_f64());
     watch(processes).await
+}
+
+/// Whether the configuration in force has the routes that the sample does: it may be another document's.
+async fn runs_sample(client: &Client) -> Result<bool> {
+    for (route, path) in announce::SAMPLE_PATHS {
+        let request = json!({ "host": announce::SAMPLE_HOST, "path": path });
+        let answer: ExplainAnswer = fleet::typed(&fleet::post(client, "/v1/explain", &request).await?)?;
+        if answer.route.is_none_or(|name| name.as_str() != route) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Waits for all nodes to answer and to satisfy `done`; returns their statuses in the order of the plan.
