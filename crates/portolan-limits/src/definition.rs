@@ -31,6 +31,8 @@ pub struct Definition {
     pub on_partition: OnPartition,
     /// How the quota is split between regions, and what follows that split.
     pub shares: SharePlan,
+    /// Units that one request costs at most.
+    pub most_cost: u32,
     /// How far a region may go beyond its rights while the merged view is below the limit.
     pub overdraft: Ratio,
     /// How long a request may wait for another region's loan; zero: refused at once.
@@ -53,6 +55,7 @@ impl Definition {
             algorithm,
             on_partition: OnPartition::Static,
             shares: SharePlan::default(),
+            most_cost: 1,
             overdraft: Ratio::default(),
             borrow_wait: Duration::ZERO,
             lent: false,
@@ -110,6 +113,8 @@ pub(crate) struct Terms {
     pub presumed: u64,
     /// How far beyond the spend a durable mark is set.
     pub chunk: u64,
+    /// Units that one request costs at most.
+    pub most_cost: u64,
     marked: bool,
     share: Share,
 }
@@ -203,6 +208,7 @@ impl Terms {
             allowance,
             presumed: (share.before.max(share.after) / 10).max(1),
             chunk: allowance.max(second),
+            most_cost: definition.most_cost.into(),
             marked: window >= MARKED_WINDOW && matches!(kind, Kind::Fixed | Kind::Sliding) && !definition.shadow,
             share,
         }
@@ -297,6 +303,14 @@ impl Terms {
     #[inline]
     pub fn left(&self, slot: u64, wall: WallTime) -> Duration {
         if self.slots == Slots::Endless { self.window } else { self.end(slot).since(wall) }
+    }
+
+    /// Length of a slot as clients are told it; nominal for what is not counted in slots.
+    pub fn span(&self, slot: u64) -> Duration {
+        match self.slots {
+            Slots::Civil(_) => self.end(slot).since(self.begin(slot)),
+            Slots::Even(_) | Slots::Endless => self.window,
+        }
     }
 
     /// Whether a counter counts nothing that matters at `wall` or later.

@@ -148,9 +148,15 @@ impl Limiter {
         claims.iter().filter_map(|claim| Some(self.peek_one(self.rights(claim.limit)?, claim, wall))).collect()
     }
 
-    /// What all charges of a limit have in common; `None` for one that is not defined.
-    pub fn policy(&self, limit: LimitId) -> Option<Policy<'_>> {
-        self.rights(limit).map(Rights::policy)
+    /// What a charge has in common with all others of its limit and slot; `None` for a limit that is not defined.
+    pub fn policy(&self, charge: &Charge) -> Option<Policy<'_>> {
+        self.rights(charge.limit).map(|rights| rights.policy(charge.slot))
+    }
+
+    /// Whether the remainder that a charge tells is that of its region; else it is that of a chunk, which another node of
+    /// the region granted to this one and may add to.
+    pub fn knows_remainder(&self, charge: &Charge) -> bool {
+        charge.receipt.is_none_or(|receipt| self.shared.owns(receipt.key))
     }
 
     /// From the moment of a charge to the end of its slot; zero for a limit that is not defined.
@@ -431,7 +437,7 @@ mod tests {
             let barrier = Barrier::new(&Recovery::FirstStart, Now::default());
             let shared = Arc::new(Shared::new(HashKey::new([7; 16]), 8, barrier, Now::default()));
             let limiter = Limiter::new(rights.collect(), shared);
-            let found: Vec<u32> = (0..20).filter(|&id| limiter.policy(LimitId(id)).is_some()).collect();
+            let found: Vec<u32> = (0..20).filter(|&id| limiter.mode(LimitId(id)).is_some()).collect();
             assert_eq!(found, ids);
         };
         check(&[]);

@@ -340,10 +340,10 @@ impl Rights {
         }
     }
 
-    /// What all charges have in common.
-    pub fn policy(&self) -> Policy<'_> {
-        let Self { name, expose_slot, terms: Terms { quota, window, .. }, .. } = self;
-        Policy { name, quota: *quota, window: *window, expose_slot: *expose_slot }
+    /// What all charges of a slot have in common.
+    pub fn policy(&self, slot: u64) -> Policy<'_> {
+        let Self { name, expose_slot, terms, .. } = self;
+        Policy { name, quota: terms.quota, window: terms.span(slot), expose_slot: *expose_slot }
     }
 
     pub fn denial(&self, slot: u64, reason: DenyReason, retry_after: Duration) -> Denial {
@@ -353,7 +353,7 @@ impl Rights {
             reason,
             slot,
             quota: self.terms.quota,
-            window: self.terms.window,
+            window: self.terms.span(slot),
             remaining: 0,
             retry_after,
             expose_slot: self.expose_slot,

@@ -110,7 +110,7 @@ pub struct Charge {
     pub cost: u32,
     /// The slot that was charged: window number since the Unix epoch.
     pub slot: u64,
-    /// What this region may still admit in the slot.
+    /// What this region may still admit in the slot; of what this node was granted only, where another one owns the key.
     pub remaining: u64,
     /// The limit is in shadow and would have refused: nothing was charged, and the request passes.
     pub shadow_refused: bool,
@@ -119,14 +119,14 @@ pub struct Charge {
     pub(crate) receipt: Option<ChargeReceipt>,
 }
 
-/// What all charges of a limit have in common.
+/// What all charges of a limit and slot have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy<'a> {
     /// The limit's name.
     pub name: &'a Name,
     /// The quota of one slot over all regions.
     pub quota: u64,
-    /// Length of a slot.
+    /// Length of the slot.
     pub window: Duration,
     /// Whether the answer may name the slot.
     pub expose_slot: bool,

@@ -68,6 +68,23 @@ fn three_nodes_admit_exactly_a_day_s_quota_and_count_on_after_every_node_was_kil
 }
 
 #[test]
+fn requests_that_cost_much_use_a_limit_up_at_whichever_node_they_come() {
+    for rate in ["1000/10s", "1000/min", "bucket 1000/10s burst 1000", "sliding 1000/10s"] {
+        for turn in [false, true] {
+            let mut region = Region::started(1, &[&format!("{rate} costing 150")], 3);
+            region.pass(24 * SECOND);
+            let [owner, _, other] = region.roles();
+            for round in 0..20 {
+                region.request_costing(if turn && round % 2 == 0 { owner } else { other }, b"k", 150);
+                region.pass(20);
+            }
+            region.check_bound();
+            assert_eq!(region.admitted_in_all(), 900, "{rate}, at the owner too: {turn}");
+        }
+    }
+}
+
+#[test]
 fn the_nodes_of_a_region_together_tell_each_key_and_unit_once() {
     let mut region = Region::started(1, &["5000/day"], 3);
     overload(&mut region, 6, 1);

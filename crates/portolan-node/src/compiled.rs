@@ -74,6 +74,7 @@ pub fn definitions(intent: &Intent) -> Vec<Definition> {
             algorithm: budget.algorithm(),
             on_partition: limit.on_partition,
             shares: budget.shares.clone(),
+            most_cost: limit.cost.most(),
             overdraft: limit.overdraft,
             borrow_wait: limit.borrow_wait,
             lent: limit.lender.is_some(),

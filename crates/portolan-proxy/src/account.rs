@@ -133,7 +133,7 @@ impl Account {
         match verdict {
             Ok(charges) => {
                 for charge in charges {
-                    let Some(Policy { name, .. }) = limiter.policy(charge.limit) else { continue };
+                    let Some(Policy { name, .. }) = limiter.policy(charge) else { continue };
                     let mode = mode(charge.limit);
                     let decision = if charge.shadow_refused { Decision::Shadow } else { Decision::Admitted };
                     count(name, decision, mode);

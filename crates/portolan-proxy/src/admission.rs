@@ -109,7 +109,7 @@ fn note_names(
     let view = &prepared.view;
     let pressed = |at: usize, limit: LimitId| match verdict {
         Ok(charges) => charges.get(at).is_some_and(|charge| {
-            let quota = view.limiter.policy(limit).map_or(0, |policy| policy.quota);
+            let quota = view.limiter.policy(charge).map_or(0, |policy| policy.quota);
             charge.remaining.saturating_mul(2) <= quota
         }),
         Err(denial) => denial.limit == limit,

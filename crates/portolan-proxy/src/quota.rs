@@ -1,5 +1,6 @@
 //! The one encoder of what a client is told about its limits: `RateLimit-Policy`, `RateLimit` and, for limits that ask
-//! for it, `Portolan-Slot`. One list member per limit, in the order of the route.
+//! for it, `Portolan-Slot`. One list member per limit, in the order of the route; none in `RateLimit` for a limit of which
+//! this node knows no remainder: a client that is told too little stays away for nothing.
 //!
 //! Decides the syntax and nothing else; the values are the limiter's. Source:
 //! draft-ietf-httpapi-ratelimit-headers-11, in the form of RFC 9651.
@@ -36,8 +37,8 @@ pub struct Quota<'a> {
     pub unit: Unit,
     /// Over what time.
     pub window: Duration,
-    /// How much is left.
-    pub remaining: u64,
+    /// How much is left; `None` where that is not known.
+    pub remaining: Option<u64>,
     /// Until it is whole again.
     pub resets_in: Duration,
     /// The number and the slot that was charged, for clients that verify the limit.
@@ -47,13 +48,13 @@ pub struct Quota<'a> {
 impl<'a> Quota<'a> {
     /// What a charge tells; `None` if it is not one of `limiter`.
     pub fn of_charge(limiter: &'a Limiter, charge: &Charge, unit: Unit) -> Option<Self> {
-        let Policy { name, quota, window, expose_slot } = limiter.policy(charge.limit)?;
+        let Policy { name, quota, window, expose_slot } = limiter.policy(charge)?;
         Some(Self {
             name,
             quota,
             unit,
             window,
-            remaining: charge.remaining,
+            remaining: limiter.knows_remainder(charge).then_some(charge.remaining),
             resets_in: limiter.resets_in(charge),
             slot: expose_slot.then_some((charge.limit, charge.slot)),
         })
@@ -66,7 +67,7 @@ impl<'a> Quota<'a> {
             quota: denial.quota,
             unit,
             window: denial.window,
-            remaining: denial.remaining,
+            remaining: Some(denial.remaining),
             resets_in: denial.retry_after,
             slot: denial.expose_slot.then_some((denial.limit, denial.slot)),
         }
@@ -77,19 +78,19 @@ impl<'a> Quota<'a> {
 pub fn write<'a>(headers: &mut HeaderMap, quotas: impl IntoIterator<Item = Quota<'a>>) {
     let (mut policy, mut state, mut slots) = (String::new(), String::new(), String::new());
     for Quota { name, quota, unit, window, remaining, resets_in, slot } in quotas {
-        for list in [&mut policy, &mut state] {
-            let separator = if list.is_empty() { "" } else { ", " };
-            let _ = write!(list, "{separator}\"{name}\"");
-        }
         // A name is lower-case letters, digits and hyphens, so it needs no escapes in a string.
+        let separator = if policy.is_empty() { "" } else { ", " };
         let _ = match unit {
-            Unit::Requests => write!(policy, ";q={quota};w={}", window.as_secs_f64().ceil()),
-            Unit::ConcurrentRequests => write!(policy, ";q={quota};qu=\"concurrent-requests\""),
+            Unit::Requests => write!(policy, "{separator}\"{name}\";q={quota};w={}", window.as_secs_f64().ceil()),
+            Unit::ConcurrentRequests => write!(policy, "{separator}\"{name}\";q={quota};qu=\"concurrent-requests\""),
         };
-        let _ = match unit {
-            Unit::Requests => write!(state, ";r={remaining};t={}", seconds_up(resets_in)),
-            Unit::ConcurrentRequests => write!(state, ";r={remaining}"),
-        };
+        if let Some(remaining) = remaining {
+            let separator = if state.is_empty() { "" } else { ", " };
+            let _ = match unit {
+                Unit::Requests => write!(state, "{separator}\"{name}\";r={remaining};t={}", seconds_up(resets_in)),
+                Unit::ConcurrentRequests => write!(state, "{separator}\"{name}\";r={remaining}"),
+            };
+        }
         if let Some((limit, slot)) = slot {
             let separator = if slots.is_empty() { "" } else { ", " };
             let _ = write!(slots, "{separator}{name};id={};slot={slot}", limit.0);
@@ -132,13 +133,19 @@ mod tests {
             quota: 100,
             unit: Unit::Requests,
             window: Duration::from_millis(1500),
-            remaining: 7,
+            remaining: Some(7),
             resets_in: Duration::from_millis(10),
             slot: Some((LimitId(3), 77)),
         };
         let daily = Quota { name: &daily, quota: 10_000, window: Duration::from_secs(86_400), slot: None, ..quota };
         let streams = Quota { name: &streams, unit: Unit::ConcurrentRequests, ..daily };
+        let unknown = Quota { remaining: None, ..daily };
         check(&[], "");
+        check(
+            &[unknown, streams],
+            "ratelimit-policy: \"daily\";q=10000;w=86400, \"streams\";q=10000;qu=\"concurrent-requests\"\n\
+             ratelimit: \"streams\";r=7\n",
+        );
         check(
             &[quota, daily, streams],
             "ratelimit-policy: \"burst\";q=100;w=2, \"daily\";q=10000;w=86400, \

@@ -209,7 +209,7 @@ impl World<'_> {
         let seen = self.seen(ask.host);
         let Seen { place: region, at, .. } = seen;
         for (charge, counter) in charges.iter().zip(&way.counters) {
-            let quota = place.view.limiter.policy(charge.limit).map_or(0, |policy| policy.quota);
+            let quota = place.view.limiter.policy(charge).map_or(0, |policy| policy.quota);
             if let Some(detail) = self.tally.admit(*counter, charge, quota, seen) {
                 self.oracle.violate(at, Invariant::LimitBound, detail);
             }

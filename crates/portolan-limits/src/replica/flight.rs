@@ -384,7 +384,8 @@ impl Limits {
             let leaf = Leaf::new(&self.shared, rights, key, counter);
             let view = leaf.view(0)?;
             let (amount, used) = (view.rights.amount, view.used);
-            let taken = leaf.withdraw(0, chunk(amount.saturating_sub(used), nodes, waiting, need), amount);
+            let chunk = chunk(amount.saturating_sub(used), nodes, waiting, need, rights.terms.most_cost);
+            let taken = leaf.withdraw(0, chunk, amount);
             if taken < waiting {
                 // Demand of the region, be it asked of another node of it.
                 counter.refuse(u32::try_from(waiting - taken).unwrap_or(u32::MAX));

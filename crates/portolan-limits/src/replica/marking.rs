@@ -116,6 +116,20 @@ impl Limits {
         self.ask_for_mark(rights, key, slot, used.saturating_add(ahead).min(cap));
     }
 
+    /// Asks for a mark that covers a request which was refused for want of one, however much it costs.
+    pub(super) fn mark_refused(&mut self, rights: &Rights, key: Key, slot: u64, refused: u64) {
+        let wanted = refused.min(rights.terms.most_cost);
+        if wanted == 0 || !rights.terms.marked() || !self.is_live(rights, slot) {
+            return;
+        }
+        let state = |counter: &Counter| (counter.used(slot), rights.allowance(&self.shared, counter, key, slot));
+        let Some((used, allowance)) = self.shared.table.with(key, state) else { return };
+        let wanted = used.saturating_add(wanted).min(self.most(rights, key, slot));
+        if allowance.pending == Some(WaitReason::Mark) && allowance.amount < wanted {
+            self.ask_for_mark(rights, key, slot, wanted);
+        }
+    }
+
     /// Asks for a mark of every key before the keys without room come to what needs none.
     pub(super) fn mark_overflow(&mut self, rights: &Rights) {
         let overflow = &rights.live.overflow;

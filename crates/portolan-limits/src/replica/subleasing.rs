@@ -136,7 +136,8 @@ impl Limits {
         let take = |counter: &Counter| {
             let leaf = Leaf::new(&self.shared, rights, key, counter);
             let view = leaf.view(slot)?;
-            let chunk = Grants::chunk(view.rights.amount.saturating_sub(view.used), nodes, ask);
+            let left = view.rights.amount.saturating_sub(view.used);
+            let chunk = Grants::chunk(left, nodes, ask, rights.terms.most_cost);
             let taken = if gives { leaf.withdraw(slot, chunk, view.rights.amount) } else { 0 };
             if taken < ask.waiting {
                 // Demand of the region, be it asked of another node of it.
@@ -148,6 +149,7 @@ impl Limits {
         self.stats.granted += taken;
         if gives {
             self.consider_mark(rights, key, slot, used, allowance);
+            self.mark_refused(rights, key, slot, ask.waiting.saturating_sub(taken));
         }
         let pending = matches!(allowance.pending, Some(WaitReason::Mark | WaitReason::Borrow)) || !gives;
         let more = used < allowance.amount || pending;

@@ -215,7 +215,7 @@ impl Limits {
                 return (0, 0);
             }
             let (own, borrowed) = (leaf.purse(buckets).tokens(), leaf.borrowed_left(slot));
-            let chunk = Grants::chunk(own.saturating_add(borrowed), nodes, ask);
+            let chunk = Grants::chunk(own.saturating_add(borrowed), nodes, ask, rights.terms.most_cost);
             let mut taken = leaf.take_tokens(buckets, chunk, out);
             let rights_of_slot = counter.rights(slot).map_or(0, |borrowed| borrowed.amount);
             taken += leaf.withdraw(slot, chunk - taken, rights_of_slot);

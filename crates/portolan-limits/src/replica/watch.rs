@@ -131,6 +131,7 @@ impl Limits {
         flow.record(slot, asked, window, now.mono);
         self.count(rights, consumed.saturating_sub(net), look.refused);
         self.count_refused_below(rights, key, slot, consumed, look.refused);
+        self.mark_refused(rights, key, slot, look.refused);
         let overdraft = if watch.slot == slot { watch.overdraft } else { 0 };
         let moved = asked > 0 || consumed != net;
         let moved_at = if moved { now.mono } else { watch.moved_at };

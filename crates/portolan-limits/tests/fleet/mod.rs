@@ -183,8 +183,13 @@ impl Fleet {
         }
     }
 
-    /// One request; `keys` are claimed of the limits together.
+    /// One request of one unit; `keys` are claimed of the limits together.
     pub fn request(&mut self, at: usize, claims: &[(u32, u64)]) -> Option<Admission> {
+        self.request_costing(at, claims, 1)
+    }
+
+    /// One request that costs so much of each limit.
+    pub fn request_costing(&mut self, at: usize, claims: &[(u32, u64)], cost: u32) -> Option<Admission> {
         self.regions[at].limits.as_ref()?;
         let now = self.now(at);
         let limiter = Arc::clone(&self.regions[at].limiter);
@@ -192,7 +197,7 @@ impl Fleet {
             .iter()
             .map(|&(limit, key)| {
                 let limit = LimitId(limit);
-                Claim { limit, key: limiter.key(limit, &[&key.to_le_bytes()]), cost: 1 }
+                Claim { limit, key: limiter.key(limit, &[&key.to_le_bytes()]), cost }
             })
             .collect();
         let admission = limiter.admit(&claims, now);
@@ -201,7 +206,7 @@ impl Fleet {
                 for (claim, charge) in claims.iter().zip(charges) {
                     let regions = self.regions.len();
                     let counts = self.allowed.entry((claim.limit, claim.key, charge.slot));
-                    counts.or_insert_with(|| vec![0; regions])[at] += 1;
+                    counts.or_insert_with(|| vec![0; regions])[at] += u64::from(cost);
                 }
             }
             Admission::Deny(denial) => self.count_refusal(at, Some(reason(denial.reason))),

@@ -65,8 +65,10 @@ fn region_id() -> RegionId {
     RegionId::new("here").expect("a name")
 }
 
-/// `1000/s` or `5000/day` in fixed windows, `sliding 60/min`, `bucket 10/s burst 50`, `concurrency 5`.
+/// `1000/s` or `5000/day` in fixed windows, `sliding 60/min`, `bucket 10/s burst 50`, `concurrency 5`; `costing 9` where
+/// requests cost up to so much.
 fn definition(id: u32, text: &str) -> Definition {
+    let (text, most_cost) = text.split_once(" costing ").unwrap_or((text, "1"));
     let words: Vec<&str> = text.split(' ').collect();
     let count = |text: &str| text.parse().expect("a count");
     let rate = |text: &str| -> Rate { text.parse().expect("a rate") };
@@ -84,7 +86,8 @@ fn definition(id: u32, text: &str) -> Definition {
         },
         _ => panic!("an unknown limit: {text}"),
     };
-    Definition::new(LimitId(id), Name::new(&format!("limit-{id}")).expect("a name"), algorithm)
+    let name = Name::new(&format!("limit-{id}")).expect("a name");
+    Definition { most_cost: most_cost.parse().expect("a cost"), ..Definition::new(LimitId(id), name, algorithm) }
 }
 
 impl Region {
@@ -258,14 +261,19 @@ impl Region {
 
     /// The same for another key.
     pub fn request_of(&mut self, at: usize, key: &[u8]) {
+        self.request_costing(at, key, 1);
+    }
+
+    /// The same for a request that costs more than a unit.
+    pub fn request_costing(&mut self, at: usize, key: &[u8], cost: u32) {
         let now = self.now(0);
         let Some(limits) = &mut self.nodes[at].limits else { return };
         let limiter = limits.limiter();
         for definition in &self.definitions {
-            let claim = Claim { limit: definition.id, key: limiter.key(definition.id, &[key]), cost: 1 };
+            let claim = Claim { limit: definition.id, key: limiter.key(definition.id, &[key]), cost };
             if let Admission::Allow(charges) = limiter.admit(&[claim], now) {
                 let wall = now.wall.as_unix_millis();
-                self.oracle.allow(definition, key, charges[0].slot, wall);
+                self.oracle.allow(definition, key, charges[0].slot, cost, wall);
                 if matches!(definition.algorithm, Algorithm::Concurrency { .. }) {
                     let lasts = 1 + self.rng.next_u64() % self.most_ms;
                     self.under_way.push((self.now_ms + lasts, at, charges[0], key.to_vec()));

@@ -16,10 +16,11 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// One unit of a key was admitted in `slot` at `now_ms`.
-    pub fn allow(&mut self, definition: &Definition, key: &[u8], slot: u64, now_ms: u64) {
+    /// A request that costs so many units of a key was admitted in `slot` at `now_ms`.
+    pub fn allow(&mut self, definition: &Definition, key: &[u8], slot: u64, cost: u32, now_ms: u64) {
+        let cost = u64::from(cost);
         let place = (definition.id, key.to_vec());
-        let admitted = *self.admitted.entry((place.clone(), slot)).and_modify(|units| *units += 1).or_insert(1);
+        let admitted = *self.admitted.entry((place.clone(), slot)).and_modify(|units| *units += cost).or_insert(cost);
         let fault = match &definition.algorithm {
             Algorithm::FixedWindow { quota, .. } => {
                 (admitted > *quota).then(|| format!("{admitted} of {quota} in slot {slot}"))
@@ -35,12 +36,12 @@ impl Oracle {
                 let per = rate.per.as_millis() as u64;
                 let (level, at) = self.buckets.get(&place).copied().unwrap_or((burst * per, now_ms));
                 let level = (level + (now_ms - at) * rate.count).min(burst * per);
-                self.buckets.insert(place.clone(), (level.saturating_sub(per), now_ms));
-                (level < per).then(|| format!("a token of {level}/{per}"))
+                self.buckets.insert(place.clone(), (level.saturating_sub(cost * per), now_ms));
+                (level < cost * per).then(|| format!("{cost} tokens of {level}/{per}"))
             }
             Algorithm::Concurrency { limit } => {
                 let in_flight = self.in_flight.entry(place.clone()).or_default();
-                *in_flight += 1;
+                *in_flight += cost;
                 (*in_flight > *limit).then(|| format!("{in_flight} of {limit} in flight"))
             }
         };

@@ -120,7 +120,7 @@ impl Region {
         }
         let gives = hold.need > 0 && self.given.knows(&node(NODES[from]), &hold);
         let left = self.quota.saturating_sub(self.used);
-        let taken = if gives { chunk(left, 3, hold.waiting, hold.need) } else { 0 };
+        let taken = if gives { chunk(left, 3, hold.waiting, hold.need, 1) } else { 0 };
         self.used += taken;
         let answer = self.given.allot(&node(NODES[from]), &hold, taken, self.used < self.quota);
         self.answers.push((from, life, self.owner_life, answer));

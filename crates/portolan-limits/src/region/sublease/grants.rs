@@ -70,9 +70,10 @@ impl Grants {
         Some(Step { refund, grants: ask.need > 0 && granted == given.granted })
     }
 
-    /// How many of the `available` units a node of `nodes` is granted for an ask.
-    pub fn chunk(available: u64, nodes: usize, ask: &Ask) -> u64 {
-        chunk(available, nodes, ask.waiting, ask.need)
+    /// How many of the `available` units a node of `nodes` is granted for an ask, where one request costs at most
+    /// `most_cost`.
+    pub fn chunk(available: u64, nodes: usize, ask: &Ask, most_cost: u64) -> u64 {
+        chunk(available, nodes, ask.waiting, ask.need, most_cost)
     }
 
     /// The answer after `taken` units were taken for an ask.
@@ -122,10 +123,10 @@ impl Grants {
 
 /// How many of the `available` units a node of `nodes` is granted: guided self-scheduling (Polychronopoulos and Kuck,
 /// 1987), so that chunks shrink with what is left and the last units go one at a time. No more than the node says it
-/// needs, so that little is stranded where nobody asks.
-pub(crate) fn chunk(available: u64, nodes: usize, waiting: u64, need: u64) -> u64 {
+/// needs, so that little is stranded where nobody asks; and what one request waits for whole, since it can use no part.
+pub(crate) fn chunk(available: u64, nodes: usize, waiting: u64, need: u64, most_cost: u64) -> u64 {
     let guided = available.div_ceil(2 * nodes.max(1) as u64);
-    guided.max(waiting.min(available / 2)).min(need).min(available)
+    guided.max(waiting.min(most_cost.max(available / 2))).min(need).min(available)
 }
 
 impl Given {

@@ -26,11 +26,12 @@ fn ask(granted: u64, returned: u64, need: u64) -> Ask {
 
 #[test]
 fn chunks_shrink_with_what_is_left_and_the_last_units_go_one_at_a_time() {
-    let chunk = |available, need| Grants::chunk(available, 3, &ask(0, 0, need));
+    let chunk = |available, need| Grants::chunk(available, 3, &ask(0, 0, need), 1);
     assert_eq!([1000, 100, 12, 6, 1, 0].map(|available| chunk(available, 10_000)), [167, 17, 2, 1, 1, 0]);
     assert_eq!(chunk(1000, 5), 5);
     let dear = Ask { waiting: 5, ..ask(0, 0, 5) };
-    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear)), [5, 5, 2]);
+    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, 1)), [5, 5, 2], "five requests");
+    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, 5)), [5, 5, 5], "one that costs as much");
 }
 
 #[test]
@@ -173,7 +174,7 @@ impl Region {
         let name = self.nodes[from].name.clone();
         let Some(step) = self.grants.handle_ask(&name, life, &ask) else { return };
         self.pool += step.refund;
-        let taken = if step.grants { Grants::chunk(self.pool, 3, &ask) } else { 0 };
+        let taken = if step.grants { Grants::chunk(self.pool, 3, &ask, 1) } else { 0 };
         self.pool -= taken;
         let grant = self.grants.settle(&name, &ask, taken, self.pool > 0);
         self.answers.push((from, life, self.owner_life, grant));
