@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,10 +17,13 @@ const MAX_FILE: u64 = 8 << 20;
 /// Reads one file, to be named in faults as it was named here.
 pub fn source(path: &Path) -> Result<SourceFile> {
     let read = || -> std::io::Result<String> {
-        if fs::metadata(path)?.len() > MAX_FILE {
+        let mut bytes = Vec::new();
+        // What is no file says nothing of its length beforehand: a pipe, a device.
+        fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_FILE {
             return Err(std::io::Error::other(format!("it is longer than {} MiB", MAX_FILE >> 20)));
         }
-        text(fs::read(path)?)
+        text(bytes)
     };
     let text = read().with_context(|| format!("cannot read {}", path.display()))?;
     Ok(SourceFile { path: path.display().to_string(), text })
@@ -105,5 +109,11 @@ mod tests {
         let error = text(b"a: \xc3\xa4\nb: \xe4".to_vec()).expect_err("latin-1").to_string();
         assert!(error.contains("line 2, column 4"), "{error}");
         assert_eq!(text(b"a".to_vec()).expect("text"), "a");
+    }
+
+    #[test]
+    fn what_has_no_end_is_refused() {
+        let error = source(Path::new("/dev/zero")).expect_err("it has no end");
+        assert!(format!("{error:#}").contains("longer than 8 MiB"), "{error:#}");
     }
 }
