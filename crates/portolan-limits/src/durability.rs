@@ -7,7 +7,7 @@ use portolan_config::LimitId;
 use portolan_model::WallTime;
 
 use crate::{
-    horizon::{HORIZON_LEAD, HORIZON_RENEWAL},
+    horizon::{Barrier, HORIZON_LEAD, HORIZON_RENEWAL},
     key::Key,
     marks::{MARKS_PER_PAGE, Mark, MarkSequence, MarkWrite},
     region::ShardSet,
@@ -15,8 +15,9 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Durability {
-    /// Repeated in every write: slots before it stay closed for all later processes too.
-    closed: WallTime,
+    /// What was left by this node's processes before and by whoever its shards were taken over from. Repeated in every
+    /// write: whoever comes next must know of it, too, before this node has spent anything.
+    inherited: Barrier,
     /// Highest mark asked for and not yet handed out.
     wanted: BTreeMap<(LimitId, Key, u64), Mark>,
     /// Handed out and not reported durable.
@@ -28,10 +29,10 @@ pub(crate) struct Durability {
 }
 
 impl Durability {
-    pub fn new(closed: WallTime) -> Self {
+    pub fn new(inherited: Barrier) -> Self {
         let horizon = WallTime::default();
         let written = (0, ShardSet::default());
-        Self { closed, wanted: BTreeMap::new(), in_flight: VecDeque::new(), last: 0, horizon, written }
+        Self { inherited, wanted: BTreeMap::new(), in_flight: VecDeque::new(), last: 0, horizon, written }
     }
 
     /// Asks for a mark; a higher one replaces a lower one.
@@ -59,7 +60,8 @@ impl Durability {
         let held = if self.wanted.is_empty() { held } else { before.and(&held) };
         self.written = (epoch, held);
         let sequence = MarkSequence(self.last);
-        let write = MarkWrite { sequence, horizon: self.horizon, floor: wall, closed: self.closed, epoch, held, marks };
+        let [horizon, floor, closed] = self.bequest(wall).instants();
+        let write = MarkWrite { sequence, horizon, floor, closed, epoch, held, marks };
         self.in_flight.push_back(write.clone());
         Some(write)
     }
@@ -69,19 +71,14 @@ impl Durability {
         std::iter::from_fn(move || self.in_flight.pop_front_if(|write| write.sequence <= sequence))
     }
 
-    /// The highest horizon that was handed out.
-    pub const fn horizon(&self) -> WallTime {
-        self.horizon
+    /// What whoever comes next finds at `wall`: the highest horizon that was handed out, and what was inherited.
+    pub fn bequest(&self, wall: WallTime) -> Barrier {
+        self.inherited.and(&Barrier::of(self.horizon, wall, WallTime::default()))
     }
 
-    /// Closes slots that begin before this to all later processes.
-    pub fn close(&mut self, closed: WallTime) {
-        self.closed = self.closed.max(closed);
-    }
-
-    /// Before this slots give no rights.
-    pub const fn closed(&self) -> WallTime {
-        self.closed
+    /// Takes over what earlier owners may have spent.
+    pub fn inherit(&mut self, barrier: &Barrier) {
+        self.inherited = self.inherited.and(barrier);
     }
 
     /// Forgets marks of slots that are over.
@@ -102,9 +99,27 @@ mod tests {
         WallTime::from_unix_millis(millis)
     }
 
+    fn never() -> Barrier {
+        Barrier::of(wall(0), wall(0), wall(0))
+    }
+
+    #[test]
+    fn every_write_says_what_earlier_owners_may_have_spent() {
+        let mut durability = Durability::new(Barrier::of(wall(12_100), wall(9_000), wall(7)));
+        durability.inherit(&Barrier::of(wall(12_400), wall(10_400), wall(5)));
+        let mut written = |at| {
+            let write = durability.poll(wall(at), at, ShardSet::ALL).expect("the epoch is another one");
+            durability.release(write.sequence).count();
+            [write.horizon, write.floor, write.closed].map(WallTime::as_unix_millis)
+        };
+        assert_eq!(written(10_000), [12_400, 10_400, 7]);
+        assert_eq!(written(10_600), [12_600, 10_600, 7]);
+        assert_eq!(durability.bequest(wall(11_000)), Barrier::of(wall(12_600), wall(11_000), wall(7)));
+    }
+
     #[test]
     fn the_horizon_is_renewed_every_half_second() {
-        let mut durability = Durability::new(wall(0));
+        let mut durability = Durability::new(never());
         let mut due = |at| {
             durability.poll(wall(at), 1, ShardSet::ALL).map(|write| {
                 durability.release(write.sequence).count();
@@ -118,7 +133,7 @@ mod tests {
 
     #[test]
     fn marks_gather_while_the_disk_is_slow() {
-        let mut durability = Durability::new(wall(0));
+        let mut durability = Durability::new(never());
         let mark = |spent| Mark { limit: LimitId(1), key: Key::from_bits(5), slot: 1, spent, ends: wall(60_000) };
         durability.want(mark(3));
         assert!(durability.poll(wall(1), 1, ShardSet::ALL).is_some_and(|write| write.marks == [mark(3)]));

@@ -61,9 +61,10 @@ impl Barrier {
         [self.horizon, self.floor, self.closed]
     }
 
-    /// Slots that begin before this give no rights, to any later process either.
-    pub fn closed(&self) -> WallTime {
-        self.closed
+    /// What this and another one leave together.
+    pub fn and(&self, other: &Self) -> Self {
+        let Self { horizon, floor, closed } = *other;
+        Self { horizon: self.horizon.max(horizon), floor: self.floor.max(floor), closed: self.closed.max(closed) }
     }
 
     /// Civil time to begin with at `wall`. A clock that was set back, or had been ahead, by hours goes on from the floor,

@@ -209,7 +209,7 @@ impl Limits {
             loans: Loans::default(),
             peers: Peers::new(count, config.worst_rtt, now.mono),
             partition: None,
-            durability: Durability::new(barrier.closed()),
+            durability: Durability::new(barrier),
             siblings,
             recovered: BTreeMap::new(),
             marked: BTreeMap::new(),

@@ -11,9 +11,13 @@ use crate::{
     Cell,
     counter::{Allowance, Counter},
     definition::Kind,
+    horizon::HORIZON_LEAD,
     key::Key,
     marks::Mark,
-    region::{Legacy, Shard, ShardSet, ownership::Taken},
+    region::{
+        Legacy, Shard, ShardSet,
+        ownership::{Taken, highest},
+    },
     rights::Rights,
     verdict::WaitReason,
 };
@@ -68,7 +72,7 @@ impl Limits {
         if !self.fenced {
             shards.iter().for_each(|shard| self.shared.gates.shard(shard).take(&barrier));
         }
-        self.durability.close(barrier.closed());
+        self.durability.inherit(&barrier);
         let wall = self.wall();
         let mut by_limit = BTreeMap::<LimitId, Vec<Mark>>::new();
         for mark in marks.into_iter().filter(|mark| mark.ends > wall) {
@@ -79,7 +83,10 @@ impl Limits {
         for (limit, marks) in by_limit {
             match limiter.rights(limit) {
                 Some(rights) => self.inherit_marks(rights, marks),
-                None => self.recovered.entry(limit).or_default().extend(marks),
+                None => {
+                    let found = self.recovered.entry(limit).or_default();
+                    *found = highest(found.drain(..).chain(marks), &ShardSet::ALL);
+                }
             }
         }
         self.raise_entries(&shards);
@@ -136,7 +143,9 @@ impl Limits {
             more = true;
             let open = released.shards.and(&released.held).and(&self.siblings.ownership.held());
             if !self.fenced {
-                open.iter().for_each(|shard| self.shared.gates.shard(shard).raise_horizon(released.horizon));
+                // Beyond its own lead reaches what was inherited alone, and nothing that it allots has to last as long.
+                let horizon = released.horizon.min(self.wall() + HORIZON_LEAD);
+                open.iter().for_each(|shard| self.shared.gates.shard(shard).raise_horizon(horizon));
             }
             self.siblings.open = self.siblings.open.or(&open);
             for mark in released.marks {
@@ -179,5 +188,42 @@ impl Limits {
     pub(super) fn may_give(&self, rights: &Rights, key: Key, slot: u64, begin: WallTime) -> bool {
         let gate = self.shared.gates.of(key);
         gate.barrier().opens(&rights.terms, slot, begin) && gate.horizon().is_some_and(|horizon| begin < horizon)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_model::{ByteSize, HashKey, NodeName, RegionId, Timestamp};
+
+    use super::*;
+    use crate::{LimitsConfig, Recovery, horizon::Barrier};
+
+    fn at(millis: u64) -> Now {
+        Now { mono: Timestamp::ZERO, wall: WallTime::from_unix_millis(millis) }
+    }
+
+    #[test]
+    fn what_a_shard_came_with_is_bequeathed_before_anything_is_written() {
+        let config = LimitsConfig {
+            node: NodeName::new("here-1").expect("a name"),
+            region: RegionId::new("here").expect("a name"),
+            neighbours: Vec::new(),
+            rosters: BTreeMap::new(),
+            life: 1,
+            regions: Vec::new(),
+            hash_key: HashKey::new([3; 16]),
+            capacity: 64,
+            worst_rtt: std::time::Duration::from_millis(100),
+            budget: ByteSize(1 << 20),
+        };
+        let mut limits = Limits::new(config, Recovery::FirstStart, at(10_000));
+        // The clock of whoever had it is ahead, and the limit of the mark is not known here yet.
+        let wall = WallTime::from_unix_millis;
+        let barrier = Barrier::of(wall(12_400), wall(10_400), wall(9_000));
+        let mark = |spent| Mark { limit: LimitId(9), key: Key::from_bits(5), slot: 0, spent, ends: wall(60_000) };
+        for spent in [700, 300] {
+            limits.open_taken(Taken { shards: ShardSet::ALL, barrier, marks: vec![mark(spent)] });
+        }
+        assert_eq!(limits.legacy(), Legacy { marks: vec![mark(700)], ..Legacy::from(barrier) });
     }
 }

@@ -9,7 +9,7 @@ use portolan_model::{NodeName, Now, RegionId, Timestamp, WallTime};
 use super::{Limits, flight::Flight};
 use crate::{
     key::Key,
-    marks::{RecoveredMarks, Recovery},
+    marks::Recovery,
     message::{Message, Neighbour, Rejected},
     outbox::Destination,
     region::{
@@ -41,8 +41,8 @@ pub(crate) struct Siblings {
     pub(super) flight: Flight,
     /// Of the other regions, by position in the scope.
     pub rankings: BTreeMap<usize, Ranking>,
-    /// What this node's own earlier process left.
-    pub past: RecoveredMarks,
+    /// Marks that this node's own earlier process left.
+    pub past: Vec<crate::Mark>,
     /// Shards whose held write is durable.
     pub open: ShardSet,
     /// Marks of all keys of a limit, with the shards they are not durable for yet.
@@ -54,11 +54,11 @@ pub(crate) struct Siblings {
 impl Siblings {
     pub fn new(me: NodeName, others: Vec<NodeName>, life: u64, recovery: Recovery, capacity: usize) -> Self {
         let (past, known) = match recovery {
-            Recovery::FirstStart => (RecoveredMarks::default(), Past::None),
-            Recovery::Lost => (RecoveredMarks::default(), Past::Lost),
+            Recovery::FirstStart => (Vec::new(), Past::None),
+            Recovery::Lost => (Vec::new(), Past::Lost),
             Recovery::Marks(marks) => {
                 let known = Past::Known { epoch: marks.epoch, held: marks.held };
-                (marks, known)
+                (marks.marks, known)
             }
         };
         Self {
@@ -230,9 +230,9 @@ impl Limits {
         owners.into_iter().map(|node| Destination { region, node: Some(node.clone()) }).collect()
     }
 
-    /// What this node's processes may have spent.
+    /// What this node's processes may have spent, and whoever its shards were taken over from: this node is the last to
+    /// say so from the moment it holds them, marks of limits that it does not know yet included.
     pub(super) fn legacy(&self) -> Legacy {
-        let past = &self.siblings.past;
         let marked = self.marked.iter().map(|(&(limit, key, slot), &(spent, ends))| crate::Mark {
             limit,
             key,
@@ -241,13 +241,9 @@ impl Limits {
             ends,
         });
         let wall = self.wall();
-        let live = past.marks.iter().copied().filter(|mark| mark.ends > wall);
-        Legacy {
-            horizon: self.durability.horizon().max(past.horizon),
-            floor: wall.max(past.floor),
-            closed: self.durability.closed().max(past.closed),
-            marks: live.chain(marked).collect(),
-        }
+        let unknown = self.recovered.values().flatten();
+        let live = self.siblings.past.iter().chain(unknown).copied().filter(|mark| mark.ends > wall);
+        Legacy { marks: live.chain(marked).collect(), ..Legacy::from(self.durability.bequest(wall)) }
     }
 
     pub(super) fn forget_siblings(&mut self, wall: WallTime) {

@@ -91,6 +91,40 @@ fn what_is_left_of_a_long_window_is_spent_after_its_owner_was_away() {
 }
 
 #[test]
+fn a_slot_is_not_spent_anew_by_the_second_of_two_heirs_in_a_row() {
+    const WINDOW: u64 = 5 * SECOND;
+    let mut region = Region::started(1, &["100/5s"], 3);
+    let [second, first, owner] = region.roles();
+    region.list_after(1, &[owner]);
+    region.pass_until_before(2700, WINDOW);
+    // The first heir's last word to its disk reaches to the end of the slot before, and no further.
+    region.stall(first, true);
+    region.pass_until_before(0, WINDOW);
+    for _ in 0..200 {
+        region.request(owner);
+        region.pass(1);
+    }
+    let spent = region.admitted_in_all();
+    // It takes the key over, and gives it away before it can write what it took over.
+    region.list_after(1, &sorted(owner, first));
+    region.list_after(20, &[0, 1, 2]);
+    region.pass(200);
+    region.stall(first, false);
+    for _ in 0..2 * SECOND {
+        region.request(second);
+        region.pass(1);
+    }
+    assert_eq!((spent, region.admitted_in_all()), (100, 100));
+    load(&mut region, 10 * SECOND);
+    region.check_bound();
+    assert!(region.admitted_in_all() >= 200, "the slots that begin later are open: {}", region.admitted_in_all());
+}
+
+fn sorted(one: usize, other: usize) -> [usize; 2] {
+    [one.min(other), one.max(other)]
+}
+
+#[test]
 fn a_concurrency_limit_has_all_its_units_after_restarts() {
     for limit in ["concurrency 1", "concurrency 9"] {
         let mut region = Region::started(1, &[limit], 1);

@@ -57,6 +57,8 @@ struct Node {
     log: MarkLog,
     disk: [Vec<u8>; 2],
     writes: VecDeque<(u64, MarkSequence, Vec<PageWrite>)>,
+    /// Writes to its disk wait for this to end.
+    stalled: bool,
     /// The roster that it knows.
     roster: Roster,
 }
@@ -102,6 +104,7 @@ impl Region {
             log: MarkLog::recover([&[], &[]]).0,
             disk: [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]],
             writes: VecDeque::new(),
+            stalled: false,
             roster: Roster::default(),
         };
         let mut region = Self {
@@ -227,6 +230,11 @@ impl Region {
         self.loss_percent = percent;
     }
 
+    /// What a node writes to its disk is on its way until this ends.
+    pub fn stall(&mut self, at: usize, stalled: bool) {
+        self.nodes[at].stalled = stalled;
+    }
+
     /// Lists these nodes after a while.
     pub fn list_after(&mut self, millis: u64, nodes: &[usize]) {
         self.planned.push_back((self.now_ms + millis, nodes.to_vec()));
@@ -342,6 +350,12 @@ impl Region {
         }
     }
 
+    /// Lets time pass until so long before the next slot of a window.
+    pub fn pass_until_before(&mut self, left: u64, window: u64) {
+        let now = self.now(left).wall.as_unix_millis();
+        self.pass((window - now % window) % window);
+    }
+
     fn deliver(&mut self, from: usize, to: usize, message: Message) {
         let (now, sender) = (self.now(0), self.nodes[from].name.clone());
         if let Some(limits) = &mut self.nodes[to].limits {
@@ -354,7 +368,8 @@ impl Region {
         let (now, now_ms) = (self.now(0), self.now_ms);
         let node = &mut self.nodes[at];
         let mut durable = None;
-        while let Some((_, sequence, pages)) = node.writes.pop_front_if(|(done, ..)| *done <= now_ms) {
+        let stalled = node.stalled;
+        while let Some((_, sequence, pages)) = node.writes.pop_front_if(|(done, ..)| *done <= now_ms && !stalled) {
             for page in pages {
                 node.disk[page.segment][page.offset as usize..][..page.bytes.len()].copy_from_slice(&page.bytes);
             }
