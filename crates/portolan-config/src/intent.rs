@@ -15,6 +15,7 @@ use crate::{
     Snapshot,
     history::{History, digest},
     register::SavedRegister,
+    roster::Turns,
 };
 
 /// The state that Raft replicates.
@@ -34,6 +35,7 @@ pub struct Intent {
     pub members: BTreeMap<NodeName, MemberRecord>,
     /// Of each region that a node has joined: the nodes that share its limits.
     pub rosters: BTreeMap<RegionId, Roster>,
+    turns: BTreeMap<RegionId, Turns>,
     /// Numbers and splits of the limits in force.
     pub limits: LimitRegister,
     /// Which regions hold shares of limits that reclaim, and of which slots.
@@ -97,6 +99,7 @@ impl Intent {
             founder: None,
             members: BTreeMap::new(),
             rosters: BTreeMap::new(),
+            turns: BTreeMap::new(),
             limits: LimitRegister::default(),
             leases: Leases::default(),
             regions,
@@ -108,6 +111,12 @@ impl Intent {
     /// The regions of the cluster.
     pub fn regions(&self) -> &Arc<RegionMap> {
         &self.regions
+    }
+
+    /// The rosters of a region after `epoch`, oldest first and up to the present one: as far back as they are kept.
+    pub fn rosters_since(&self, region: &RegionId, epoch: u64) -> Vec<Roster> {
+        let Some(present) = self.rosters.get(region) else { return Vec::new() };
+        self.turns.get(region).map_or_else(|| vec![present.clone()], |turns| turns.since(epoch, present))
     }
 
     /// What was ordered, oldest first; the last 200 orders.
@@ -267,7 +276,9 @@ impl Intent {
         self.founder.get_or_insert(member);
         self.members.insert(node.clone(), MemberRecord { member, region: region.clone(), incarnation });
         let roster = self.rosters.entry(region.clone()).or_default();
+        let before = roster.clone();
         roster.join(node);
+        self.turns.entry(region.clone()).or_default().keep(&before, roster);
         self.limits.follow_roster(region, &[], roster);
         self.limits.forget(node);
         self.limits.ask_anew(&self.snapshot);
@@ -278,10 +289,11 @@ impl Intent {
         self.known(region)?;
         let members = self.members.iter().map(|(node, record)| (node, &record.region)).collect();
         let roster = self.rosters.entry(region.clone()).or_default();
-        let before = roster.nodes.clone();
+        let before = roster.clone();
         let epoch = roster.change(region, expected, present, &members)?;
-        if *roster.nodes != before {
-            self.limits.follow_roster(region, &before, roster);
+        if *roster != before {
+            self.turns.entry(region.clone()).or_default().keep(&before, roster);
+            self.limits.follow_roster(region, &before.nodes, roster);
             self.limits.ask_anew(&self.snapshot);
         }
         Ok(Applied::Listed { epoch })
@@ -307,6 +319,7 @@ impl Intent {
             founder: self.founder,
             members: self.members.clone(),
             rosters: self.rosters.clone(),
+            turns: self.turns.clone(),
             limits: self.limits.save(),
             leases: self.leases.clone(),
             regions: self.regions.ids().to_vec(),
@@ -335,6 +348,7 @@ impl Intent {
             founder: saved.founder,
             members: saved.members,
             rosters: saved.rosters,
+            turns: saved.turns,
             limits,
             leases: saved.leases,
             regions,
@@ -352,6 +366,7 @@ struct Saved {
     founder: Option<MemberId>,
     members: BTreeMap<NodeName, MemberRecord>,
     rosters: BTreeMap<RegionId, Roster>,
+    turns: BTreeMap<RegionId, Turns>,
     limits: SavedRegister,
     leases: Leases,
     regions: Vec<RegionId>,

@@ -2,7 +2,7 @@
 //! key follows from it in `portolan_limits`. Never empty once a node has joined: a region without any node in reach
 //! keeps its last list, since nobody is left to take over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use portolan_model::{NodeName, RegionId};
 use serde::{Deserialize, Serialize};
@@ -60,3 +60,52 @@ impl Roster {
         Ok(self.epoch)
     }
 }
+
+/// The last rosters of a region before its present one, as what each changed in the one before. A node that hears of
+/// several at once follows them in order: of an epoch that it does not know it cannot say whose its keys were.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Turns(VecDeque<Turn>);
+
+/// What one epoch changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Turn {
+    came: Vec<NodeName>,
+    went: Vec<NodeName>,
+}
+
+impl Turns {
+    /// Keeps what became of `before`, and drops the oldest beyond the bounds.
+    pub fn keep(&mut self, before: &Roster, after: &Roster) {
+        if before.epoch == after.epoch {
+            return;
+        }
+        let less = |one: &Roster, other: &Roster| one.nodes.iter().filter(|it| !other.contains(it)).cloned().collect();
+        self.0.push_back(Turn { came: less(after, before), went: less(before, after) });
+        let names = |turns: &VecDeque<Turn>| turns.iter().map(|turn| turn.came.len() + turn.went.len()).sum::<usize>();
+        while self.0.len() > MAX_TURNS || names(&self.0) > MAX_TURNED {
+            self.0.pop_front();
+        }
+    }
+
+    /// The rosters after `epoch` as far as they are known, oldest first, up to and with the `present` one.
+    pub fn since(&self, epoch: u64, present: &Roster) -> Vec<Roster> {
+        let mut rosters = vec![present.clone()];
+        for turn in self.0.iter().rev() {
+            let after = &rosters[rosters.len() - 1];
+            let mut nodes: Vec<NodeName> = after.nodes.iter().filter(|it| !turn.came.contains(it)).cloned().collect();
+            nodes.extend(turn.went.iter().cloned());
+            nodes.sort();
+            rosters.push(Roster { epoch: after.epoch.saturating_sub(1), nodes });
+        }
+        rosters.retain(|roster| roster.epoch > epoch);
+        rosters.reverse();
+        rosters
+    }
+}
+
+/// Rosters of a region that are kept beside the present one: as many as a node of it ranks. A rolling deploy makes two for
+/// each node, and a log that is some seconds late brings a few at once.
+const MAX_TURNS: usize = 15;
+
+/// Names in them.
+const MAX_TURNED: usize = 256;

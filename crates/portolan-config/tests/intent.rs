@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{bundle, regions};
-use portolan_config::{Applied, Change, Command, Consumers, Intent, IntentError, Refusal, RegionMap};
+use portolan_config::{Applied, Change, Command, Consumers, Intent, IntentError, Refusal, RegionMap, Roster};
 use portolan_model::{MemberId, Name, NodeName, RegionId, Revision, WallTime};
 use proptest::prelude::*;
 
@@ -202,6 +202,42 @@ fn every_change_of_a_region_s_nodes_is_an_epoch_of_its_own() {
     check(list("eu-west", 4, &["eu-west-1", "eu-west-2", "eu-west-3"]), "5: eu-west-1 eu-west-2 eu-west-3");
     // It lost its disk: what its earlier process agreed with the others is void.
     check(join("eu-west-2", "eu-west", 10), "6: eu-west-1 eu-west-2 eu-west-3");
+}
+
+#[test]
+fn the_last_rosters_of_a_region_are_known_in_a_saved_state_too() {
+    let mut intent = intent();
+    let eu = region("eu-west");
+    let told = |intent: &Intent, epoch| {
+        let text = |roster: &Roster| {
+            let nodes: Vec<&str> = roster.nodes.iter().map(|node| &node.as_str()[8..]).collect();
+            format!("{}:{}", roster.epoch, nodes.concat())
+        };
+        intent.rosters_since(&eu, epoch).iter().map(text).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(told(&intent, 0), "");
+    for (node, member) in [("eu-west-1", 7), ("eu-west-3", 8), ("eu-west-2", 9)] {
+        intent.apply(&join(node, "eu-west", member));
+    }
+    intent.apply(&list("eu-west", 3, &["eu-west-3"]));
+    intent.apply(&list("eu-west", 4, &["eu-west-3"]));
+    intent.apply(&list("eu-west", 4, &["eu-west-1", "eu-west-2"]));
+    intent.apply(&join("eu-west-1", "eu-west", 10));
+    let saved = Intent::from_bytes(&intent.to_bytes().expect("fits"), Arc::new(regions())).expect("it was saved");
+    for intent in [&intent, &saved] {
+        assert_eq!(told(intent, 0), "1:1 2:13 3:123 4:3 5:12 6:12");
+        assert_eq!(told(intent, 4), "5:12 6:12");
+        assert_eq!(told(intent, 6), "");
+    }
+    // As many as a node ranks, however many there were.
+    for epoch in 6..40 {
+        let present = if epoch % 2 == 0 { vec!["eu-west-1"] } else { vec!["eu-west-1", "eu-west-2"] };
+        intent.apply(&list("eu-west", epoch, &present));
+    }
+    let kept = intent.rosters_since(&eu, 0);
+    let (first, last) = (&kept[0], &kept[kept.len() - 1]);
+    assert_eq!((kept.len(), first.epoch, last.epoch), (16, 25, 40));
+    assert_eq!((first.nodes.len(), last.nodes.len()), (1, 2));
 }
 
 #[test]

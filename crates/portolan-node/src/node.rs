@@ -227,6 +227,7 @@ impl Node {
         let life = life_at(&recovery, now, self.rng.random());
         let config = limits_config(&self.config, &self.intent, self.limit_keys, life);
         self.limits = Limits::new(config, recovery, now);
+        self.limits.handle_turns(&self.intent.rosters_since(&self.config.region, 0), now);
         self.limits.handle_definitions(&definitions(&self.intent), now);
         self.follow_leases(&Leases::default(), now);
         if self.ownership.is_lost() {
@@ -273,6 +274,8 @@ impl Node {
             self.limits.handle_definitions(&definitions(&intent), now);
         }
         if self.limits_started && self.intent.rosters != intent.rosters {
+            let known = self.intent.rosters.get(&self.config.region).map_or(0, |roster| roster.epoch);
+            self.limits.handle_turns(&intent.rosters_since(&self.config.region, known), now);
             self.limits.handle_rosters(&intent.rosters, now);
         }
         let before = std::mem::replace(&mut self.intent, intent);

@@ -4,14 +4,14 @@ mod support;
 
 use std::net::IpAddr;
 
-use portolan_config::Applied;
+use portolan_config::{Applied, Change};
 use portolan_geodns::{ClientSubnet, Query, qtype};
 use portolan_limits::{Admission, Recovery};
-use portolan_model::{MemberId, RegionId};
+use portolan_model::{MemberId, NodeName, RegionId, WallTime};
 use portolan_node::{Event, Message, RECOVERY_HOLD, Refused, SILENT_AFTER, Subject};
 use portolan_routing::{Found, RequestHead};
 use proptest::prelude::*;
-use support::{Fleet, MILLISECOND, REGIONS, SECOND, drain, join, node, region, restore};
+use support::{Fleet, GATEWAY, MILLISECOND, REGIONS, SECOND, apply, drain, join, node, region, restore};
 
 const SUBJECT: Subject<'_> = Subject { user: None, client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), attributes: &() };
 
@@ -187,6 +187,29 @@ fn nothing_is_admitted_before_the_limits_have_started() {
     fleet.start("us", Recovery::Lost);
     assert!(!matches!(admit(&fleet, "us"), Admission::Allow(_)));
     assert!(!fleet.node("us").view().ready);
+}
+
+#[test]
+fn a_node_that_hears_of_several_rosters_at_once_keeps_what_each_of_them_gives_it() {
+    // Nodes that join before they have started: nobody there can say what its past is.
+    let joins = [2, 3].map(|number| {
+        let node = NodeName::new(&format!("eu-{number}")).expect("a name");
+        Change::Join { node, region: region("eu"), member: MemberId(10 + number) }.at(WallTime::default())
+    });
+    let mut fleet = Fleet::settled(1);
+    fleet.order(&apply(&GATEWAY.replace("key: service", "key: client")));
+    fleet.run(6 * SECOND);
+    fleet.order_at_once(&joins);
+    let view = fleet.nodes[&node("eu")].view();
+    let head = RequestHead { host: "api.example.test", path: "/orders/1", method: "GET" };
+    let Found::Route(route) = view.route(&head) else { panic!("the route exists") };
+    let admits = |client: &u8| {
+        let subject = Subject { client: IpAddr::from([10, 0, 0, *client]), ..SUBJECT };
+        matches!(view.admit(&route, &subject, fleet.now()), Admission::Allow(_))
+    };
+    // A third of what it had alone.
+    let admitted = (0..90).filter(admits).count();
+    assert!((20..40).contains(&admitted), "{admitted}");
 }
 
 #[test]

@@ -152,6 +152,14 @@ impl Ownership {
         self.ranking.nodes().contains(&self.me) && self.sought.is_empty()
     }
 
+    /// Learns of a roster of an epoch that this node does not follow any more, or has not followed: who may have spent then.
+    pub fn learn(&mut self, roster: &Roster) {
+        self.rankings.entry(roster.epoch).or_insert_with(|| Ranking::new(roster));
+        if self.rankings.len() > MAX_RANKINGS {
+            self.rankings.pop_first();
+        }
+    }
+
     /// Follows a new roster. `None`: it is not newer. This node is bound by the roster from here on.
     pub fn handle_roster(&mut self, roster: &Roster, now: Now) -> Option<Change> {
         if roster.epoch <= self.ranking.epoch() {
@@ -163,10 +171,7 @@ impl Ownership {
         // Of an epoch that was passed over another node may have been the owner.
         let kept = if next { self.held.and(&owned) } else { ShardSet::default() };
         let change = Change { lost: before.owned(&self.me).without(&owned), sought: owned.without(&kept) };
-        self.rankings.insert(roster.epoch, self.ranking.clone());
-        if self.rankings.len() > MAX_RANKINGS {
-            self.rankings.pop_first();
-        }
+        self.learn(roster);
         self.held = kept;
         kept.iter().for_each(|shard| self.held_at[shard.index()] = roster.epoch);
         self.sought = change.sought;
@@ -495,6 +500,20 @@ mod tests {
         ask(&mut a, &mut [&mut b], &spent, at(3000));
         let taken = a.poll_taken(&Legacy::default(), at(3000)).expect("b has answered");
         assert_eq!(taken.barrier.instants()[0], spent.horizon);
+    }
+
+    #[test]
+    fn a_process_that_starts_later_asks_nobody_who_cannot_have_spent_in_between() {
+        let sought = |learned: &[Roster]| {
+            let mut a = ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL });
+            learned.iter().for_each(|roster| a.learn(roster));
+            let change = a.handle_roster(&roster(6, &["a", "b"]), at(0)).expect("it is newer");
+            (taken(&mut a, &Legacy::default(), at(0)), change.sought.len())
+        };
+        let (taken, all) = sought(&[]);
+        assert_eq!(taken, 0, "the roster of epoch 5 may have named anybody");
+        assert_eq!(sought(&[roster(5, &["a", "c"])]), (all, all), "it owned its shards, or stood by for them");
+        assert_eq!(sought(&[roster(5, &["b", "c"])]), (0, all));
     }
 
     #[test]

@@ -115,6 +115,21 @@ impl Limits {
         }
     }
 
+    /// Follows rosters of this region one after the other that came at once, oldest first. Of an epoch that is passed over
+    /// nobody knows whose a shard was, and everybody has to be asked. A process that has followed none yet has nothing to
+    /// lose by them: it learns of those before its first.
+    pub fn handle_turns(&mut self, rosters: &[Roster], now: Now) {
+        self.observe_clock(now);
+        for roster in rosters {
+            match self.siblings.ownership.ranking().epoch() {
+                0 => self.siblings.ownership.learn(roster),
+                epoch if roster.epoch < epoch => self.siblings.ownership.learn(roster),
+                _ => self.follow_roster(roster, now),
+            }
+        }
+        self.take_over(now);
+    }
+
     /// Whether something came since this was last asked that a waiting request may use.
     pub fn take_relief(&mut self) -> bool {
         std::mem::take(&mut self.siblings.relief)

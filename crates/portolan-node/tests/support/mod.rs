@@ -22,7 +22,7 @@ pub const REGIONS: [&str; 3] = ["ap", "eu", "us"];
 
 const EPOCH: WallTime = WallTime::from_unix_millis(1_795_000_000_000);
 
-const GATEWAY: &str = "
+pub const GATEWAY: &str = "
 version: 1
 services:
   orders:
@@ -129,8 +129,13 @@ impl Fleet {
 
     /// Applies a command at every node at once, as Raft would after a while.
     pub fn order(&mut self, command: &Command) -> Applied {
+        self.order_at_once(std::slice::from_ref(command)).remove(0)
+    }
+
+    /// The same of commands that the nodes hear of together, as if their log had been late.
+    pub fn order_at_once(&mut self, commands: &[Command]) -> Vec<Applied> {
         let mut intent = (*self.intent).clone();
-        let applied = intent.apply(command);
+        let applied = commands.iter().map(|command| intent.apply(command)).collect();
         self.intent = Arc::new(intent);
         let (now, intent) = (self.now(), &self.intent);
         self.nodes.values_mut().for_each(|node| node.handle_intent(Arc::clone(intent), now));
