@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use portolan_config::RegionMap;
 use portolan_gossip::{FactKey, Facts};
 use portolan_model::{HashKey, Name, NodeName, RegionId, Revision, Timestamp, codec};
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,8 @@ pub enum Sight {
 pub struct Known {
     /// What it said.
     pub facts: NodeFacts,
+    /// Its region's place in this node's list of regions.
+    pub place: Option<usize>,
     /// When it reached this node.
     pub received: Timestamp,
 }
@@ -89,10 +92,11 @@ pub fn key() -> FactKey {
 }
 
 /// Reads what `node` published; `None` when nothing is held or it does not read (a node of another version).
-pub fn read(facts: &Facts, node: &NodeName) -> Option<Known> {
+pub fn read(facts: &Facts, node: &NodeName, regions: &RegionMap) -> Option<Known> {
     let fact = facts.fact(node, &key())?;
     let facts: NodeFacts = codec::decode(&fact.value).ok()?;
-    Some(Known { facts, received: fact.received })
+    let place = regions.ids().binary_search(&facts.region).ok();
+    Some(Known { facts, place, received: fact.received })
 }
 
 /// Identifies a list of regions, so that sights are only read against the list they were written for.

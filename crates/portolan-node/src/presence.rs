@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use portolan_model::{NodeName, RegionId, Timestamp};
 
-use crate::facts::{Known, Sight};
+use crate::facts::Sight;
 
 /// Silence after which an observer reports a region as silent.
 pub const SILENT_AFTER: Duration = Duration::from_secs(5);
@@ -23,6 +23,8 @@ pub const RECOVERY_HOLD: Duration = Duration::from_secs(2);
 pub struct Presence {
     started: Timestamp,
     nodes: BTreeMap<NodeName, Observed>,
+    /// When any node of a region was heard last.
+    regions: BTreeMap<RegionId, Timestamp>,
 }
 
 #[derive(Debug)]
@@ -35,13 +37,16 @@ impl Presence {
     /// Starts listening for `peers`. No other node is ever counted, which bounds the state.
     pub fn new(peers: &BTreeMap<NodeName, RegionId>, now: Timestamp) -> Self {
         let observed = |region: &RegionId| Observed { region: region.clone(), heard: None };
-        Self { started: now, nodes: peers.iter().map(|(node, region)| (node.clone(), observed(region))).collect() }
+        let nodes = peers.iter().map(|(node, region)| (node.clone(), observed(region)));
+        Self { started: now, nodes: nodes.collect(), regions: BTreeMap::new() }
     }
 
     /// Takes note that `node` spoke.
     pub fn hear(&mut self, node: &NodeName, now: Timestamp) {
         if let Some(observed) = self.nodes.get_mut(node) {
             observed.heard = Some(now);
+            let of_region = self.regions.entry(observed.region.clone()).or_insert(now);
+            *of_region = now.max(*of_region);
         }
     }
 
@@ -63,8 +68,7 @@ impl Presence {
 
     /// What this node hears of `region`.
     pub fn sight(&self, region: &RegionId, now: Timestamp) -> Sight {
-        let of_region = self.nodes.values().filter(|observed| observed.region == *region);
-        match of_region.filter_map(|observed| observed.heard).max() {
+        match self.regions.get(region).copied() {
             Some(heard) if now.since(heard) < SILENT_AFTER => Sight::Heard { age: now.since(heard) },
             Some(heard) => Sight::Silent { age: now.since(heard) },
             None if now.since(self.started) < SILENT_AFTER => Sight::Unknown,
@@ -100,15 +104,6 @@ impl Evidence {
     pub fn add_own(&mut self, ready: bool) {
         self.ready |= ready;
         self.not_ready |= !ready;
-    }
-
-    /// Adds what `known`, a node's facts, says about the region at `index` in the list of regions.
-    pub fn add_facts(&mut self, region: &RegionId, index: usize, known: &Known) {
-        if known.facts.region == *region {
-            self.add_own(known.facts.ready);
-        } else if let Some(&sight) = known.facts.sights.get(index) {
-            self.add_sight(sight);
-        }
     }
 
     /// Whether clients should not be sent there.

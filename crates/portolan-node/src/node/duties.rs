@@ -1,5 +1,7 @@
 //! What a node does by itself: heartbeats, facts, watching regions and peers, keeping its view true.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use portolan_config::Change;
 use portolan_geodns::{RegionState, RegionStates};
 use portolan_model::{NodeName, Now, RegionId, Timestamp, codec};
@@ -142,38 +144,43 @@ impl Node {
 
     /// Asks about every region and returns whether a state changed.
     pub(super) fn weigh_regions(&mut self, now: Now) -> bool {
-        let ids = self.config.regions.ids().to_vec();
-        for (index, region) in ids.iter().enumerate() {
-            let evidence = self.evidence(index, region, now.mono);
+        let regions = Arc::clone(&self.config.regions);
+        for (region, evidence) in regions.ids().iter().zip(self.evidence(now.mono)) {
             match self.liveness.weigh(region, evidence, now.mono) {
                 Some(Verdict::Down) => self.emit(Event::RegionDown { region: region.clone() }),
                 Some(Verdict::Up) => self.emit(Event::RegionUp { region: region.clone() }),
                 None => {}
             }
         }
-        let states: RegionStates = ids.into_iter().map(|region| self.state(region)).collect();
+        let states: RegionStates = regions.ids().iter().cloned().map(|region| self.state(region)).collect();
         let changed = states != self.states;
         self.states = states;
         changed
     }
 
-    /// What speaks for and against a region. Of the own region only its own nodes are asked: whoever is cut off from
+    /// What speaks for and against each region. Of the own region only its own nodes are asked: whoever is cut off from
     /// everyone else still serves those who reach it.
-    fn evidence(&self, index: usize, region: &RegionId, now: Timestamp) -> Evidence {
-        let mut evidence = Evidence::default();
-        let own = *region == self.config.region;
-        if own {
-            evidence.add_own(self.ready);
-        } else {
-            evidence.add_sight(self.presence.sight(region, now));
-        }
-        for known in self.known.values().filter(|known| known.is_fresh(now)) {
-            let readable = known.facts.region_list == self.region_list;
-            if readable && (!own || known.facts.region == *region) {
-                evidence.add_facts(region, index, known);
+    fn evidence(&self, now: Timestamp) -> Vec<Evidence> {
+        let regions = self.config.regions.ids();
+        let mut all = vec![Evidence::default(); regions.len()];
+        for (evidence, region) in all.iter_mut().zip(regions) {
+            if *region == self.config.region {
+                evidence.add_own(self.ready);
+            } else {
+                evidence.add_sight(self.presence.sight(region, now));
             }
         }
-        evidence
+        let own = regions.binary_search(&self.config.region).ok();
+        let readable = |known: &&Known| known.is_fresh(now) && known.facts.region_list == self.region_list;
+        for known in self.known.values().filter(readable) {
+            if let Some(theirs) = known.place {
+                all[theirs].add_own(known.facts.ready);
+            }
+            let sights = all.iter_mut().zip(&known.facts.sights).enumerate();
+            let of_others = sights.filter(|(at, _)| Some(*at) != own && Some(*at) != known.place);
+            of_others.for_each(|(_, (evidence, sight))| evidence.add_sight(*sight));
+        }
+        all
     }
 
     fn state(&self, region: RegionId) -> (RegionId, RegionState) {
@@ -187,24 +194,25 @@ impl Node {
     }
 
     /// Whether a neighbour has not been heard for longer than heartbeats take to come. Of a node that is no neighbour the
-    /// membership protocol tells.
-    pub(super) fn is_silent(&self, node: &NodeName, now: Timestamp) -> bool {
+    /// membership protocol tells: it is silent unless it is among the `members`.
+    pub(super) fn is_silent(&self, node: &NodeName, members: &BTreeSet<&NodeName>, now: Timestamp) -> bool {
         let voters = self.guard.raft().map_or(&[][..], |raft| &raft.voters);
         match self.neighbours.period(node, voters) {
             Some(period) => {
                 let heard = self.presence.heard(node).unwrap_or_else(|| self.presence.started());
                 now.since(heard) > Neighbours::stale_after(period)
             }
-            None => !self.gossip.members().contains(node),
+            None => !members.contains(node),
         }
     }
 
     fn find_stale_peers(&mut self, now: Timestamp) {
-        let peers: Vec<NodeName> = self.config.peers.keys().cloned().collect();
-        for node in peers {
-            if self.is_silent(&node, now) && self.stale.insert(node.clone()) {
-                self.emit(Event::PeerStale { node });
-            }
+        let members = self.gossip.members();
+        let is_new = |node: &&NodeName| !self.stale.contains(*node) && self.is_silent(node, &members, now);
+        let silent: Vec<NodeName> = self.config.peers.keys().filter(is_new).cloned().collect();
+        for node in silent {
+            self.stale.insert(node.clone());
+            self.emit(Event::PeerStale { node });
         }
     }
 
@@ -216,7 +224,7 @@ impl Node {
                 portolan_gossip::Event::MemberUp(node) => self.emit(Event::MemberUp { node }),
                 portolan_gossip::Event::MemberDown(node) => self.emit(Event::MemberDown { node }),
                 portolan_gossip::Event::FactChanged { node, key } if key == facts::key() => {
-                    match facts::read(self.gossip.facts(), &node) {
+                    match facts::read(self.gossip.facts(), &node, &self.config.regions) {
                         Some(known) => self.known.insert(node, known),
                         None => self.known.remove(&node),
                     };

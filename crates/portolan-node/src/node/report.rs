@@ -1,6 +1,6 @@
 //! A node's account of itself for operators.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use portolan_config::LimitId;
 use portolan_geodns::RegionState;
@@ -20,9 +20,8 @@ impl Node {
         let raft = self.guard.raft().cloned().unwrap_or_default();
         let RaftStatus { leader, leader_is_live, is_leader, term, .. } = raft;
         let members = self.gossip.members();
-        let peer = |(node, region): (&NodeName, &RegionId)| {
-            (node.clone(), self.peer_status(node, region, members.contains(node), now.mono))
-        };
+        let peer =
+            |(node, region): (&NodeName, &RegionId)| (node.clone(), self.peer_status(node, region, &members, now.mono));
         NodeStatus {
             node: self.config.name.clone(),
             region: self.config.region.clone(),
@@ -100,7 +99,13 @@ impl Node {
         RegionStatus { state, drain: self.intent.drains.get(region).map(|drain| drain.reason.clone()) }
     }
 
-    fn peer_status(&self, node: &NodeName, region: &RegionId, member: bool, now: Timestamp) -> PeerNodeStatus {
+    fn peer_status(
+        &self,
+        node: &NodeName,
+        region: &RegionId,
+        members: &BTreeSet<&NodeName>,
+        now: Timestamp,
+    ) -> PeerNodeStatus {
         let facts = self.known.get(node).map(|known| PeerFacts {
             age: now.since(known.received),
             revision: known.facts.revision,
@@ -111,9 +116,9 @@ impl Node {
         });
         PeerNodeStatus {
             region: region.clone(),
-            member,
+            member: members.contains(node),
             heard: self.presence.heard(node).map(|heard| now.since(heard)),
-            silent: self.is_silent(node, now),
+            silent: self.is_silent(node, members, now),
             clock_offset_ms: self.heartbeats.get(node).map(|last| last.clock_offset_ms),
             facts,
         }
