@@ -49,6 +49,13 @@ impl NodeFacts {
             != (before.revision, before.ready, before.draining, &before.silent)
             || kinds(self) != kinds(before)
     }
+
+    /// Whether this says the same of regions as `before` did, ages aside.
+    pub fn judges_as(&self, before: &Self) -> bool {
+        let [now, then] = [self, before].map(|facts| facts.sights.iter().map(std::mem::discriminant));
+        (&self.region, self.region_list, self.ready) == (&before.region, before.region_list, before.ready)
+            && now.eq(then)
+    }
 }
 
 /// What an observer hears of a region's nodes directly.

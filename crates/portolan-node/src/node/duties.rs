@@ -63,7 +63,7 @@ impl Node {
 
     /// Draws the conclusions of an input: takes the parts' events, and renews the view if a part of it changed.
     pub(super) fn settle(&mut self, now: Now) {
-        let facts_changed = self.take_gossip_events();
+        let facts_changed = self.take_gossip_events(now.mono);
         while let Some(event) = self.limits.poll_event() {
             self.emit(Event::Limits(event));
         }
@@ -217,18 +217,22 @@ impl Node {
     }
 
     /// Returns whether facts that regions are judged by changed.
-    fn take_gossip_events(&mut self) -> bool {
+    fn take_gossip_events(&mut self, now: Timestamp) -> bool {
         let mut facts_changed = false;
         while let Some(event) = self.gossip.poll_event() {
             match event {
                 portolan_gossip::Event::MemberUp(node) => self.emit(Event::MemberUp { node }),
                 portolan_gossip::Event::MemberDown(node) => self.emit(Event::MemberDown { node }),
                 portolan_gossip::Event::FactChanged { node, key } if key == facts::key() => {
-                    match facts::read(self.gossip.facts(), &node, &self.config.regions) {
+                    // What only time changes is for the next tick.
+                    let known = facts::read(self.gossip.facts(), &node, &self.config.regions);
+                    let before = self.known.get(&node).filter(|before| before.is_fresh(now));
+                    let same = |known: &Known| before.is_some_and(|before| known.facts.judges_as(&before.facts));
+                    facts_changed |= !known.as_ref().is_some_and(same);
+                    match known {
                         Some(known) => self.known.insert(node, known),
                         None => self.known.remove(&node),
                     };
-                    facts_changed = true;
                 }
                 portolan_gossip::Event::FactChanged { .. } => {}
             }
