@@ -49,6 +49,13 @@ pub(crate) struct Balance {
     pub told: bool,
 }
 
+impl Balance {
+    /// What the region may still spend or lend, with this base share.
+    pub const fn unspent(self, base: u64) -> u64 {
+        base.saturating_add(self.borrowed).saturating_sub(self.lent).saturating_sub(self.consumed)
+    }
+}
+
 /// The cells of one key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Account {
@@ -74,17 +81,23 @@ impl Account {
     /// Raises one number to at least `amount` and returns the one before, or nothing if it was as high.
     pub fn raise(&mut self, slot: u64, region: usize, field: Field, amount: u64) -> Option<u64> {
         let amount = amount.min(MAX_AMOUNT);
-        let before = self.amount(slot, region, field);
+        let known = self.known_mut(slot, region, field);
+        let before = known.as_ref().map_or(0, |cell| cell.amount());
         if amount <= before {
             return None;
         }
-        self.cell_mut(slot, region, field).set_amount(amount);
+        match known {
+            Some(cell) => cell.set_amount(amount),
+            None => self.cell_mut(slot, region, field).set_amount(amount),
+        }
         Some(before)
     }
 
     /// Replaces what a region expects of a slot.
     pub fn expect(&mut self, slot: u64, region: usize, demand: Demand) {
-        if demand != Demand::default() || self.find(slot, region, Field::Consumed).is_ok() {
+        if let Some(cell) = self.known_mut(slot, region, Field::Consumed) {
+            cell.demand = demand;
+        } else if demand != Demand::default() {
             self.cell_mut(slot, region, Field::Consumed).demand = demand;
         }
     }
@@ -137,9 +150,45 @@ impl Account {
         balances
     }
 
-    /// Consumed in a slot by all regions, less what was given back.
-    pub fn consumed(&self, slot: u64, regions: usize) -> u64 {
-        self.balances(slot, regions).iter().map(|balance| balance.consumed).sum()
+    /// One region's position in a slot.
+    pub fn balance(&self, slot: u64, region: usize) -> Balance {
+        let mut balance = Balance::default();
+        let mut refunded = 0;
+        for cell in self.of_slot(slot) {
+            let own = usize::from(cell.region) == region;
+            balance.told |= own;
+            match cell.field() {
+                Field::Consumed if own => (balance.consumed, balance.demand) = (cell.amount(), cell.demand),
+                Field::Refunded if own => refunded = cell.amount(),
+                Field::Lent(_) if own => balance.lent += cell.amount(),
+                Field::Lent(to) if usize::from(to) == region => balance.borrowed += cell.amount(),
+                _ => {}
+            }
+        }
+        balance.consumed = balance.consumed.saturating_sub(refunded);
+        balance
+    }
+
+    /// What one region lent of a slot.
+    pub fn lent_out(&self, slot: u64, region: usize) -> u64 {
+        let lent = self.of_region(slot, region).filter(|cell| matches!(cell.field(), Field::Lent(_)));
+        lent.fold(0, |sum: u64, cell| sum.saturating_add(cell.amount()))
+    }
+
+    /// Consumed in a slot by all regions but `except`, less what was given back.
+    pub fn consumed(&self, slot: u64, except: Option<usize>) -> u64 {
+        let mut sum = 0;
+        // Of a region what was given back stands right before what was consumed.
+        let mut refunded = (0, 0);
+        for cell in self.of_slot(slot).filter(|cell| Some(usize::from(cell.region)) != except) {
+            match cell.field() {
+                Field::Refunded => refunded = (cell.region, cell.amount()),
+                Field::Consumed if refunded.0 == cell.region => sum += cell.amount().saturating_sub(refunded.1),
+                Field::Consumed => sum += cell.amount(),
+                Field::Lent(_) => {}
+            }
+        }
+        sum
     }
 
     /// The slots there are cells of, oldest first.
@@ -186,6 +235,11 @@ impl Account {
 
     fn find(&self, slot: u64, region: usize, field: Field) -> Result<usize, usize> {
         self.cells.binary_search_by_key(&place(slot, region, field.code()), Cell::place)
+    }
+
+    fn known_mut(&mut self, slot: u64, region: usize, field: Field) -> Option<&mut Cell> {
+        let at = self.find(slot, region, field).ok().filter(|_| self.knows(slot))?;
+        Some(&mut self.cells[at])
     }
 
     fn of_region(&self, slot: u64, region: usize) -> impl Iterator<Item = &Cell> {
@@ -306,7 +360,7 @@ mod tests {
         assert_eq!(account.raise(7, 0, Field::Consumed, 8), None, "a cell never falls");
         let balances = account.balances(7, 3);
         assert_eq!((balances[0].consumed, balances[0].lent, balances[2].borrowed), (5, 5, 5));
-        assert_eq!((balances[2].told, account.consumed(7, 3), account.consumed(8, 3)), (false, 5, 100));
+        assert_eq!((balances[2].told, account.consumed(7, None), account.consumed(8, None)), (false, 5, 100));
         let row = account.row(7, 0);
         assert_eq!((row.consumed, row.refunded, row.lent.as_slice()), (9, 4, &[(2, 5)][..]));
     }

@@ -19,7 +19,6 @@ use crate::{
 pub(crate) struct Ledger {
     /// Of the cluster, for hashes of cells.
     seeds: [u64; 2],
-    regions: usize,
     /// Most rows per region: one per key and slot.
     max_rows: usize,
     /// Rows held per region.
@@ -55,7 +54,6 @@ impl Ledger {
         let seed = hash_key.hash(&[b"digests of a ledger"]).0;
         Self {
             seeds: [seed as u64, (seed >> 64) as u64],
-            regions,
             max_rows,
             held: vec![0; regions],
             accounts: BTreeMap::new(),
@@ -114,11 +112,14 @@ impl Ledger {
         self.account(limit, key).map(|account| account.row(slot, region)).unwrap_or_default()
     }
 
+    /// What a region lent of a key.
+    pub fn lent_out(&self, limit: LimitId, key: Key, slot: u64, region: usize) -> u64 {
+        self.account(limit, key).map_or(0, |account| account.lent_out(slot, region))
+    }
+
     /// What the regions other than `region` consumed of a key.
     pub fn others(&self, limit: LimitId, key: Key, slot: u64, region: usize) -> u64 {
-        let Some(account) = self.account(limit, key) else { return 0 };
-        let balances = account.balances(slot, self.regions);
-        balances.iter().enumerate().filter(|&(at, _)| at != region).map(|(_, balance)| balance.consumed).sum()
+        self.account(limit, key).map_or(0, |account| account.consumed(slot, Some(region)))
     }
 
     /// Digests of one region's rows in a slot over the shards that `of` names, folded by the keys' high bits.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use portolan_config::LimitId;
 use portolan_model::NodeName;
+use smallvec::SmallVec;
 
 use crate::{
     account::Row,
@@ -39,6 +40,10 @@ impl Outbox {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     pub fn pop(&mut self) -> Option<(Destination, Message)> {
         self.messages.pop_front()
     }
@@ -52,10 +57,10 @@ pub(crate) fn in_messages(
 ) -> impl Iterator<Item = Rows> {
     let mut rows = rows.into_iter().flat_map(|(key, row)| in_rows(row).map(move |row| (key, row))).peekable();
     std::iter::from_fn(move || {
-        let (mut message, mut bytes) = (Vec::new(), Vec::new());
-        while let Some((key, row)) = rows.peek() {
-            packed::write(&mut bytes, *key, row);
-            if !message.is_empty() && (bytes.len() > packed::MAX_BYTES || message.len() == MAX_ROWS) {
+        let (mut message, mut bytes) = (Vec::new(), 0);
+        while let Some((_, row)) = rows.peek() {
+            bytes += row.encoded_len();
+            if !message.is_empty() && (bytes > packed::MAX_BYTES || message.len() == MAX_ROWS) {
                 break;
             }
             message.extend(rows.next());
@@ -67,12 +72,14 @@ pub(crate) fn in_messages(
 /// A row that lends to more regions than one can tell of as several, each with a part of its loans: numbers are joined by
 /// maximum, so that nothing counts twice.
 fn in_rows(row: Row) -> impl Iterator<Item = Row> {
-    let lent = row.lent.clone();
-    let rows = lent.len().div_ceil(packed::MOST_LENT).max(1);
-    (0..rows).map(move |at| {
-        let part = lent.iter().skip(at * packed::MOST_LENT).take(packed::MOST_LENT);
-        Row { lent: part.copied().collect(), ..row.clone() }
-    })
+    let mut rows = SmallVec::<[Row; 1]>::new();
+    if row.lent.len() <= packed::MOST_LENT {
+        rows.push(row);
+    } else {
+        let parts = row.lent.chunks(packed::MOST_LENT);
+        rows.extend(parts.map(|part| Row { lent: SmallVec::from_slice(part), ..row.clone() }));
+    }
+    rows.into_iter()
 }
 
 /// Events for the shell.

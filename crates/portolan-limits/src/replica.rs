@@ -316,7 +316,9 @@ impl Limits {
 
     /// The next message to send.
     pub fn poll_transmit(&mut self) -> Option<(Recipient, Message)> {
-        self.poll_siblings();
+        if self.outbox.is_empty() {
+            self.poll_siblings();
+        }
         let (Destination { region, node }, message) = self.outbox.pop()?;
         Some((Recipient { region: self.regions[region].clone(), node }, message))
     }
@@ -398,11 +400,11 @@ impl Limits {
         for rights in limiter.all_rights() {
             turned |= self.ledger.raise_floor(rights.id, rights.terms.slot(wall).saturating_sub(1));
         }
-        let (regions, books) = (self.regions.len(), &mut self.books);
+        let books = &mut self.books;
         let count = SWEPT_ACCOUNTS.max(self.ledger.len() / SWEPT_PART);
         self.ledger.sweep(count, |limit, slot, _, account| {
             let (Some(rights), Some(book)) = (limiter.rights(limit), books.get_mut(&limit)) else { return };
-            book.close_slot(account.consumed(slot, regions).saturating_sub(rights.terms.most_in_slot()));
+            book.close_slot(account.consumed(slot, None).saturating_sub(rights.terms.most_in_slot()));
         });
         if !turned {
             return;

@@ -67,13 +67,18 @@ impl Ranking {
 
     /// The shards that `node` owns.
     pub fn owned(&self, node: &NodeName) -> ShardSet {
-        Shard::all().filter(|shard| self.owner(*shard) == Some(node)).collect()
+        let Some(seat) = self.seat(node) else { return ShardSet::default() };
+        Shard::all().zip(&self.seats).filter(|(_, (owner, _))| *owner == seat).map(|(shard, _)| shard).collect()
     }
 
     /// The shards that `owner` owns and `standby` stands by for.
     pub fn pair(&self, owner: &NodeName, standby: &NodeName) -> ShardSet {
-        let of_pair = |shard: &Shard| self.owner(*shard) == Some(owner) && self.standby(*shard) == Some(standby);
-        Shard::all().filter(of_pair).collect()
+        let pair = self.seat(owner).zip(self.seat(standby)).filter(|(owner, standby)| owner != standby);
+        Shard::all().zip(&self.seats).filter(|(_, seats)| Some(**seats) == pair).map(|(shard, _)| shard).collect()
+    }
+
+    fn seat(&self, node: &NodeName) -> Option<u16> {
+        self.roster.nodes.iter().position(|listed| listed == node).and_then(|at| u16::try_from(at).ok())
     }
 }
 

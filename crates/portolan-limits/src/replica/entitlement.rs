@@ -9,7 +9,7 @@ use portolan_config::LimitId;
 use super::Limits;
 use crate::{
     account::Balance,
-    counter::Allowance,
+    counter::{Allowance, Counter},
     definition::Kind,
     forecast::with_margin,
     key::Key,
@@ -24,7 +24,7 @@ impl Limits {
         let base = rights.terms.base(slot).max(self.base(rights, slot, self.me));
         let account = self.ledger.account(rights.id, key);
         let balance = match account {
-            Some(account) if !self.forgot(rights, key, slot) => account.balances(slot, self.regions.len())[self.me],
+            Some(account) if !self.forgot(rights, key, slot) => account.balance(slot, self.me),
             _ => Balance::default(),
         };
         let granted = self.loans.held(rights.id, key, slot);
@@ -76,6 +76,7 @@ impl Limits {
         }
         let most = self.most(rights, key, slot);
         let awaits = self.awaits_loans(rights, key, slot);
+        let others = self.others_spent(rights, slot, key);
         let marked = rights.terms.marked();
         let shared = &self.shared;
         let published = self.shared.table.with(key, |counter| {
@@ -90,13 +91,13 @@ impl Limits {
             if now != before && !opened {
                 counter.publish_rights(slot, now);
             }
+            publish_others(counter, slot, others);
             (counter.used(slot), now, now != before)
         });
         if let Some((used, allowance, moved)) = published {
             self.siblings.relief |= moved;
             self.consider_mark(rights, key, slot, used, allowance);
         }
-        self.publish_others(rights, slot, key);
     }
 
     /// Publishes anew what was published under other terms. Walks over the whole table, if there are such limits.
@@ -122,27 +123,30 @@ impl Limits {
         }
     }
 
-    /// Tells the path what the others spent. What they were lent from here counts here already.
+    /// Tells the path what the others spent.
     pub(super) fn publish_others(&self, rights: &Rights, slot: u64, key: Key) {
+        let others = self.others_spent(rights, slot, key);
+        if others.is_some() {
+            self.shared.table.with(key, |counter| publish_others(counter, slot, others));
+        }
+    }
+
+    /// What the others spent, where the path has to know it. What they were lent from here counts here already.
+    fn others_spent(&self, rights: &Rights, slot: u64, key: Key) -> Option<u64> {
         // Of a bucket the path knows what is out in that place.
         if slot != rights.terms.slot(self.wall()) || matches!(rights.terms.kind, Kind::Bucket(_)) {
-            return;
+            return None;
         }
-        let Some(account) = self.ledger.account(rights.id, key) else { return };
-        let balances = account.balances(slot, self.regions.len());
-        let others = self.ledger.others(rights.id, key, slot, self.me).saturating_sub(balances[self.me].lent);
-        self.shared.table.with(key, |counter| {
-            if counter.others(slot) != others {
-                counter.publish_others(slot, others);
-            }
-        });
+        let account = self.ledger.account(rights.id, key)?;
+        Some(account.consumed(slot, Some(self.me)).saturating_sub(account.lent_out(slot, self.me)))
     }
 
     /// Whether a request that finds nothing left may wait: some region that is heard can still lend in this slot.
     fn awaits_loans(&self, rights: &Rights, key: Key, slot: u64) -> bool {
-        let lends = self.books.get(&rights.id).is_some_and(|book| book.lends);
-        let in_time = self.left(rights, slot) > self.one_way() || slot > rights.terms.slot(self.wall());
-        if rights.borrow_wait.is_zero() || !lends || !in_time {
+        if rights.borrow_wait.is_zero() || !self.books.get(&rights.id).is_some_and(|book| book.lends) {
+            return false;
+        }
+        if self.left(rights, slot) <= self.one_way() && slot <= rights.terms.slot(self.wall()) {
             return false;
         }
         let Some(account) = self.ledger.account(rights.id, key) else { return self.mode != Mode::Degraded };
@@ -153,13 +157,12 @@ impl Limits {
 
     /// What a region may still spend or lend, as far as it has told.
     pub(super) fn unspent(&self, rights: &Rights, slot: u64, region: usize, balance: Balance) -> u64 {
-        let rights = self.base(rights, slot, region).saturating_add(balance.borrowed);
-        rights.saturating_sub(balance.lent).saturating_sub(balance.consumed)
+        balance.unspent(self.base(rights, slot, region))
     }
 
     /// Raises the rights beyond base and loans while all regions together are below the quota, as far as is known.
     pub(super) fn overdraw(&mut self, rights: &Rights, key: Key) {
-        let Some(book) = self.books.get(&rights.id) else { return };
+        let Some(book) = self.books.get(&rights.id).filter(|book| book.overdraft.parts() > 0) else { return };
         let Some(watch) = self.watched.get(&(rights.id, key)).copied() else { return };
         let slot = rights.terms.slot(self.wall());
         let most = book.most_overdraft(self.base(rights, slot, self.me));
@@ -220,6 +223,12 @@ impl Limits {
     pub(super) fn reaches(&self, region: usize) -> bool {
         let heard = self.peers.ages(region, self.last.mono).0 <= SUSPECT_AFTER;
         region == self.me || (heard && self.peers.state(region) != PeerState::Stale)
+    }
+}
+
+fn publish_others(counter: &Counter, slot: u64, others: Option<u64>) {
+    if let Some(others) = others.filter(|others| counter.others(slot) != *others) {
+        counter.publish_others(slot, others);
     }
 }
 

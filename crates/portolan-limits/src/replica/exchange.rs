@@ -100,12 +100,14 @@ impl Limits {
             self.owed.insert(node.clone());
         }
         for (key, row) in &rows.rows {
-            let before = self.borrowed(rights, *key, rows.slot, from);
+            let lends = row.lent.iter().any(|&(to, _)| usize::from(to) == self.me);
+            let borrowed = |limits: &Self| if lends { limits.borrowed(rights, *key, rows.slot, from) } else { 0 };
+            let before = borrowed(self);
             if self.join(rows.limit, *key, rows.slot, from, row) != Joined::Raised {
                 continue;
             }
             self.stats.rows_raised += 1;
-            let lent = self.borrowed(rights, *key, rows.slot, from) - before;
+            let lent = borrowed(self) - before;
             if let Some(book) = self.books.get_mut(&rights.id) {
                 book.tally.borrowed += lent;
             }
@@ -150,7 +152,7 @@ impl Limits {
     /// Whether a region will have spent what it has before a loan of the next round can reach it.
     fn runs_dry(&self, rights: &Rights, key: Key, slot: u64, region: usize) -> bool {
         let Some(account) = self.ledger.account(rights.id, key) else { return false };
-        let balance = account.balances(slot, self.regions.len())[region];
+        let balance = account.balance(slot, region);
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
             // It has told because it refuses, or soon will.
             let rate = self.base(rights, slot, region) as f64 * rights.terms.per_slot() / rights.terms.quota as f64;

@@ -69,8 +69,8 @@ impl Flight {
 impl Siblings {
     /// Whether something of what is in flight has to be seen to before the next round.
     pub fn flight_is_busy(&self) -> bool {
-        let owned = self.ownership.ranking().owned(self.me());
-        !self.flight.held.is_empty() || (self.flight.counts && !owned.without(&self.flight.flows).is_empty())
+        let owned = || self.ownership.ranking().owned(self.me());
+        !self.flight.held.is_empty() || (self.flight.counts && !owned().without(&self.flight.flows).is_empty())
     }
 
     /// The other nodes of the roster.
@@ -230,19 +230,21 @@ impl Limits {
     /// the region may have besides have told, too, or can begin nothing any more.
     pub(super) fn open_flow(&mut self) {
         let Siblings { flight, ownership, open, .. } = &self.siblings;
-        let candidates = open.and(&ownership.held()).without(&flight.flows);
+        let mut candidates = open.and(&ownership.held()).without(&flight.flows);
+        if !candidates.is_empty() {
+            candidates = candidates.and(&flight.told.of_all(self.siblings.listed()));
+        }
         if candidates.is_empty() {
             return;
         }
         let me = self.siblings.me();
-        let by_listed = flight.told.of_all(self.siblings.listed());
         let by_all = flight.told.of_all(ownership.nodes().iter().filter(|node| *node != me));
         let wall = self.wall();
         let lapsed = |shard: &Shard| {
             let spent = self.shared.gates.shard(*shard).barrier().last_spent();
             by_all.contains(*shard) || spent + CLOCK_TOLERANCE <= wall
         };
-        let opened: Vec<Shard> = candidates.and(&by_listed).iter().filter(lapsed).collect();
+        let opened: Vec<Shard> = candidates.iter().filter(lapsed).collect();
         if !opened.is_empty() {
             opened.into_iter().for_each(|shard| self.siblings.flight.flows.insert(shard));
             self.raise_flow();

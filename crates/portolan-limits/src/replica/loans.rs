@@ -151,7 +151,7 @@ impl Limits {
     /// may have spent the row does not tell all.
     fn publish_carried(&self, rights: &Rights, key: Key, slot: u64) {
         let gate = self.shared.gates.of(key);
-        let lent = self.ledger.row(rights.id, key, slot, self.me).lent_out();
+        let lent = self.ledger.lent_out(rights.id, key, slot, self.me);
         if lent == 0 || gate.is_foreign() || rights.was_touched(&self.shared, key, slot) {
             return;
         }
@@ -171,7 +171,11 @@ impl Limits {
         let regions = self.regions.len();
         let account = self.ledger.account(rights.id, key);
         let balances = |slot| account.map(|account| account.balances(slot, regions)).unwrap_or_default();
-        let (of_slot, now, before) = (balances(slot), balances(current), balances(current.saturating_sub(1)));
+        let now = balances(current);
+        let of_next = (slot != current).then(|| balances(slot));
+        let of_slot = of_next.as_ref().unwrap_or(&now);
+        let before = |at| account.map(|account| account.balance(current.saturating_sub(1), at));
+        let bases = self.books.get(&rights.id).map_or(&[][..], |book| book.bases(slot));
         let window = rights.terms.length(slot);
         let (left, to_come) = (self.left(rights, current), slot > current);
         // Of what is to come nothing is used.
@@ -180,15 +184,15 @@ impl Limits {
         let mine = self.watched.get(&(rights.id, key));
         let party = |at: usize| {
             let balance = of_slot.get(at).copied().unwrap_or_default();
-            let base = self.base(rights, slot, at);
+            let base = bases.get(at).copied().unwrap_or(0);
             let reachable = self.reaches(at);
             let (demand, have) = if at == self.me {
                 let used = self.with_entry(rights, key, |counter| counter.used(slot)).unwrap_or(0);
                 let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
                 (mine.map(|watch| self.demand_of(rights, watch)).unwrap_or_default(), have)
             } else {
-                let unspent = self.unspent(rights, slot, at, balance) as f64;
-                let Some(demand) = latest(now.get(at), before.get(at)) else {
+                let unspent = balance.unspent(base) as f64;
+                let Some(demand) = latest(now.get(at), || before(at)) else {
                     // A silent region has used less than half, and expects to stay below its share.
                     let quiet = QUIET * base as f64 / window;
                     let need = quiet * horizon.min(window - elapsed);
@@ -209,11 +213,11 @@ impl Limits {
 }
 
 /// What a region told last of its demand. A row that only lends of a slot to come was told in the one before.
-fn latest(now: Option<&Balance>, before: Option<&Balance>) -> Option<Demand> {
-    let told = |balance: &&Balance| balance.told;
-    let (now, before) = (now.filter(told), before.filter(told));
+fn latest(now: Option<&Balance>, before: impl FnOnce() -> Option<Balance>) -> Option<Demand> {
+    let now = now.copied().filter(|balance| balance.told);
     let begun = now.filter(|balance| balance.consumed > 0 || balance.lent == 0);
-    begun.or(before).or(now).map(|balance| balance.demand)
+    let before = || before().filter(|balance| balance.told);
+    begun.or_else(before).or(now).map(|balance| balance.demand)
 }
 
 /// What a silent region is taken to use of its share.

@@ -102,12 +102,12 @@ impl Limits {
 
     /// Asks for a mark before a key comes to its durable ceiling.
     pub(super) fn consider_mark(&mut self, rights: &Rights, key: Key, slot: u64, used: u64, allowance: Allowance) {
-        let cap = self.most(rights, key, slot);
         let left = allowance.amount.saturating_sub(used);
         let enough = allowance.pending != Some(WaitReason::Mark) || left > rights.terms.chunk / 2;
         if !rights.terms.marked() || enough || !self.is_live(rights, slot) {
             return;
         }
+        let cap = self.most(rights, key, slot);
         // A key that ran dry spends faster than the disk writes: its marks double, so that a burst waits for a few
         // writes and not for one per chunk. A crash then costs it as much as it had spent, at most; what was lent does not
         // count as that.

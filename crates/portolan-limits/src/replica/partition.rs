@@ -152,11 +152,10 @@ impl Limits {
 
     /// What the live slots of a limit are above its quota, over all keys.
     fn live_overshoot(&self, rights: &Rights) -> u64 {
-        let regions = self.regions.len();
         let over = |account: &Account| -> u64 {
             let slots = account.slots();
             let most = rights.terms.most_in_slot();
-            slots.iter().map(|&slot| account.consumed(slot, regions).saturating_sub(most)).sum()
+            slots.iter().map(|&slot| account.consumed(slot, None).saturating_sub(most)).sum()
         };
         self.ledger.of_limit(rights.id).take(MAX_TALLIED).map(|(_, account)| over(account)).sum()
     }

@@ -8,12 +8,11 @@ use portolan_model::{NodeName, Now, RegionId, Timestamp, WallTime};
 
 use super::{Limits, flight::Flight};
 use crate::{
-    key::Key,
     marks::Recovery,
     message::{Message, Neighbour, Rejected},
     outbox::Destination,
     region::{
-        Legacy, Ranking, Shard, ShardSet,
+        Legacy, Ranking, ShardSet,
         ownership::{Ownership, Past},
         standby::Copies,
         sublease::{MAX_ITEMS, grants::Grants, requests::Requests},
@@ -202,12 +201,6 @@ impl Limits {
     pub(super) fn tell_neighbour(&mut self, to: &NodeName, message: Neighbour) {
         let to = Destination { region: self.me, node: Some(to.clone()) };
         self.outbox.push(to, Message::Neighbour(message));
-    }
-
-    /// The node of a region that owns a key, as far as is known.
-    pub(super) fn owner(&self, region: usize, key: Key) -> Destination {
-        let node = self.siblings.rankings.get(&region).and_then(|ranking| ranking.owner(Shard::of(key))).cloned();
-        Destination { region, node }
     }
 
     /// Whom this node tells in a round that it lives. Every node of a region with few. Of one with many its counterparts

@@ -110,7 +110,7 @@ impl Limits {
             return;
         }
         let Some(account) = self.ledger.account(rights.id, key) else { return };
-        let amount = account.balances(slot, self.regions.len())[self.me].borrowed;
+        let amount = account.balance(slot, self.me).borrowed;
         let pending = rights.borrowing(rights.live.mode());
         let published = self.shared.table.with(key, |counter| {
             let before = counter.rights(slot).map_or(0, |before| before.amount);
@@ -240,7 +240,7 @@ impl Limits {
         let lasts = |slot: &u64| rights.terms.end(*slot) + CLOCK_TOLERANCE > self.wall();
         let mut out = Out { slot: slot.max(current), amount: 0 };
         for slot in (current.saturating_sub(1)..=current + 1).filter(lasts) {
-            let lent = self.ledger.row(rights.id, key, slot, self.me).lent_out();
+            let lent = self.ledger.lent_out(rights.id, key, slot, self.me);
             let granted = self.siblings.grants.out(&Cell { limit: rights.id, key, slot });
             let amount = lent.saturating_add(granted);
             if amount > 0 {

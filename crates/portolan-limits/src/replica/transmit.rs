@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use portolan_model::{Now, Timestamp, WallTime};
+use portolan_model::{NodeName, Now, Timestamp, WallTime};
 
 use super::{Limits, Place};
 use crate::{
@@ -26,9 +26,14 @@ impl Limits {
         let heard = self.peers.heard(self.me, now.mono);
         for region in self.others() {
             for to in self.listeners(region) {
-                // Where the node is not known it is the only one that was heard.
-                let of_region = |from: &&Destination| from.region == region && (to.node.is_none() || **from == to);
-                let seen = self.seen.keys().find(of_region).map(|from| self.seen[from]).unwrap_or_default();
+                let from = match &to.node {
+                    Some(_) => self.seen.get(&to),
+                    // Where the node is not known it is the only one that was heard, and follows.
+                    None => {
+                        self.seen.range(&to..).next().filter(|(from, _)| from.region == region).map(|(_, seen)| seen)
+                    }
+                };
+                let seen = from.copied().unwrap_or_default();
                 let heartbeat = Heartbeat { scope: self.scope, sent: self.wall(), heard: heard.clone(), seen };
                 self.owed.remove(&to);
                 self.outbox.push(to, Message::Heartbeat(heartbeat));
@@ -53,7 +58,7 @@ impl Limits {
         let due = |place: &&Place| self.is_due(place, now.mono);
         let mut places: Vec<Place> = self.untold.iter().filter(due).copied().collect();
         // Hurried ones first, then from where the last round stopped: so that none starves.
-        places.sort_by_key(|place| (!self.hurry.contains(&(place.limit, place.key)), *place < self.sent_up_to));
+        places.sort_by_cached_key(|place| (!self.hurry.contains(&(place.limit, place.key)), *place < self.sent_up_to));
         self.tell(&places, now);
         self.hurry.clear();
     }
@@ -72,9 +77,9 @@ impl Limits {
     fn is_due(&self, place: &Place, now: Timestamp) -> bool {
         let key = (place.limit, place.key);
         let Some(watch) = self.watched.get(&key) else { return true };
-        let row = self.ledger.row(place.limit, place.key, place.slot, self.me);
         let interval = self.limiter.rights(place.limit).map_or(GOSSIP_INTERVAL, row_interval);
-        self.hurry.contains(&key) || now.since(watch.told_at) + ROUNDING >= interval || row.demand.differs(watch.told)
+        let row = || self.ledger.row(place.limit, place.key, place.slot, self.me);
+        now.since(watch.told_at) + ROUNDING >= interval || self.hurry.contains(&key) || row().demand.differs(watch.told)
     }
 
     /// Tells every region that is heard of these rows, as far as the budget goes.
@@ -108,13 +113,16 @@ impl Limits {
                     // The digests after the heal find what it missed.
                     continue;
                 }
-                let mut by_owner = BTreeMap::<Destination, Vec<(Key, Row)>>::new();
+                let ranking = self.siblings.rankings.get(&region);
+                let mut by_owner = BTreeMap::<Option<&NodeName>, Vec<(Key, Row)>>::new();
                 for (place, row) in same_slot {
-                    by_owner.entry(self.owner(region, place.key)).or_default().push((place.key, row.clone()));
+                    let owner = ranking.and_then(|ranking| ranking.owner_of(place.key));
+                    by_owner.entry(owner).or_default().push((place.key, row.clone()));
                 }
+                let to = |node: Option<&NodeName>| Destination { region, node: node.cloned() };
+                let by_owner: Vec<_> = by_owner.into_iter().map(|(node, rows)| (to(node), rows)).collect();
                 for (to, rows) in by_owner {
-                    let messages: Vec<_> = in_messages(limit, slot, rows).collect();
-                    for rows in messages {
+                    for rows in in_messages(limit, slot, rows) {
                         let number = self.number(&to, &rows, now.mono);
                         self.send(to.clone(), Message::Rows(crate::message::Rows { number, ..rows }));
                     }

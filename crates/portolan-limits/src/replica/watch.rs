@@ -99,13 +99,16 @@ impl Limits {
     pub(super) fn look(&mut self, rights: &Rights, key: Key, look: Look, now: Now) {
         let slot = rights.terms.slot(self.wall());
         let place = (rights.id, key);
-        if !self.watched.contains_key(&place) && self.watched.len() >= self.most_watched {
-            self.stats.watches_full += 1;
-            return;
-        }
         let begun =
             || Watch { net: self.ledger.row(rights.id, key, slot, self.me).net(), ..Watch::new(slot, now.mono) };
-        let watch = *self.watched.entry(place).or_insert_with(begun);
+        let watch = match self.watched.get(&place) {
+            Some(watch) => *watch,
+            None if self.watched.len() < self.most_watched => begun(),
+            None => {
+                self.stats.watches_full += 1;
+                return;
+            }
+        };
         let (mut flow, mut net) = (watch.flow, watch.net);
         let window = rights.terms.length(slot);
         if watch.slot != slot {
@@ -135,22 +138,19 @@ impl Limits {
         let overdraft = if watch.slot == slot { watch.overdraft } else { 0 };
         let moved = asked > 0 || consumed != net;
         let moved_at = if moved { now.mono } else { watch.moved_at };
-        let watch = Watch { flow, slot, net: consumed, overdraft, drawn: bucket, moved_at, ..watch };
-        self.watched.insert(place, watch);
-        let demand = self.demand_of(rights, &watch);
+        let mut watch = Watch { flow, slot, net: consumed, overdraft, drawn: bucket, moved_at, ..watch };
         let pressed = self.under_pressure(rights, key, &watch, look);
-        let told = self.ledger.account(rights.id, key).is_some_and(|account| account.has_row(slot, self.me));
-        if pressed || told {
-            self.join_own(rights, key, slot, consumed, demand);
-        }
-        if let Some(watch) = self.watched.get_mut(&place).filter(|_| pressed) {
-            watch.pressed = slot;
+        watch.pressed = if pressed { slot } else { watch.pressed };
+        self.watched.insert(place, watch);
+        let told = || self.ledger.account(rights.id, key).is_some_and(|account| account.has_row(slot, self.me));
+        if pressed || told() {
+            self.join_own(rights, key, slot, consumed, self.demand_of(rights, &watch));
         }
     }
 
     /// What was consumed and not given back, given what is used: that also has what was lent.
     pub(super) fn consumed(&self, rights: &Rights, key: Key, slot: u64, used: u64) -> u64 {
-        used.saturating_sub(self.ledger.row(rights.id, key, slot, self.me).lent_out())
+        used.saturating_sub(self.ledger.lent_out(rights.id, key, slot, self.me))
     }
 
     /// Whether a key is asked for so much that the others have to know of it. That some of it was lent is no pressure.
@@ -158,7 +158,7 @@ impl Limits {
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
             return self.is_pressed(rights, look);
         }
-        let lent = self.ledger.row(rights.id, key, watch.slot, self.me).lent_out();
+        let lent = self.ledger.lent_out(rights.id, key, watch.slot, self.me);
         let own = self.entitled(rights, key, watch.slot).saturating_sub(lent);
         let expected = with_margin(self.rate_of(rights, watch) * self.left(rights, watch.slot));
         look.refused > 0

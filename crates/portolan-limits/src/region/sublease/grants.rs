@@ -1,7 +1,7 @@
 //! The owner's side: what each node of the region was granted. Decides how large a chunk is; the caller takes the units
 //! from the key's entry before the answer leaves, so that they count as consumed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
 
 use portolan_model::NodeName;
 
@@ -11,7 +11,8 @@ use super::{Ask, Cell, Grant};
 #[derive(Debug)]
 pub(crate) struct Grants {
     life: u64,
-    given: BTreeMap<Cell, BTreeMap<NodeName, Given>>,
+    /// The nodes of a cell by name.
+    given: BTreeMap<Cell, Vec<(NodeName, Given)>>,
     /// Cells of nodes in `given`.
     held: usize,
     /// Asks that found nothing while more was expected.
@@ -49,14 +50,11 @@ impl Grants {
 
     /// Takes an ask of the process `life` of `from`. `None`: nothing can be granted for want of room.
     pub fn handle_ask(&mut self, from: &NodeName, life: u64, ask: &Ask) -> Option<Step> {
-        let known = self.given.get(&ask.cell).is_some_and(|nodes| nodes.contains_key(from));
-        if !known && self.held >= MAX_GIVEN {
+        let own = self.life;
+        let Some(given) = self.given_to(from, ask) else {
             self.refused += 1;
             return None;
-        }
-        self.held += usize::from(!known);
-        let own = self.life;
-        let given = self.given_to(from, ask);
+        };
         if given.life != life {
             // What an earlier process of the node had is consumed, whether it spent it or not.
             *given = Given { life, lost: given.out(), ..Given::default() };
@@ -78,7 +76,7 @@ impl Grants {
 
     /// The answer after `taken` units were taken for an ask.
     pub fn settle(&mut self, from: &NodeName, ask: &Ask, taken: u64, more: bool) -> Grant {
-        let given = self.given_to(from, ask);
+        let Some(given) = self.given_to(from, ask) else { return Self::nothing(ask) };
         given.granted += taken;
         Grant { cell: ask.cell, granted: given.granted, returned: given.returned, more }
     }
@@ -90,12 +88,27 @@ impl Grants {
 
     /// Units of a cell that are granted, not returned, and not known to be spent.
     pub fn out(&self, cell: &Cell) -> u64 {
-        let given = self.given.get(cell).into_iter().flat_map(BTreeMap::values);
-        given.fold(0, |sum, given| sum.saturating_add(given.out()))
+        let given = self.given.get(cell).into_iter().flatten();
+        given.fold(0, |sum, (_, given)| sum.saturating_add(given.out()))
     }
 
-    fn given_to(&mut self, from: &NodeName, ask: &Ask) -> &mut Given {
-        self.given.entry(ask.cell).or_default().entry(from.clone()).or_default()
+    /// What a node was granted of a cell; `None` when there is no room to keep it.
+    fn given_to(&mut self, from: &NodeName, ask: &Ask) -> Option<&mut Given> {
+        let full = self.held >= MAX_GIVEN;
+        let nodes = match self.given.entry(ask.cell) {
+            Entry::Vacant(_) if full => return None,
+            entry => entry.or_default(),
+        };
+        let at = match nodes.binary_search_by(|(node, _)| node.cmp(from)) {
+            Ok(at) => at,
+            Err(_) if full => return None,
+            Err(at) => {
+                self.held += 1;
+                nodes.insert(at, (from.clone(), Given::default()));
+                at
+            }
+        };
+        Some(&mut nodes[at].1)
     }
 
     /// Keeps an ask that found nothing until more has come. The latest of a node and cell counts; of too many the oldest
@@ -116,7 +129,7 @@ impl Grants {
     /// Forgets cells that are not `live`.
     pub fn retain(&mut self, live: impl Fn(&Cell) -> bool) {
         self.given.retain(|cell, _| live(cell));
-        self.held = self.given.values().map(BTreeMap::len).sum();
+        self.held = self.given.values().map(Vec::len).sum();
         self.waiting.retain(|(_, _, ask)| live(&ask.cell));
     }
 }

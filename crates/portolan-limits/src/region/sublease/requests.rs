@@ -15,7 +15,8 @@ use super::{Ask, Cell, Grant};
 /// What a node was granted by owners.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    cells: BTreeMap<Cell, Held>,
+    /// Boxed: cells come and go with every slot, and what a tree moves for that is then small.
+    cells: BTreeMap<Cell, Box<Held>>,
     capacity: usize,
     /// Cells whose ask is to be sent.
     due: BTreeSet<Cell>,
@@ -99,7 +100,7 @@ impl Requests {
             }
             Entry::Vacant(vacant) => {
                 self.looks.insert((now, cell));
-                vacant.insert(Held { before: used, look_at: now, ..Held::default() })
+                vacant.insert(Box::new(Held { before: used, look_at: now, ..Held::default() }))
             }
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
@@ -126,7 +127,8 @@ impl Requests {
         if self.cells.contains_key(&cell) || self.cells.len() >= self.capacity {
             return;
         }
-        self.cells.insert(cell, Held { need: need.max(1), touched: now, look_at: now, ..Held::default() });
+        let held = Held { need: need.max(1), touched: now, look_at: now, ..Held::default() };
+        self.cells.insert(cell, Box::new(held));
         self.looks.insert((now, cell));
         self.due.insert(cell);
     }
@@ -195,8 +197,8 @@ impl Requests {
     /// from the entry and reports it by [`handle_withdrawn`](Self::handle_withdrawn).
     pub fn idle(&mut self, now: Timestamp, left: impl Fn(&Cell) -> Option<Duration>) -> Vec<Cell> {
         let mut idle = Vec::new();
-        while let Some(&(at, cell)) = self.looks.first().filter(|(at, _)| *at <= now) {
-            self.looks.remove(&(at, cell));
+        while self.looks.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, cell)) = self.looks.pop_first() else { break };
             let Some(held) = self.cells.get_mut(&cell) else { continue };
             let left = left(&cell).filter(|_| !held.closing);
             let ends = left.is_some_and(|left| left <= HAND_BACK);
