@@ -3,7 +3,6 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     rc::Rc,
 };
@@ -41,7 +40,7 @@ pub struct Client {
     /// Where its requests and queries come from.
     pub address: IpAddr,
     /// What each user asks for, as decided last.
-    pub asked: BTreeMap<u32, Rc<Asked>>,
+    pub asked: Vec<Option<Rc<Asked>>>,
     /// Chance of its requests.
     pub draws: ChaCha8Rng,
     due: Due,
@@ -89,7 +88,7 @@ impl Client {
             Self {
                 place: sources.regions.ids().iter().position(|id| *id == load.region).unwrap_or_default(),
                 address: address_near(sources, &load.region),
-                asked: BTreeMap::new(),
+                asked: Vec::new(),
                 due: Due::new(load, &mut draws),
                 draws,
                 users,
@@ -169,7 +168,7 @@ impl World<'_> {
         if elapsed >= self.scenario.length {
             return;
         }
-        let now = self.clock.now();
+        let now = self.now;
         self.agenda.plan(now + TICK, Plan::Load(client));
         if !sends(&self.clients[client].load, elapsed) {
             return;
@@ -195,7 +194,7 @@ impl World<'_> {
                 self.recorder.requests[counted].unanswered += 1;
                 continue;
             };
-            let ask = Ask::new(client, user, host, self.hosts[host].lives, self.clock.now());
+            let ask = Ask::new(client, user, host, self.hosts[host].lives, self.now);
             self.ask(ask, &mut batch);
         }
         self.close_batch(&batch, client);
@@ -218,7 +217,7 @@ impl World<'_> {
 
     /// The region a client connects to: its own, unless its host name is in a zone and DNS says otherwise.
     fn resolve(&mut self, client: usize) -> Option<RegionId> {
-        let now = self.clock.now();
+        let now = self.now;
         let home = self.clients[client].load.region.clone();
         if let Some(resolved) = &self.clients[client].resolved
             && resolved.until > now

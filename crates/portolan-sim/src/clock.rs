@@ -68,7 +68,11 @@ impl HostClock {
 
     /// Both clocks of the machine.
     pub fn read(&self) -> Now {
-        let mono = self.clock.now();
+        self.at(self.clock.now())
+    }
+
+    /// Both at this moment of the run.
+    pub fn at(&self, mono: Timestamp) -> Now {
         let ahead = self.ahead(mono);
         let (earlier, later) = (ahead.min(0).unsigned_abs(), ahead.max(0).unsigned_abs());
         let true_time = BEGIN + mono.since(Timestamp::ZERO) + Duration::from_nanos(later);
@@ -77,9 +81,9 @@ impl HostClock {
         Now { mono, wall: if earlier == 0 { true_time } else { WallTime::from_unix_millis(wall) } }
     }
 
-    /// Milliseconds that it is ahead of true time.
-    pub fn ahead_ms(&self) -> i64 {
-        self.ahead(self.clock.now()) / 1_000_000
+    /// Milliseconds that it is ahead of true time at this moment of the run.
+    pub fn ahead_ms(&self, mono: Timestamp) -> i64 {
+        self.ahead(mono) / 1_000_000
     }
 
     /// Sets the clock forward or back by this many nanoseconds.

@@ -27,7 +27,7 @@ impl World<'_> {
             return;
         }
         let life = Life { host, number: self.hosts[host].lives };
-        let now = self.clock.now();
+        let now = self.now;
         loop {
             let Some(process) = self.process(life) else { return };
             if let Some(transmit) = process.node.poll_transmit() {
@@ -60,7 +60,7 @@ impl World<'_> {
     }
 
     fn plan_waking(&mut self, life: Life) {
-        let now = self.clock.now();
+        let now = self.now;
         let Some(process) = self.process(life) else { return };
         let Some(at) = process.node.poll_timeout() else { return };
         // Tokio's clock has whole milliseconds; a timeout of this very moment waits for the next.
@@ -73,7 +73,7 @@ impl World<'_> {
 
     /// The node's timeout.
     pub fn wake(&mut self, life: Life) {
-        let now = self.hosts[life.host].clock.read();
+        let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         // A later plan that was overtaken by an earlier one finds nothing to do.
         if process.wake_at.is_some_and(|at| at > now.mono) {
@@ -91,10 +91,10 @@ impl World<'_> {
             return;
         }
         if !place.marks.finish(sequence) {
-            self.agenda.plan(self.clock.now() + WRITE_RETRY, Plan::Synced(life, sequence));
+            self.agenda.plan(self.now + WRITE_RETRY, Plan::Synced(life, sequence));
             return;
         }
-        let now = place.clock.read();
+        let now = place.clock.at(self.now);
         if let Some(process) = &mut place.process {
             process.node.handle_durable(sequence, now);
         }
@@ -103,7 +103,7 @@ impl World<'_> {
 
     /// A probe has come back; endpoints of a simulation do not fail.
     pub fn probed(&mut self, life: Life, endpoint: EndpointId) {
-        let now = self.hosts[life.host].clock.read();
+        let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         process.node.handle_probe(endpoint, ProbeOutcome::Success, now);
         self.pump(life.host);
@@ -111,7 +111,7 @@ impl World<'_> {
 
     /// Its limits have asked for attention.
     pub fn attend(&mut self, host: usize) {
-        let now = self.hosts[host].clock.read();
+        let now = self.hosts[host].clock.at(self.now);
         if let Some(process) = &mut self.hosts[host].process {
             process.node.handle_timeout(now);
         }

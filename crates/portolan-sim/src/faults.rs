@@ -119,7 +119,7 @@ impl World<'_> {
             Figure::LeaderChanges => self.oracle.leader_changes(),
             Figure::NodesReady => processes().filter(|process| process.node.view().ready).count() as u64,
             Figure::ViewAge => {
-                let now = self.clock.now();
+                let now = self.now;
                 let age = |process: &crate::host::Process| {
                     let of_peer = |region: &RegionId| process.node.silence_of(region, now).as_millis() as u64;
                     self.regions.iter().map(of_peer).max().unwrap_or_default()
@@ -155,7 +155,7 @@ impl World<'_> {
             }
         }
         if let Some(duration) = planned.duration {
-            self.agenda.plan(self.clock.now() + duration, Plan::End(step));
+            self.agenda.plan(self.now + duration, Plan::End(step));
         }
     }
 

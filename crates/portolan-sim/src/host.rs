@@ -177,7 +177,7 @@ impl World<'_> {
             hash_key: HashKey::new([7; 16]),
             seed: chance::derived_seed(self.seed, "node", &format!("{} {}", place.name, life.number)),
         };
-        let now = place.clock.read();
+        let now = place.clock.at(self.now);
         self.note_quotas(life.host, Some(&intent));
         let mut node = Node::new(config, Arc::clone(&intent), now);
         node.set_member(raft.member(), now);
@@ -207,7 +207,7 @@ impl World<'_> {
 
     /// Hands the last applied intent to the node.
     pub fn take_intent(&mut self, life: Life) {
-        let now = self.hosts[life.host].clock.read();
+        let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         let intent = Arc::clone(&process.raft.intent().borrow());
         process.node.handle_intent(Arc::clone(&intent), now);
@@ -220,7 +220,7 @@ impl World<'_> {
 
     /// Hands Raft's state to the node and plans the next reading.
     pub fn read_raft(&mut self, life: Life) {
-        let now = self.hosts[life.host].clock.read();
+        let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         let status = process.raft.status();
         let is_leader = status.role == Role::Leader;
@@ -246,7 +246,7 @@ impl World<'_> {
     /// often Raft saw the region begin without them.
     fn start_limits(&mut self, host: usize) {
         let place = &mut self.hosts[host];
-        let now = place.clock.read();
+        let now = place.clock.at(self.now);
         let Some(process) = place.process.as_mut() else { return };
         let incarnation = *process.raft.joined().borrow();
         let store = process.raft.store();
@@ -274,7 +274,7 @@ impl World<'_> {
 
     /// Starts the limits of a region that never existed, which is noted.
     pub fn start_limits_first(&mut self, life: Life) {
-        let now = self.hosts[life.host].clock.read();
+        let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         process.node.start_limits(Recovery::FirstStart, now);
         self.pump(life.host);

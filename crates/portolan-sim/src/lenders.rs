@@ -112,7 +112,7 @@ impl World<'_> {
 
     /// Asks a lender for a chunk that the node wants; refuses it where the lender has too much to do, or does not run.
     pub fn ask_lender(&mut self, life: Life, lender: &Name, request: LoanRequest) {
-        let now = self.hosts[life.host].clock.read();
+        let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         let refused = request.ended(None);
         if process.links.get_mut(lender).is_some_and(|link| link.ask(request, now.mono)) {
@@ -124,7 +124,7 @@ impl World<'_> {
 
     /// A request has come to its lender, which answers it unless it cannot be reached.
     pub fn lend(&mut self, errand: Errand) {
-        let now = self.clock.now();
+        let now = self.now;
         let (region, place) = (&self.hosts[errand.life.host].region, self.hosts[errand.life.host].place);
         let Some(late) = self.lenders.late_by(region) else { return };
         let back = self.lenders.trips[place].div_f64(2.0) + late;
@@ -152,7 +152,7 @@ impl World<'_> {
             Heard::Pong if cut => Heard::NoPong,
             heard => heard,
         };
-        let now = self.clock.now();
+        let now = self.now;
         let Some(link) = self.process(news.life).and_then(|process| process.links.get_mut(&news.lender)) else {
             return;
         };
@@ -168,7 +168,7 @@ impl World<'_> {
     fn turn_link(&mut self, life: Life, lender: &Name) {
         loop {
             let place = &self.hosts[life.host];
-            let (now, region, trip) = (place.clock.read(), place.region.clone(), self.lenders.trips[place.place]);
+            let (now, region, trip) = (place.clock.at(self.now), place.region.clone(), self.lenders.trips[place.place]);
             let Some(process) = self.process(life) else { return };
             let Some(link) = process.links.get_mut(lender) else { return };
             let Some(act) = link.poll() else { return };
@@ -212,7 +212,7 @@ impl World<'_> {
         answer: Heard,
         otherwise: Heard,
     ) {
-        let now = self.clock.now();
+        let now = self.now;
         match self.lenders.late_by(region).map(|late| trip + late).filter(|took| *took <= most) {
             Some(took) => self.plan_news(of, now + took, answer),
             None => self.plan_news(of, now + most, otherwise),
@@ -225,7 +225,7 @@ impl World<'_> {
 
     /// Tells the limits of a process which lenders can be counted on at this moment.
     fn judge_lenders(&mut self, life: Life) {
-        let now = self.hosts[life.host].clock.read();
+        let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         for (name, link) in &process.links {
             process.node.handle_lender(name, link.is_reachable(), now);

@@ -59,7 +59,7 @@ impl World<'_> {
         let carriage = if class == Class::Datagram { Carriage::Datagram } else { Carriage::Stream };
         let wire = if self.options.check_codec { wire::checked(wire) } else { wire };
         let bytes = if self.network.is_narrow(from_region, to_region) { wire::encode(&wire).len() } else { 0 };
-        let now = self.clock.now();
+        let now = self.now;
         let departure = match self.network.depart(from_region, to_region, carriage, bytes, now) {
             _ if self.network.is_severed(from, target) => Departure::Cut,
             departure => departure,
@@ -93,7 +93,7 @@ impl World<'_> {
         let life = Life { host: to, number: self.hosts[to].lives };
         match wire {
             Wire::Node(message) => {
-                let now = self.hosts[to].clock.read();
+                let now = self.hosts[to].clock.at(self.now);
                 let sender = self.hosts[from].name.clone();
                 if let Some(process) = self.process(life) {
                     // Refusals are ordinary for a moment after a change of limits; the node counts them.
@@ -121,7 +121,7 @@ impl World<'_> {
     }
 
     fn note_packet(&mut self, from: usize, to: usize, wire: &Wire, fate: Fate) {
-        self.trace.packet(self.clock.now(), from, to, wire.kind(), fate);
+        self.trace.packet(self.now, from, to, wire.kind(), fate);
         if self.options.write.is_some() {
             let at = self.since_zero();
             let (from, to) = (self.hosts[from].name.clone(), self.hosts[to].name.clone());

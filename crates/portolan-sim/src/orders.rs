@@ -83,7 +83,7 @@ impl World<'_> {
     }
 
     fn command(&self, host: usize, what: &What) -> Command {
-        let at = self.hosts[host].clock.read().wall;
+        let at = self.hosts[host].clock.at(self.now).wall;
         let author = AUTHOR.to_owned();
         match what {
             What::BadConfig => {
@@ -160,7 +160,7 @@ impl World<'_> {
         let order = &mut self.faults.orders.0[number];
         order.tries += 1;
         if order.tries < MAX_TRIES {
-            let now: Timestamp = self.clock.now();
+            let now: Timestamp = self.now;
             self.agenda.plan(now + RETRY, Plan::Order(number));
         } else {
             self.figures.unacknowledged_orders += 1;

@@ -184,7 +184,7 @@ impl World<'_> {
         });
         let mode = if processes().next().is_none() { ModeSeen::Down } else { modes.max().unwrap_or_default() };
         let ages = self.regions.iter().enumerate().map(|(peer, region)| {
-            let age = |process: &crate::host::Process| process.node.silence_of(region, self.clock.now());
+            let age = |process: &crate::host::Process| process.node.silence_of(region, self.now);
             if peer == place { 0 } else { processes().map(age).max().unwrap_or_default().as_millis() as u64 }
         });
         let ages: Vec<u64> = ages.collect();
@@ -205,7 +205,7 @@ impl World<'_> {
             let key = self.recorder.keys[at].map(|counter| self.tally.key_of(counter));
             let usages = self.region_hosts[place].iter().filter_map(|&host| {
                 let (limit, key) = key?;
-                let now = self.hosts[host].clock.read();
+                let now = self.hosts[host].clock.at(self.now);
                 let usage = self.hosts[host].process.as_ref()?.node.key_usage(limit, key, now)?;
                 usage.regions.into_iter().find(|usage| usage.region == self.regions[place])
             });

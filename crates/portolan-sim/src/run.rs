@@ -86,14 +86,14 @@ async fn start(world: &mut World<'_>, incoming: &mut mpsc::UnboundedReceiver<Err
         world.start_host(host);
     }
     world.order_first_document();
-    let now = world.clock.now();
+    let now = world.now;
     world.agenda.plan(now, Plan::Observe);
-    let late = |world: &World<'_>| world.clock.now().since(now) >= START_BOUND;
+    let late = |world: &World<'_>| world.now.since(now) >= START_BOUND;
     let mut ready_since = None;
     let mut settled = |world: &mut World<'_>| {
-        let since = world.is_ready().then(|| *ready_since.get_or_insert(world.clock.now()));
+        let since = world.is_ready().then(|| *ready_since.get_or_insert(world.now));
         ready_since = since;
-        since.is_some_and(|since| world.clock.now().since(since) >= SETTLED_FOR)
+        since.is_some_and(|since| world.now.since(since) >= SETTLED_FOR)
     };
     world.turn(incoming, |world| settled(world) || late(world)).await;
     world.is_ready()

@@ -167,20 +167,23 @@ impl World<'_> {
         }
         let host = &self.hosts[ask.host];
         let process = host.process.as_ref().filter(|_| host.lives == ask.life && host.paused.is_none())?;
-        let (view, now) = (process.node.view(), host.clock.read());
+        let (view, now) = (process.node.view(), host.clock.at(self.now));
         let must_be_closed = self.must_be_closed(ask.host);
         batch.places.push(Place { host: ask.host, view, now, must_be_closed, forwards: None });
         Some(batch.places.len() - 1)
     }
 
     fn asked(&mut self, client: usize, user: u32, view: &Arc<View>) -> Rc<Asked> {
-        if let Some(asked) = self.clients[client].asked.get(&user)
+        let place = user as usize;
+        if let Some(Some(asked)) = self.clients[client].asked.get(place)
             && asked.revision == view.revision
         {
             return Rc::clone(asked);
         }
         let asked = Rc::new(self.work_out(client, user, view));
-        self.clients[client].asked.insert(user, Rc::clone(&asked));
+        let known = &mut self.clients[client].asked;
+        known.resize(known.len().max(place + 1), None);
+        known[place] = Some(Rc::clone(&asked));
         asked
     }
 
@@ -260,7 +263,7 @@ impl World<'_> {
 
     fn note_wait(&mut self, ask: &Ask, way: &Way) {
         if ask.waits {
-            let wait = self.clock.now().since(ask.asked_at);
+            let wait = self.now.since(ask.asked_at);
             way.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
         }
     }

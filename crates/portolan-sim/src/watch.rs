@@ -54,7 +54,7 @@ pub struct Watch {
 impl World<'_> {
     /// Looks, and plans the next look.
     pub fn observe(&mut self) {
-        let now = self.clock.now();
+        let now = self.now;
         self.agenda.plan(now + PERIOD, Plan::Observe);
         self.watch.looks += 1;
         self.note_clocks();
@@ -99,7 +99,7 @@ impl World<'_> {
     /// Takes in how far each clock is off.
     pub fn note_clocks(&mut self) {
         for host in &self.hosts {
-            let ahead_ms = host.clock.ahead_ms();
+            let ahead_ms = host.clock.ahead_ms(self.now);
             let moment = &mut self.watch.moment;
             moment.ahead_ms = moment.ahead_ms.max(ahead_ms);
             moment.behind_ms = moment.behind_ms.max(-ahead_ms);
@@ -114,15 +114,15 @@ impl World<'_> {
 
     /// The scenario begins.
     pub fn begin(&mut self) {
-        self.watch.zero = Some(self.clock.now());
-        self.watch.moment.zero = self.clock.now();
+        self.watch.zero = Some(self.now);
+        self.watch.moment.zero = self.now;
         self.watch.last_fault = self.watch.zero;
         self.watch.agreed_at = self.watch.zero;
     }
 
     /// The clients have stopped.
     pub fn become_quiet(&mut self) {
-        self.watch.quiet_since = Some(self.clock.now());
+        self.watch.quiet_since = Some(self.now);
     }
 
     /// Whether the fleet agrees on everything after the last fault and the last request.
@@ -164,7 +164,7 @@ impl World<'_> {
 
     /// Something broke or was mended.
     pub fn note_fault(&mut self) {
-        self.watch.last_fault = Some(self.clock.now());
+        self.watch.last_fault = Some(self.now);
         self.watch.agreed_at = None;
     }
 
@@ -180,14 +180,14 @@ impl World<'_> {
     pub fn note_acknowledged(&mut self, revision: Revision) {
         self.oracle.acknowledge(revision);
         self.figures.acknowledged_revisions += 1;
-        self.watch.pending.push((revision, self.clock.now()));
+        self.watch.pending.push((revision, self.now));
         self.note_activation();
     }
 
     /// An operator was told that a region drains or serves again.
     pub fn note_drain(&mut self, region: &RegionId, drained: bool) {
         if drained {
-            self.watch.drained_since.insert(region.clone(), self.clock.now());
+            self.watch.drained_since.insert(region.clone(), self.now);
         } else {
             self.watch.drained_since.remove(region);
         }
@@ -195,7 +195,7 @@ impl World<'_> {
 
     /// The revision of some node changed: acknowledged ones may be in force everywhere.
     pub fn note_activation(&mut self) {
-        let now = self.clock.now();
+        let now = self.now;
         let reachable = |(number, host): &(usize, &crate::host::Host)| {
             let mut others = (0..self.hosts.len()).filter(|other| self.hosts[*other].place != host.place).peekable();
             let alone = others.peek().is_none();
@@ -239,7 +239,7 @@ impl World<'_> {
     /// Whether a host must refuse under every `closed` limit by this time: some region has been unheard for long
     /// enough, and the host has listened for as long.
     pub fn must_be_closed(&self, host: usize) -> bool {
-        let (now, place) = (self.clock.now(), self.hosts[host].place);
+        let (now, place) = (self.now, self.hosts[host].place);
         let long = |since: Timestamp| now.since(since) >= CLOSED_WITHIN;
         let of_place = |((own, _), since): (&(usize, usize), &Timestamp)| *own == place && long(*since);
         let resumed = self.hosts[host].resumed;
@@ -280,7 +280,8 @@ impl World<'_> {
     fn counters(&self) -> Option<Vec<BTreeMap<(LimitId, u64), u64>>> {
         let mut regions = vec![BTreeMap::new(); self.regions.len()];
         for host in &self.hosts {
-            for SlotDigest { limit, slot, digest } in host.process.as_ref()?.node.slot_digests(host.clock.read()) {
+            for SlotDigest { limit, slot, digest } in host.process.as_ref()?.node.slot_digests(host.clock.at(self.now))
+            {
                 *regions[host.place].entry((limit, slot)).or_default() ^= digest;
             }
         }
@@ -331,7 +332,7 @@ impl World<'_> {
 
     /// Asks every node for every name from everywhere, and judges the answers by what is true, not by what nodes think.
     fn observe_dns(&mut self) {
-        let now = self.clock.now();
+        let now = self.now;
         let settled = self.watch.last_fault.is_none_or(|fault| now.since(fault) >= DNS_SETTLED);
         let clients: BTreeSet<IpAddr> = self.clients.iter().map(|client| client.address).collect();
         let mut found = Vec::new();

@@ -76,6 +76,8 @@ pub struct World<'a> {
     pub options: Options<'a>,
     pub seed: u64,
     pub clock: Clock,
+    /// The time by that clock: it stands while things happen.
+    pub now: Timestamp,
     pub agenda: Agenda<Plan>,
     pub errands: Errands,
     pub network: Network,
@@ -124,6 +126,7 @@ impl<'a> World<'a> {
             options,
             seed,
             clock,
+            now: clock.now(),
             agenda: Agenda::new(),
             errands,
             network: Network::new(&sources.regions, nodes, scenario, seed),
@@ -155,10 +158,13 @@ impl<'a> World<'a> {
             let next = self.agenda.next_at().expect("an observation is always planned");
             tokio::select! {
                 biased;
-                errand = incoming.recv() => self.run_errand(errand.expect("the world keeps a sender")),
+                errand = incoming.recv() => {
+                    self.now = self.clock.now();
+                    self.run_errand(errand.expect("the world keeps a sender"));
+                }
                 () = sleep_until(self.clock.instant(next)) => {
-                    let now = self.clock.now();
-                    while let Some(plan) = self.agenda.take_due(now) {
+                    self.now = self.clock.now();
+                    while let Some(plan) = self.agenda.take_due(self.now) {
                         let observed = matches!(plan, Plan::Observe);
                         self.carry_out(plan);
                         if observed && done(self) {
@@ -177,7 +183,7 @@ impl<'a> World<'a> {
                 return;
             }
             if let Some(by) = self.hosts[host].slow_by {
-                self.agenda.plan(self.clock.now() + by, Plan::Late(Box::new(plan)));
+                self.agenda.plan(self.now + by, Plan::Late(Box::new(plan)));
                 return;
             }
         }
@@ -222,7 +228,7 @@ impl<'a> World<'a> {
 
     /// Gives a host that goes on what it missed, in the order in which it came.
     pub fn resume_host(&mut self, host: usize) {
-        self.hosts[host].resumed = self.clock.now();
+        self.hosts[host].resumed = self.now;
         for plan in self.hosts[host].paused.take().unwrap_or_default() {
             self.carry_out(plan);
         }
@@ -253,7 +259,7 @@ impl<'a> World<'a> {
     /// Time since the fleet was ready and the scenario began; zero before.
     pub fn since_zero(&self) -> Timestamp {
         match self.watch.zero {
-            Some(zero) => Timestamp::ZERO + self.clock.now().since(zero),
+            Some(zero) => Timestamp::ZERO + self.now.since(zero),
             None => Timestamp::ZERO,
         }
     }
