@@ -29,7 +29,7 @@ pub use event::Event;
 pub use facts::{FRESH, NodeFacts, PUBLISH_PERIOD, Sight};
 pub use message::{Class, Heartbeat, MAX_DATAGRAM, Message, Transmit};
 pub use names::KeyNames;
-pub use node::{HEARTBEAT_PERIOD, Node, NodeConfig, Refused, STALE_AFTER};
+pub use node::{HEARTBEAT_PERIOD, LIMIT_KEYS, Node, NodeConfig, Refused, STALE_AFTER};
 pub use presence::{RECOVERY_HOLD, SILENT_AFTER};
 pub use probes::ProbeRequest;
 pub use rosters::ROSTER_SILENCE;

@@ -212,7 +212,7 @@ impl Node {
         node
     }
 
-    /// Sets how many keys of limits have a counter of their own at one time; default 262 144. Counts from the next
+    /// Sets how many keys of limits have a counter of their own at one time; default [`LIMIT_KEYS`]. Counts from the next
     /// [`Node::start_limits`].
     pub fn set_limit_keys(&mut self, keys: usize) {
         self.limit_keys = keys;
@@ -431,8 +431,8 @@ fn limits_config(config: &NodeConfig, intent: &Intent, capacity: usize, life: u6
     }
 }
 
-/// See [`Node::set_limit_keys`].
-const LIMIT_KEYS: usize = 1 << 18;
+/// Keys of limits that have a counter of their own at one time, unless [`Node::set_limit_keys`] says otherwise.
+pub const LIMIT_KEYS: usize = 1 << 18;
 
 /// Bytes of counters a second that a region sends to all others: 40 Mb/s, which packets and signs of life of a large
 /// fleet bring to 60.

@@ -180,6 +180,8 @@ impl World<'_> {
         let now = place.clock.at(self.now);
         self.note_quotas(life.host, Some(&intent));
         let mut node = Node::new(config, Arc::clone(&intent), now);
+        // What nobody asks for needs no room: a hundred tables of full size fill gigabytes, and no cache.
+        node.set_limit_keys(self.limit_keys);
         node.set_member(raft.member(), now);
         let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments());
         let (links, found) = (BTreeMap::new(), Some(found));

@@ -74,6 +74,16 @@ impl Sources {
         Ok(Self { regions, gateway, documents })
     }
 
+    /// Keys of limits that clients of `scenario` can ask for: each of their users by every limit of a route, and as many
+    /// again for what a document before the last one left.
+    pub fn most_keys(&self, scenario: &Scenario) -> usize {
+        let users = scenario.clients.iter().map(|client| client.users.max(1) as usize).sum::<usize>();
+        let documents = std::iter::once(&self.gateway).chain(self.documents.values());
+        let sound = documents.filter_map(|bundle| Snapshot::parse(bundle, &self.regions).ok());
+        let limits = |snapshot: Snapshot| snapshot.routes.values().map(|route| route.limits.len()).max();
+        2 * users * sound.filter_map(limits).max().unwrap_or_default()
+    }
+
     /// Hash over `scenario` and everything it runs with, in hexadecimal.
     pub fn hash(&self, scenario: &Scenario) -> String {
         let mut hasher = SipHasher24::new();

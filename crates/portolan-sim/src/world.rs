@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use portolan_config::Scenario;
 use portolan_limits::MarkSequence;
 use portolan_model::{NodeName, RegionId, Timestamp};
+use portolan_node::LIMIT_KEYS;
 use portolan_routing::EndpointId;
 use tokio::{
     sync::mpsc,
@@ -95,6 +96,8 @@ pub struct World<'a> {
     pub host_names: BTreeMap<NodeName, usize>,
     /// Hosts of each region.
     pub region_hosts: Vec<Vec<usize>>,
+    /// Keys of limits that a node has room for.
+    pub limit_keys: usize,
     pub clients: Vec<Client>,
     pub faults: Faults,
 }
@@ -142,6 +145,7 @@ impl<'a> World<'a> {
             regions,
             hosts,
             region_hosts,
+            limit_keys: sources.most_keys(scenario).clamp(LEAST_KEYS, LIMIT_KEYS),
             clients: Client::all(scenario, sources, seed),
             faults: Faults::new(scenario),
         };
@@ -290,6 +294,9 @@ impl<'a> World<'a> {
         self.sources.documents.get(file).unwrap_or(&self.sources.gateway).clone()
     }
 }
+
+/// Keys of limits that a node has room for, however few are asked for.
+const LEAST_KEYS: usize = 1 << 10;
 
 /// The name of a node: that of its region and a number from 1 up.
 fn node_name(region: &RegionId, number: u32) -> NodeName {
