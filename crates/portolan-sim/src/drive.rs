@@ -56,6 +56,9 @@ impl World<'_> {
                 break;
             }
         }
+        if let Some(process) = self.process(life) {
+            process.reliefs += u64::from(process.node.take_relief());
+        }
         self.plan_waking(life);
     }
 

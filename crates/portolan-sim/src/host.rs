@@ -69,6 +69,8 @@ pub struct Process {
     pub started: Timestamp,
     /// Where the next mark goes.
     pub marks: MarkLog,
+    /// How often it has relieved whoever waits for its limits.
+    pub reliefs: u64,
     /// The lenders of its document.
     pub links: BTreeMap<Name, Link>,
     /// What the marks of an earlier process say, until the limits have started.
@@ -186,7 +188,7 @@ impl World<'_> {
         let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments());
         let (links, found) = (BTreeMap::new(), Some(found));
         self.hosts[life.host].process =
-            Some(Process { node, raft, started: now.mono, marks, links, found, wake_at: None });
+            Some(Process { node, raft, started: now.mono, marks, reliefs: 0, links, found, wake_at: None });
         self.follow_lenders(life, &intent);
         self.agenda.plan(now.mono, Plan::ReadRaft(life));
         self.start_limits(life.host);

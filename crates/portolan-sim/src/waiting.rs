@@ -21,7 +21,7 @@ use crate::{
     world::{Plan, World},
 };
 
-/// How often a waiting request asks meanwhile: about as often as what it waits for can come.
+/// How often it is seen to a waiting request: about as often as what it waits for can come.
 const fn retry(reason: WaitReason) -> Duration {
     match reason {
         WaitReason::Owner => Duration::from_millis(1),
@@ -37,13 +37,22 @@ pub struct Ask {
     host: usize,
     life: u64,
     asked_at: Timestamp,
-    waits: bool,
+    wait: Option<Waiting>,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy)]
+struct Waiting {
+    reason: WaitReason,
+    until: Timestamp,
+    /// How often its node had relieved whoever waits, when it asked last.
+    reliefs: u64,
 }
 
 impl Ask {
     /// A request of a client's user at a host in one of its lives.
     pub fn new(client: usize, user: u32, host: usize, life: u64, now: Timestamp) -> Self {
-        Self { client, user, host, life, asked_at: now, waits: false }
+        Self { client, user, host, life, asked_at: now, wait: None }
     }
 }
 
@@ -99,7 +108,7 @@ impl World<'_> {
         };
         let now = batch.places[at].now;
         let unknown = || Admission::Wait(Wait::unknown(LimitId(u32::MAX), way.route.name.clone()));
-        let admit = if ask.waits { Limiter::admit_again } else { Limiter::admit };
+        let admit = if ask.wait.is_some() { Limiter::admit_again } else { Limiter::admit };
         let admission = way.claims.as_ref().map_or_else(unknown, |claims| admit(&view.limiter, claims, now));
         match admission {
             Admission::Allow(charges) => {
@@ -114,20 +123,34 @@ impl World<'_> {
                 batch.waiting += 1;
                 let again_at = now.mono + retry(wait.reason);
                 // What is awaited may change, so each is measured from the first time.
-                if again_at > ask.asked_at + wait.at_most {
+                let until = ask.asked_at + wait.at_most;
+                if again_at > until {
                     self.denied(&ask, way, &wait.otherwise, wait.reason != WaitReason::Borrow);
                 } else {
-                    self.agenda.plan(again_at, Plan::AskAgain(Box::new(Ask { waits: true, ..ask })));
+                    let wait = Waiting { reason: wait.reason, until, reliefs: self.reliefs_of(ask.host) };
+                    self.agenda.plan(again_at, Plan::AskAgain(Box::new(Ask { wait: Some(wait), ..ask })));
                 }
             }
         }
     }
 
-    /// A request that waited asks again.
-    pub fn ask_again(&mut self, ask: Ask) {
+    /// A request that waits asks again, if its node has said since that it may help, as the proxy has it; and before its
+    /// time is up.
+    pub fn ask_again(&mut self, ask: Box<Ask>) {
+        let again_at = |wait: &Waiting| self.now + retry(wait.reason);
+        let idle = |wait: &Waiting| wait.reliefs == self.reliefs_of(ask.host) && again_at(wait) <= wait.until;
+        if let Some(again_at) = ask.wait.as_ref().filter(|wait| idle(wait)).map(again_at) {
+            self.agenda.plan(again_at, Plan::AskAgain(ask));
+            return;
+        }
         let (client, mut batch) = (ask.client, Batch::default());
-        self.ask(ask, &mut batch);
+        self.ask(*ask, &mut batch);
         self.close_batch(&batch, client);
+    }
+
+    /// How often a node has relieved whoever waits for its limits.
+    fn reliefs_of(&self, host: usize) -> u64 {
+        self.hosts[host].process.as_ref().map_or(0, |process| process.reliefs)
     }
 
     /// Takes down what a batch came to, and lets nodes attend to what it left them.
@@ -262,7 +285,7 @@ impl World<'_> {
     }
 
     fn note_wait(&mut self, ask: &Ask, way: &Way) {
-        if ask.waits {
+        if ask.wait.is_some() {
             let wait = self.now.since(ask.asked_at);
             way.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
         }

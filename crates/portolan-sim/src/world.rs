@@ -54,7 +54,7 @@ pub enum Plan {
     Lender(Box<lenders::News>),
     /// A client sends what is due.
     Load(usize),
-    /// A request that waited asks again.
+    /// A request that waits is seen to.
     AskAgain(Box<Ask>),
     /// An admitted request ends.
     Finish(Box<Lasting>),
@@ -204,7 +204,7 @@ impl<'a> World<'a> {
             Plan::Lend(errand) => self.lend(*errand),
             Plan::Lender(news) => self.hear_lender(*news),
             Plan::Load(client) => self.load(client),
-            Plan::AskAgain(ask) => self.ask_again(*ask),
+            Plan::AskAgain(ask) => self.ask_again(ask),
             Plan::Finish(lasting) => self.finish(&lasting),
             Plan::Begin(step) => self.begin_step(step),
             Plan::End(step) => self.end_step(step),
