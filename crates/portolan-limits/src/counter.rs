@@ -185,12 +185,14 @@ impl Counter {
     }
 
     /// Counts `units` more as used of `slot`, beyond any rights, or so many fewer. Whoever decided by what stood here before
-    /// fails, even if the same stands here again.
-    pub fn shift(&self, slot: u64, more: u64, fewer: u64) {
+    /// fails, even if the same stands here again. Returns whether they could be counted: of what is beyond a word a part
+    /// would be, and all of it taken away again later.
+    pub fn shift(&self, slot: u64, more: u64, fewer: u64) -> bool {
         self.change(slot, |word| {
             let used = if word.age(slot) == Age::Same { word.amount() } else { 0 };
-            Some(word.rolled(slot, used.saturating_add(more).saturating_sub(fewer)).settled())
-        });
+            let used = used.saturating_add(more);
+            (used <= MAX_AMOUNT).then(|| word.rolled(slot, used.saturating_sub(fewer)).settled())
+        })
     }
 
     /// Lowers the rights of `slot` to `kept`, or to what is used of it if that is more: what they are then. For units that

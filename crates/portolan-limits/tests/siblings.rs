@@ -223,3 +223,37 @@ fn rule_8_a_bucket_whose_owner_is_killed_or_changes_admits_no_token_twice() {
         assert!(region.admitted_in_all() >= 100, "seed {seed}: {} admitted", region.admitted_in_all());
     }
 }
+
+#[test]
+fn an_answer_to_a_process_that_lost_its_disk_tells_its_successor_nothing() {
+    let mut region = Region::started(1, &["5000/day"], 3);
+    let [owner, standby, third] = region.roles();
+    let rest = sorted([standby, third]);
+    region.list_after(1, &rest);
+    for _ in 0..300 {
+        region.request(standby);
+        region.pass(1);
+    }
+    region.keep_answers_to(owner);
+    region.list_after(1, &[0, 1, 2]);
+    region.pass(40);
+    let old = region.take_kept();
+    assert!(old.iter().any(|(from, _)| *from == standby), "it was asked and has answered");
+    for _ in 0..4 * SECOND {
+        region.request(owner);
+        region.pass(1);
+    }
+    let before = region.admitted_in_all();
+    assert!(before >= 3000, "{before} admitted");
+    region.kill(owner);
+    region.lose_disk(owner);
+    region.start(owner);
+    for (from, message) in old {
+        region.deliver(from, owner, message);
+    }
+    for _ in 0..6 * SECOND {
+        region.request(owner);
+        region.pass(1);
+    }
+    region.check_bound();
+}

@@ -28,6 +28,8 @@ use crate::{
 pub struct Question {
     /// The roster's epoch under which the asker owns them.
     pub epoch: u64,
+    /// The asker's process.
+    pub life: u64,
     /// The shards.
     pub shards: ShardSet,
 }
@@ -37,6 +39,8 @@ pub struct Question {
 pub struct Answer {
     /// The epoch it is bound to.
     pub epoch: u64,
+    /// The process that asked: what was known then may be less than what that one spent.
+    pub life: u64,
     /// Shards that it held, by the epoch it held them under last.
     pub held: Vec<(u64, ShardSet)>,
     /// Shards that it never held.
@@ -89,6 +93,7 @@ pub(crate) struct Change {
 #[derive(Debug)]
 pub(crate) struct Ownership {
     me: NodeName,
+    life: u64,
     /// Every other node that the region may have.
     others: BTreeSet<NodeName>,
     ranking: Ranking,
@@ -110,7 +115,8 @@ pub(crate) struct Ownership {
 }
 
 impl Ownership {
-    pub fn new(me: NodeName, others: impl IntoIterator<Item = NodeName>, past: Past) -> Self {
+    /// Of a process; `life` tells it from every other one of this node.
+    pub fn new(me: NodeName, life: u64, others: impl IntoIterator<Item = NodeName>, past: Past) -> Self {
         let mut held_at = Box::new([0; SHARDS]);
         if let Past::Known { epoch, held } = past {
             held.iter().for_each(|shard| held_at[shard.index()] = epoch);
@@ -118,6 +124,7 @@ impl Ownership {
         Self {
             others: others.into_iter().filter(|other| *other != me).take(MAX_NODES).collect(),
             me,
+            life,
             ranking: Ranking::new(&Roster::default()),
             rankings: BTreeMap::new(),
             past,
@@ -198,13 +205,15 @@ impl Ownership {
         let of = held.values().fold(ShardSet::default(), |all, shards| all.or(shards));
         let mut legacy = self.bequeath(&of, own);
         (legacy.marks, legacy.closed) = folded(legacy.marks.into_iter(), legacy.closed);
-        Some(Answer { epoch: question.epoch, held: held.into_iter().collect(), never, legacy })
+        let Question { epoch, life, .. } = *question;
+        Some(Answer { epoch, life, held: held.into_iter().collect(), never, legacy })
     }
 
     /// Takes an answer of a node of the region.
     pub fn handle_answer(&mut self, from: &NodeName, answer: Answer) {
         let known = self.others.contains(from) || self.ranking.nodes().contains(from);
-        if answer.epoch == self.ranking.epoch() && known && answer.legacy.marks.len() <= MAX_LEGACY {
+        let asked = (answer.epoch, answer.life) == (self.ranking.epoch(), self.life);
+        if asked && known && answer.legacy.marks.len() <= MAX_LEGACY {
             self.answers.insert(from.clone(), answer);
         }
     }
@@ -229,7 +238,7 @@ impl Ownership {
             return;
         }
         self.ask_at = now.mono + ASK_AGAIN;
-        let question = Question { epoch: self.ranking.epoch(), shards: self.sought };
+        let question = Question { epoch: self.ranking.epoch(), life: self.life, shards: self.sought };
         let silent = self.nodes().into_iter().filter(|node| *node != self.me && !self.answers.contains_key(node));
         self.outbox = silent.map(|node| (node, question.clone())).collect();
     }
@@ -398,7 +407,7 @@ mod tests {
     }
 
     fn ownership(me: &str, past: Past) -> Ownership {
-        Ownership::new(node(me), ["a", "b", "c"].map(node), past)
+        Ownership::new(node(me), 1, ["a", "b", "c"].map(node), past)
     }
 
     fn taken(ownership: &mut Ownership, own: &Legacy, now: Now) -> usize {
@@ -518,7 +527,7 @@ mod tests {
 
     #[test]
     fn a_lost_past_opens_later_slots_after_everybody_was_asked() {
-        let mut alone = Ownership::new(node("a"), [], Past::Lost);
+        let mut alone = Ownership::new(node("a"), 1, [], Past::Lost);
         alone.handle_roster(&roster(2, &["a"]), at(0));
         assert_eq!(taken(&mut alone, &Legacy::default(), at(0)), SHARDS);
         let mut a = ownership("a", Past::Lost);

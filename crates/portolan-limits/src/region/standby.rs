@@ -283,6 +283,7 @@ pub(crate) struct Mirrored {
     pub horizon: WallTime,
     pub floor: WallTime,
     pub closed: WallTime,
+    /// At most [`MAX_UPDATE`]: beyond it they are taken together for every key.
     marks: BTreeMap<(LimitId, Key, u64), Mark>,
 }
 
@@ -320,6 +321,11 @@ impl Mirror {
         }
         let (floor, through) = (owner.floor, owner.through);
         owner.marks.retain(|_, mark| mark.ends > floor);
+        if owner.marks.len() > MAX_UPDATE {
+            let (marks, closed) = folded(std::mem::take(&mut owner.marks).into_values(), owner.closed);
+            owner.closed = closed;
+            owner.marks = marks.into_iter().map(|mark| ((mark.limit, mark.key, mark.slot), mark)).collect();
+        }
         for shard in update.held.and(&pair).iter() {
             self.held.insert(shard, (update.epoch, from.clone()));
         }
@@ -611,5 +617,29 @@ mod tests {
         copies.handle_write(&write(2, vec![every(300)]));
         let (_, update) = copies.poll_transmit(at(0)).expect("an update");
         assert_eq!(update.marks.iter().map(|mark| mark.spent).collect::<Vec<_>>(), [900]);
+    }
+
+    #[test]
+    fn an_owner_that_says_other_marks_each_time_does_not_make_the_copy_of_them_grow() {
+        let ranking = ranking(1, &["a", "b"]);
+        let held = ranking.pair(&node("a"), &node("b"));
+        let mut mirror = Mirror::default();
+        let marks: Vec<Mark> = (1..=4 * MAX_UPDATE as u64)
+            .map(|at| Mark { key: Key::from_bits((at << 48) | at), ..mark(Shard(0), at % 100) })
+            .filter(|mark| mark.is_of(&held))
+            .collect();
+        assert!(marks.len() > MAX_UPDATE, "{} marks", marks.len());
+        for (through, marks) in (1..).zip(marks.chunks(500)) {
+            let (after, marks) = (through - 1, marks.to_vec());
+            let (horizon, floor, closed) = (wall(100), wall(1), wall(0));
+            let update = Update { epoch: 1, life: 1, after, through, held, horizon, floor, closed, marks };
+            assert!(mirror.handle_update(&node("b"), &node("a"), update, &ranking).is_some());
+            assert!(mirror.marks().count() <= MAX_UPDATE, "{} marks are kept", mirror.marks().count());
+        }
+        let covers = |mark: &Mark| {
+            let mut same = mirror.marks().filter(|held| [mark.key, Key::EVERY].contains(&held.key));
+            same.any(|held| held.spent >= mark.spent)
+        };
+        assert!(marks.iter().all(covers));
     }
 }

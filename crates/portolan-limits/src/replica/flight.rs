@@ -333,13 +333,13 @@ impl Limits {
         }
     }
 
-    /// Counts what a node holds as used here; not when there is no room to count it.
+    /// Counts what a node holds as used here; not when there is no entry for it, or more than an entry can count.
     fn book(&mut self, rights: &Rights, from: &NodeName, hold: &Hold) -> bool {
         let key = hold.spot.key;
         let booked = match self.siblings.flight.given.change(from, hold) {
             _ if rights.terms.kind != Kind::Concurrency || !self.shared.owns(key) => false,
             Change::None => true,
-            Change::More(units) => self.with_entry(rights, key, |counter| counter.shift(0, units, 0)).is_some(),
+            Change::More(units) => self.with_entry(rights, key, |counter| counter.shift(0, units, 0)) == Some(true),
             Change::Less(units) => {
                 self.shared.table.with(key, |counter| counter.shift(0, 0, units));
                 true

@@ -61,7 +61,7 @@ impl Siblings {
             }
         };
         Self {
-            ownership: Ownership::new(me.clone(), others, known),
+            ownership: Ownership::new(me.clone(), life, others, known),
             copies: Copies::new(me.clone(), life),
             grants: Grants::new(life),
             requests: Requests::new(capacity),

@@ -1,6 +1,8 @@
 //! Limits of concurrency over the nodes of a region: never more in flight than the limit, whoever owns a key and whoever
 //! dies, and in the end all of it again.
 
+use portolan_limits::{Hold, LimitId, Neighbour, Spot};
+
 use crate::{
     heirs::{load, replace, shaken},
     region::{Region, SECOND},
@@ -225,6 +227,24 @@ fn a_node_that_is_listed_again_has_lost_what_it_did_not_use() {
         region.heal();
         region.list_after(1, &[0, 1, 2]);
         press(&mut region, &[0, 1, 2], SECOND);
+        region.check_bound();
+    }
+}
+
+#[test]
+fn what_a_node_says_that_cannot_be_counted_takes_nothing_of_what_is_in_flight() {
+    for units in [1 << 38, (1 << 37) - 2] {
+        let mut region = Region::started(1, &["concurrency 5"], 3);
+        let [owner, _, third] = region.roles();
+        region.last_at_most(60 * SECOND);
+        press(&mut region, &[owner], SECOND);
+        assert_eq!(region.in_flight(b"k"), 5);
+        let spot = Spot { limit: LimitId(1), key: region.key(1, b"k") };
+        for (number, units) in [(1 << 60, units), (1 << 61, 0)] {
+            let holds = vec![Hold { spot, number, units, waiting: 0, need: 0 }];
+            region.forge(third, owner, Neighbour::Holds { life: region.life(third), holds });
+        }
+        press(&mut region, &[owner], SECOND);
         region.check_bound();
     }
 }

@@ -10,8 +10,8 @@ use std::{
 
 use portolan_config::Roster;
 use portolan_limits::{
-    Admission, Algorithm, Charge, Claim, Definition, Found, LimitId, Limits, LimitsConfig, MarkLog, MarkSequence,
-    Message, PageWrite, Ranking, Recovery, SEGMENT_LEN, Shard, Window,
+    Admission, Algorithm, Charge, Claim, Definition, Found, Key, LimitId, Limits, LimitsConfig, MarkLog, MarkSequence,
+    Message, Neighbour, PageWrite, Ranking, Recovery, SEGMENT_LEN, Shard, Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, Rate, RegionId, Timestamp, WallTime, codec};
 use rand_chacha::{
@@ -36,6 +36,8 @@ pub struct Region {
     now_ms: u64,
     rng: ChaCha8Rng,
     in_flight: Vec<(u64, usize, usize, Message)>,
+    /// A node, and the answers about the past of shards that the network keeps from it.
+    kept: Option<(usize, Vec<(usize, Message)>)>,
     cut_off: Vec<usize>,
     loss_percent: u64,
     roster: Roster,
@@ -61,6 +63,8 @@ struct Node {
     stalled: bool,
     /// The roster that it knows.
     roster: Roster,
+    /// How many of the limits it knows.
+    knows: usize,
 }
 
 fn region_id() -> RegionId {
@@ -95,7 +99,7 @@ fn definition(id: u32, text: &str) -> Definition {
 impl Region {
     /// Nodes that have shared the region's limits for a few seconds.
     pub fn started(seed: u64, rates: &[&str], nodes: usize) -> Self {
-        let definitions = (1..).zip(rates).map(|(id, rate)| definition(id, rate)).collect();
+        let definitions: Vec<_> = (1..).zip(rates).map(|(id, rate)| definition(id, rate)).collect();
         let names = (1..=nodes).map(|number| NodeName::new(&format!("here-{number}")).expect("a name"));
         let node = |name| Node {
             name,
@@ -106,6 +110,7 @@ impl Region {
             writes: VecDeque::new(),
             stalled: false,
             roster: Roster::default(),
+            knows: definitions.len(),
         };
         let mut region = Self {
             nodes: names.map(node).collect(),
@@ -113,6 +118,7 @@ impl Region {
             now_ms: 0,
             rng: ChaCha8Rng::seed_from_u64(seed),
             in_flight: Vec::new(),
+            kept: None,
             cut_off: Vec::new(),
             loss_percent: 0,
             roster: Roster::default(),
@@ -163,9 +169,13 @@ impl Region {
 
     /// The same for another key.
     pub fn roles_of(&self, key: &[u8]) -> [usize; 3] {
+        self.roles_of_limit(1, key)
+    }
+
+    /// The same for a key of another limit.
+    pub fn roles_of_limit(&self, limit: u32, key: &[u8]) -> [usize; 3] {
         let ranking = Ranking::new(&self.roster);
-        let limiter = self.nodes.iter().find_map(|node| Some(node.limits.as_ref()?.limiter())).expect("one runs");
-        let shard = Shard::of(limiter.key(LimitId(1), &[key]));
+        let shard = Shard::of(self.key(limit, key));
         let at = |name: &NodeName| self.nodes.iter().position(|node| node.name == *name).expect("a node");
         let [owner, standby] =
             [ranking.owner(shard), ranking.standby(shard)].map(|name| at(name.expect("three nodes")));
@@ -202,7 +212,7 @@ impl Region {
             budget: ByteSize(1 << 20),
         };
         let mut limits = Limits::new(config, recovery, now);
-        limits.handle_definitions(&self.definitions, now);
+        limits.handle_definitions(&self.definitions[..node.knows], now);
         node.limits = Some(limits);
         self.drain(at);
     }
@@ -215,6 +225,40 @@ impl Region {
         for (_, _, charge, key) in self.under_way.extract_if(.., |(_, by, ..)| *by == at) {
             self.oracle.release(charge.limit, &key);
         }
+    }
+
+    /// Wipes the disk of a node that does not run.
+    pub fn lose_disk(&mut self, at: usize) {
+        self.nodes[at].disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
+    }
+
+    /// A node says what no correct one does.
+    pub fn forge(&mut self, from: usize, to: usize, message: Neighbour) {
+        let (now, sender) = (self.now(0), self.nodes[from].name.clone());
+        let limits = self.nodes[to].limits.as_mut().expect("it runs");
+        let _ = limits.handle_message(&region_id(), &sender, Message::Neighbour(message), now);
+        self.drain(to);
+    }
+
+    /// The process of a node.
+    pub fn life(&self, at: usize) -> u64 {
+        self.nodes[at].lives * 100 + at as u64
+    }
+
+    /// The key of a limit.
+    pub fn key(&self, limit: u32, key: &[u8]) -> Key {
+        let limiter = self.nodes.iter().find_map(|node| Some(node.limits.as_ref()?.limiter())).expect("one runs");
+        limiter.key(LimitId(limit), &[key])
+    }
+
+    /// The network keeps answers about the past of shards from a node.
+    pub fn keep_answers_to(&mut self, at: usize) {
+        self.kept = Some((at, Vec::new()));
+    }
+
+    /// It keeps no more of them. Returns those it kept.
+    pub fn take_kept(&mut self) -> Vec<(usize, Message)> {
+        self.kept.take().map(|(_, kept)| kept).unwrap_or_default()
     }
 
     /// Nobody hears a node, and it hears nobody.
@@ -275,9 +319,9 @@ impl Region {
     /// The same for a request that costs more than a unit.
     pub fn request_costing(&mut self, at: usize, key: &[u8], cost: u32) {
         let now = self.now(0);
-        let Some(limits) = &mut self.nodes[at].limits else { return };
+        let Node { limits: Some(limits), knows, .. } = &mut self.nodes[at] else { return };
         let limiter = limits.limiter();
-        for definition in &self.definitions {
+        for definition in &self.definitions[..*knows] {
             let claim = Claim { limit: definition.id, key: limiter.key(definition.id, &[key]), cost };
             if let Admission::Allow(charges) = limiter.admit(&[claim], now) {
                 let wall = now.wall.as_unix_millis();
@@ -356,7 +400,7 @@ impl Region {
         self.pass((window - now % window) % window);
     }
 
-    fn deliver(&mut self, from: usize, to: usize, message: Message) {
+    pub fn deliver(&mut self, from: usize, to: usize, message: Message) {
         let (now, sender) = (self.now(0), self.nodes[from].name.clone());
         if let Some(limits) = &mut self.nodes[to].limits {
             limits.handle_message(&region_id(), &sender, message, now).expect("an honest message is taken");
@@ -389,7 +433,10 @@ impl Region {
             let name = to.node.expect("a node of this region");
             let to = self.nodes.iter().position(|node| node.name == name).expect("a node of the region");
             let lost = self.rng.next_u64() % 100 < self.loss_percent;
-            if !lost && !self.cut_off.contains(&at) && !self.cut_off.contains(&to) {
+            let answers = matches!(message, Message::Neighbour(Neighbour::Answer(_)));
+            if let Some((_, kept)) = self.kept.as_mut().filter(|(from, _)| answers && *from == to) {
+                kept.push((at, message));
+            } else if !lost && !self.cut_off.contains(&at) && !self.cut_off.contains(&to) {
                 let delay = 1 + self.rng.next_u64() % 2;
                 self.in_flight.push((self.now_ms + delay, at, to, message));
             }

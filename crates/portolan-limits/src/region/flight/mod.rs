@@ -17,7 +17,7 @@ use portolan_config::LimitId;
 use portolan_model::WallTime;
 use serde::{Deserialize, Serialize};
 
-use crate::{account::MAX_AMOUNT, key::Key, region::ShardSet};
+use crate::{key::Key, region::ShardSet, word::MAX_AMOUNT};
 
 /// One key of a concurrency limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ pub struct Lease {
 }
 
 impl Hold {
-    /// Whether a node can have this: what is added up over nodes must not overflow.
+    /// Whether a node can have this: no more than a counter counts.
     pub(crate) const fn is_possible(&self) -> bool {
         self.units <= MAX_AMOUNT && self.waiting <= MAX_AMOUNT && self.need <= MAX_AMOUNT
     }
