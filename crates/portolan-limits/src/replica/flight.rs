@@ -153,10 +153,10 @@ impl Limits {
         flight.given.retain(known);
         flight.held.retain(known);
         if is_new {
-            flight.told.clear();
-            flight.flows = ShardSet::default();
-            let owned = ownership.ranking().owned(me);
-            owned.iter().for_each(|shard| self.shared.gates.shard(shard).stop_flow());
+            let untold = flight.told.handle_new_limits();
+            flight.flows = flight.flows.without(&untold);
+            let stopped = untold.and(&ownership.ranking().owned(me));
+            stopped.iter().for_each(|shard| self.shared.gates.shard(shard).stop_flow());
             self.open_flow();
         }
     }
@@ -307,10 +307,14 @@ impl Limits {
         }
         let limiter = self.limiter();
         for hold in holds.iter().filter(|hold| survey.shards.contains(Shard::of(hold.spot.key))) {
-            let Some(rights) = limiter.rights(hold.spot.limit) else { continue };
-            // Without room for what is in flight nothing may begin: it is asked again.
-            if !self.book(rights, from, hold) {
-                return;
+            let (shard, rights) = (Shard::of(hold.spot.key), limiter.rights(hold.spot.limit));
+            match rights.filter(|rights| rights.terms.kind == Kind::Concurrency) {
+                None => self.siblings.flight.told.handle_unknown(shard),
+                // Without room for what is in flight nothing of its shard may begin.
+                Some(rights) if !self.book(rights, from, hold) => {
+                    self.siblings.flight.told.handle_unbooked(from, shard);
+                }
+                Some(_) => {}
             }
         }
         let last = holds.last().map(|hold| hold.spot);

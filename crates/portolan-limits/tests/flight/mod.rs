@@ -232,6 +232,69 @@ fn a_node_that_is_listed_again_has_lost_what_it_did_not_use() {
 }
 
 #[test]
+fn another_limit_stops_none_that_is_in_force_while_a_node_is_silent() {
+    let mut region = Region::started(1, &["concurrency 30"], 3);
+    let [owner, _, third] = region.roles();
+    press(&mut region, &[owner], SECOND);
+    region.cut_off(third);
+    region.add("concurrency 9");
+    (0..3).for_each(|at| region.define(at));
+    let before = region.admitted(1, b"k");
+    press(&mut region, &[owner], 500);
+    let admitted = region.admitted(1, b"k") - before;
+    assert!(admitted >= 50, "{admitted} in half a second");
+    region.check_bound();
+}
+
+#[test]
+fn what_others_hold_of_a_limit_counts_at_a_new_owner_that_comes_to_know_the_limit_later() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 5"], 3);
+        region.add("concurrency 30");
+        let [owner, ..] = region.roles_of_limit(2, b"k");
+        region.list_after(1, &rest(owner));
+        region.pass(3 * SECOND);
+        rest(owner).into_iter().for_each(|at| region.define(at));
+        region.last_at_most(20 * SECOND);
+        press(&mut region, &rest(owner), SECOND);
+        let held = region.admitted(2, b"k");
+        assert!(held >= 25, "seed {seed}: {held} at the others");
+        region.list_after(1, &[0, 1, 2]);
+        press(&mut region, &rest(owner), 3 * SECOND);
+        region.define(owner);
+        press(&mut region, &[owner], SECOND);
+        region.check_bound();
+    }
+}
+
+#[test]
+fn a_key_without_room_stops_no_key_of_another_shard() {
+    let mut region = Region::started(1, &["concurrency 30", "1000000/day"], 3);
+    let [owner, _, third] = region.roles();
+    let held: Vec<String> = (0..60).map(|at| format!("held-{at}")).collect();
+    let held: Vec<&String> = held.iter().filter(|key| region.roles_of(key.as_bytes())[0] == owner).take(6).collect();
+    region.last_at_most(60 * SECOND);
+    for _ in 0..300 {
+        held.iter().for_each(|key| region.request_of(third, key.as_bytes()));
+        region.pass(1);
+    }
+    assert!(held.iter().all(|key| region.admitted(1, key.as_bytes()) > 0), "the third node holds them");
+    region.kill(owner);
+    region.cut_off(third);
+    region.start(owner);
+    for number in 0..600 {
+        region.request_of(owner, format!("today-{number}").as_bytes());
+        region.pass(1);
+    }
+    region.heal();
+    region.pass(200);
+    let before = region.admitted(1, b"k");
+    press(&mut region, &[owner], SECOND);
+    assert!(region.admitted(1, b"k") > before, "it holds {before}");
+    region.check_bound();
+}
+
+#[test]
 fn what_a_node_says_that_cannot_be_counted_takes_nothing_of_what_is_in_flight() {
     for units in [1 << 38, (1 << 37) - 2] {
         let mut region = Region::started(1, &["concurrency 5"], 3);

@@ -232,6 +232,22 @@ impl Region {
         self.nodes[at].disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
     }
 
+    /// Adds a limit that no node knows yet.
+    pub fn add(&mut self, rate: &str) {
+        self.definitions.push(definition(self.definitions.len() as u32 + 1, rate));
+    }
+
+    /// Lets a node know all limits.
+    pub fn define(&mut self, at: usize) {
+        let now = self.now(0);
+        let node = &mut self.nodes[at];
+        node.knows = self.definitions.len();
+        if let Some(limits) = &mut node.limits {
+            limits.handle_definitions(&self.definitions, now);
+        }
+        self.drain(at);
+    }
+
     /// A node says what no correct one does.
     pub fn forge(&mut self, from: usize, to: usize, message: Neighbour) {
         let (now, sender) = (self.now(0), self.nodes[from].name.clone());

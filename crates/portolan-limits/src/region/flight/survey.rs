@@ -9,7 +9,7 @@ use std::{
 use portolan_model::{NodeName, Timestamp};
 
 use super::{Spot, Survey};
-use crate::region::{Ranking, ShardSet};
+use crate::region::{Ranking, Shard, ShardSet};
 
 /// What the nodes have told.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(crate) struct Told {
     of: BTreeMap<NodeName, ShardSet>,
     /// By node: what it is asked, as far as it was answered.
     asked: BTreeMap<NodeName, Survey>,
+    /// Shards of which something was told of limits that were not known here then.
+    unknown: ShardSet,
     ask_at: Timestamp,
 }
 
@@ -26,13 +28,22 @@ impl Told {
     pub fn handle_ranking(&mut self, before: &Ranking, after: &Ranking, kept: &ShardSet) {
         self.of.retain(|node, _| before.nodes().contains(node) && after.nodes().contains(node));
         self.of.values_mut().for_each(|shards| *shards = shards.and(kept));
+        self.unknown = self.unknown.and(kept);
         self.forget_questions();
     }
 
-    /// Nothing is known any more.
-    pub fn clear(&mut self) {
-        self.of.clear();
-        self.forget_questions();
+    /// Follows limits that are new here. What was told of them before is to be told anew, of the shards that are returned.
+    ///
+    /// Of the others nobody holds anything of these limits: a node that has told takes from this one alone, which gave
+    /// nothing of what it did not know, and a number of a limit is never that of another one later.
+    pub fn handle_new_limits(&mut self) -> ShardSet {
+        let unknown = std::mem::take(&mut self.unknown);
+        if !unknown.is_empty() {
+            self.of.values_mut().for_each(|shards| *shards = shards.without(&unknown));
+            // One of them may be answered in part.
+            self.forget_questions();
+        }
+        unknown
     }
 
     /// The questions that are due to `nodes`, about the shards among `owned` that they have not told of.
@@ -60,6 +71,18 @@ impl Told {
     /// Whether an answer is to what a node was asked last.
     pub fn expects(&self, node: &NodeName, survey: &Survey) -> bool {
         self.asked.get(node) == Some(survey)
+    }
+
+    /// A node holds something of a limit that is not known here.
+    pub fn handle_unknown(&mut self, shard: Shard) {
+        self.unknown.insert(shard);
+    }
+
+    /// What a node holds of a shard could not be taken in: it has not told of it, and is asked again.
+    pub fn handle_unbooked(&mut self, node: &NodeName, shard: Shard) {
+        if let Some(asked) = self.asked.get_mut(node) {
+            asked.shards = asked.shards.without(&ShardSet::from_iter([shard]));
+        }
     }
 
     /// A node has answered, up to `last`, or everything. Returns what it is asked next.
