@@ -159,7 +159,7 @@ pub struct SlotSummary {
     /// Digest per bucket of keys.
     #[serde(with = "sparse")]
     pub buckets: [u64; DIGEST_BUCKETS],
-    /// The sender restarted within or after this slot's begin: echo what you hold of its rows.
+    /// The sender may have lost its rows of this slot when it or its node before ended: echo what you hold of them.
     pub restarted: bool,
 }
 

@@ -156,6 +156,8 @@ pub struct Limits {
     next_tick: Timestamp,
     next_digest: Timestamp,
     repair_turn: usize,
+    /// By region: how many more digests ask it for what it holds of this region's rows.
+    echo_rounds: Vec<usize>,
     swept_up_to: usize,
     /// What the last walk over a large table found, and when it was.
     walked: Mutex<Option<(Timestamp, BTreeMap<LimitId, OwnUse>)>>,
@@ -222,6 +224,7 @@ impl Limits {
             next_tick: now.mono,
             next_digest: now.mono,
             repair_turn: 0,
+            echo_rounds: vec![0; count],
             swept_up_to: 0,
             walked: Mutex::new(None),
             redefined: false,

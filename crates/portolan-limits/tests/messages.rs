@@ -2,7 +2,10 @@
 
 mod fleet;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use fleet::{Fleet, definition};
 use portolan_config::Roster;
@@ -10,7 +13,7 @@ use portolan_limits::{
     Heartbeat, Key, LimitId, Limits, LimitsConfig, Message, Number, OnPartition, Recovery, Rejected, Row, Rows, Seen,
     SlotSummary,
 };
-use portolan_model::{ByteSize, NodeName, Now, RegionId, Timestamp, WallTime};
+use portolan_model::{ByteSize, NodeName, Now, RegionId, Timestamp, WallTime, codec};
 
 fn fleet() -> Fleet {
     let mut fleet = Fleet::new(3, vec![definition(1, "60/min", OnPartition::Static)], 9);
@@ -203,4 +206,82 @@ fn a_node_that_lent_is_told_what_came_of_it_whatever_its_rank() {
         }
     }
     assert_eq!(told, (1..=6).map(|number| name("b", number)).collect());
+}
+
+#[test]
+fn a_region_that_restarted_is_told_all_its_rows_in_time_and_within_the_budget_of_repairs() {
+    let id = |region: &str| RegionId::new(region).expect("a name");
+    let name = |region: &str| fleet::node(&id(region));
+    let config = LimitsConfig {
+        node: name("a"),
+        region: id("a"),
+        neighbours: Vec::new(),
+        rosters: BTreeMap::new(),
+        life: 1,
+        regions: vec![id("a"), id("b")],
+        hash_key: fleet::HASH_KEY,
+        capacity: 4096,
+        worst_rtt: Duration::from_millis(100),
+        budget: ByteSize(8 * BYTES),
+    };
+    let start = fleet::START.as_unix_millis() / 3_600_000 * 3_600_000;
+    let now = |ms: u64| Now {
+        mono: Timestamp::ZERO + Duration::from_millis(ms),
+        wall: WallTime::from_unix_millis(start + ms),
+    };
+    let slot = start / 3_600_000;
+    let mut limits = Limits::new(config, Recovery::FirstStart, now(0));
+    limits.handle_definitions(&[definition(1, "600000/h", OnPartition::Static)], now(0));
+    let key = |at: u64| Key::new(&fleet::HASH_KEY, LimitId(1), &[&at.to_le_bytes()]);
+    let row = Row { consumed: 300, lent: [(0, 20)].into_iter().collect(), ..Row::default() };
+    for first in (0..KEYS).step_by(20) {
+        let rows = (first..first + 20).map(|at| (key(at), row.clone())).collect();
+        let rows = Message::Rows(Rows { limit: LimitId(1), slot, number: None, rows });
+        assert_eq!(limits.handle_message(&id("b"), &name("b"), rows, now(10)), Ok(()));
+    }
+    let mut told = BTreeSet::new();
+    let mut bytes = 0;
+    for second in 1..=30 {
+        // It never knows them: as under load, when its digest is of other rows each time.
+        let summary = SlotSummary { limit: LimitId(1), slot, buckets: [0; 16], restarted: true };
+        let digests = Message::Digests(vec![summary]);
+        assert_eq!(limits.handle_message(&id("b"), &name("b"), digests, now(second * 1000)), Ok(()));
+        limits.handle_timeout(now(second * 1000));
+        while let Some((_, message)) = limits.poll_transmit() {
+            if let Message::Echo(rows) = &message {
+                bytes += codec::encode(&message).expect("encodes").len() as u64;
+                told.extend(rows.rows.iter().map(|(key, _)| *key));
+            }
+        }
+        // What a second leaves is there for the next one.
+        assert!(bytes <= BYTES * (second + 1), "{bytes} bytes in {second} seconds");
+    }
+    assert_eq!(told.len() as u64, KEYS);
+}
+
+/// Bytes a second for repairs.
+const BYTES: u64 = 8 << 10;
+
+const KEYS: u64 = 2000;
+
+#[test]
+fn a_region_that_knows_its_rows_again_is_told_them_no_more() {
+    let mut fleet = Fleet::new(3, vec![definition(1, "6000/h", OnPartition::Static)], 5);
+    fleet.settle();
+    let load = |fleet: &mut Fleet, seconds: u64| {
+        for request in 0..seconds * 100 {
+            (0..3).for_each(|at| _ = fleet.request(at, &[(1, request % 30)]));
+            fleet.run(10);
+        }
+    };
+    load(&mut fleet, 20);
+    fleet.crash(0);
+    fleet.run(100);
+    fleet.restart(0);
+    load(&mut fleet, 10);
+    assert!(fleet.echoes > 0, "it is told its rows");
+    load(&mut fleet, 60);
+    let before = fleet.echoes;
+    load(&mut fleet, 10);
+    assert_eq!(fleet.echoes, before);
 }

@@ -57,7 +57,7 @@ impl Limits {
             Message::Rows(rows) => self.take_rows(&from, &rows, now),
             Message::Digests(digests) => self.compare_digests(from, &digests),
             Message::Ask { limit, slot, buckets } => self.answer(from, limit, slot, buckets),
-            Message::Echo(rows) => self.take_echo(&rows),
+            Message::Echo(rows) => self.take_echo(&from, &rows),
             Message::Neighbour(_) => Err(Rejected::NotANeighbour),
         }
     }
@@ -204,10 +204,7 @@ impl Limits {
             self.stats.digest_mismatches += 1;
             self.outbox.push(from.clone(), Message::Ask { limit, slot, buckets });
             if summary.restarted {
-                let of = |shard| self.shares_shard(&from, shard);
-                let held = self.ledger.rows(limit, slot, from.region, buckets, of);
-                let echoes: Vec<Rows> = in_messages(limit, slot, held).take(MAX_REPAIR_MESSAGES).collect();
-                echoes.into_iter().for_each(|rows| self.send(from.clone(), Message::Echo(rows)));
+                self.repair(&from, (limit, slot), from.region, buckets, Message::Echo);
             }
         }
         Ok(())
@@ -219,27 +216,38 @@ impl Limits {
         if !self.is_live(rights, slot) {
             return Err(Rejected::DeadSlot);
         }
-        // Bucket by bucket from another one each time, so that no bucket is always cut off by the bound.
-        self.repair_turn += 1;
+        self.repair(&to, (limit, slot), self.me, buckets, Message::Rows);
+        Ok(())
+    }
+
+    /// Tells a node what is held here of a region's rows, as far as the budget of repairs goes. What does not fit is asked
+    /// for again.
+    fn repair(
+        &mut self,
+        to: &Destination,
+        (limit, slot): (LimitId, u64),
+        region: usize,
+        buckets: u16,
+        message: fn(Rows) -> Message,
+    ) {
+        // Bucket by bucket from another one after each digest, so that no bucket is always cut off by the bound.
         let order = (0..DIGEST_BUCKETS).map(|at| (at + self.repair_turn) % DIGEST_BUCKETS);
         let asked = order.filter(|bucket| buckets >> bucket & 1 == 1);
-        let of = |shard| self.shares_shard(&to, shard);
-        let rows = asked.flat_map(|bucket| self.ledger.rows(limit, slot, self.me, 1 << bucket, of));
-        let answers: Vec<Rows> = in_messages(limit, slot, rows).take(MAX_REPAIR_MESSAGES).collect();
-        for rows in answers {
-            // What does not fit is asked for again.
+        let of = |shard| self.shares_shard(to, shard);
+        let rows = asked.flat_map(|bucket| self.ledger.rows(limit, slot, region, 1 << bucket, of));
+        let repairs: Vec<Rows> = in_messages(limit, slot, rows).take(MAX_REPAIR_MESSAGES).collect();
+        for rows in repairs {
             let bytes: usize = rows.rows.iter().map(|(_, row)| row.encoded_len()).sum();
             if !self.repairs.take(bytes + MESSAGE_COST, self.last.mono) {
                 self.stats.rows_deferred += 1;
                 break;
             }
-            self.send(to.clone(), Message::Rows(rows));
+            self.send(to.clone(), message(rows));
         }
-        Ok(())
     }
 
     /// Takes back what we published before a restart. Only the published row rises: a wrong echo can starve nobody.
-    fn take_echo(&mut self, rows: &Rows) -> Result<(), Rejected> {
+    fn take_echo(&mut self, from: &Destination, rows: &Rows) -> Result<(), Rejected> {
         let limiter = self.limiter();
         let rights = limiter.rights(rows.limit).ok_or(Rejected::UnknownLimit)?;
         self.check_rows(rights, self.me, rows)?;
@@ -249,6 +257,8 @@ impl Limits {
         for (key, row) in &rows.rows {
             if self.join(rows.limit, *key, rows.slot, self.me, row) == Joined::Raised {
                 self.untold.insert(Place { limit: rows.limit, slot: rows.slot, key: *key });
+                // There may be more that it has to say.
+                self.echo_rounds[from.region] = ECHO_ROUNDS;
             }
         }
         Ok(())
@@ -268,3 +278,7 @@ impl Limits {
 
 /// Messages in answer to one question: 14 336 rows.
 const MAX_REPAIR_MESSAGES: usize = 256;
+
+/// Digests that ask for echoes after a shard was taken over, or after one told something: in so many each bucket was first
+/// in turn, even where a digest was lost. Under load digests never agree, so nothing else would end the echoes of a long slot.
+pub(super) const ECHO_ROUNDS: usize = 2 * DIGEST_BUCKETS;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use portolan_config::{LimitId, Roster};
 use portolan_model::{Now, WallTime};
 
-use super::{Event, Limits};
+use super::{Event, Limits, exchange::ECHO_ROUNDS};
 use crate::{
     Cell,
     counter::{Allowance, Counter},
@@ -73,6 +73,7 @@ impl Limits {
             shards.iter().for_each(|shard| self.shared.gates.shard(shard).take(&barrier));
         }
         self.durability.inherit(&barrier);
+        self.echo_rounds.fill(ECHO_ROUNDS);
         let wall = self.wall();
         let mut by_limit = BTreeMap::<LimitId, Vec<Mark>>::new();
         for mark in marks.into_iter().filter(|mark| mark.ends > wall) {

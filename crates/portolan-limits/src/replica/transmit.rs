@@ -155,13 +155,14 @@ impl Limits {
 
     pub(super) fn send_digests(&mut self) {
         let limiter = self.limiter();
+        self.repair_turn += 1;
         let nodes: Vec<Destination> = self.others().flat_map(|region| self.counterparts(region)).collect();
         for to in nodes {
             let live = |rights: &Rights| {
                 let current = rights.terms.slot(self.wall());
                 [current.saturating_sub(1), current, current + 1].map(|slot| {
                     let buckets = self.ledger.digests(rights.id, slot, self.me, |shard| self.shares_shard(&to, shard));
-                    let restarted = self.was_touched(rights.terms.begin(slot));
+                    let restarted = self.echo_rounds[to.region] > 0 && self.was_touched(rights.terms.begin(slot));
                     SlotSummary { limit: rights.id, slot, buckets, restarted }
                 })
             };
@@ -169,6 +170,12 @@ impl Limits {
             let summaries: Vec<SlotSummary> = limiter.all_rights().iter().flat_map(live).filter(used).collect();
             for summaries in summaries.chunks(MAX_DIGESTS) {
                 self.outbox.push(to.clone(), Message::Digests(summaries.to_vec()));
+            }
+        }
+        for region in self.others() {
+            // One that does not hear the question has not answered it.
+            if self.peers.state(region) != PeerState::Stale {
+                self.echo_rounds[region] = self.echo_rounds[region].saturating_sub(1);
             }
         }
     }

@@ -88,6 +88,8 @@ pub struct Fleet {
     /// Refusals per region and reason; `None` counts `Wait`.
     pub refused: BTreeMap<(usize, Option<&'static str>), u64>,
     pub seed: Seed,
+    /// Messages that told a region its own rows.
+    pub echoes: u64,
     /// What each region's state machine told.
     pub events: Vec<(usize, Event)>,
     definitions: Vec<Definition>,
@@ -120,6 +122,7 @@ impl Fleet {
             allowed: Allowed::new(),
             refused: BTreeMap::new(),
             seed: Seed(seed),
+            echoes: 0,
             events: Vec::new(),
             definitions,
             in_flight: Vec::new(),
@@ -268,6 +271,7 @@ impl Fleet {
             let encoded = codec::encode(&message).expect("encodes");
             assert!(encoded.len() < DATAGRAM, "{} bytes", encoded.len());
             let to = self.regions.iter().position(|region| region.id == to.region).expect("a region of the scope");
+            self.echoes += u64::from(matches!(message, Message::Echo(_)));
             self.send(at, to, &message);
         }
         let region = &mut self.regions[at];
