@@ -211,29 +211,32 @@ impl Limits {
         let take = |counter: &Counter| {
             let leaf = Leaf::new(&self.shared, rights, key, counter);
             leaf.publish_out(buckets, out, step.refund);
+            counter.restore(slot, step.borrowed);
             if !gives {
-                return (0, 0);
+                return (0, 0, 0);
             }
             let (own, borrowed) = (leaf.purse(buckets).tokens(), leaf.borrowed_left(slot));
             let chunk = Grants::chunk(own.saturating_add(borrowed), nodes, ask, rights.terms.most_cost);
-            let mut taken = leaf.take_tokens(buckets, chunk, out);
+            let of_bucket = leaf.take_tokens(buckets, chunk, out);
             let rights_of_slot = counter.rights(slot).map_or(0, |borrowed| borrowed.amount);
-            taken += leaf.withdraw(slot, chunk - taken, rights_of_slot);
+            let passed_on = leaf.withdraw(slot, chunk - of_bucket, rights_of_slot);
+            let taken = of_bucket + passed_on;
             if taken < ask.waiting {
                 // Demand of the region, be it asked of another node of it.
                 counter.refuse(u32::try_from(ask.waiting - taken).unwrap_or(u32::MAX));
             }
-            (taken, own.saturating_add(borrowed).saturating_sub(taken))
+            (taken, passed_on, own.saturating_add(borrowed).saturating_sub(taken))
         };
-        let (taken, left) = self.with_entry(rights, key, take)?;
+        let (taken, passed_on, left) = self.with_entry(rights, key, take)?;
         self.stats.granted += taken;
         if asks && taken < ask.waiting {
             self.press(rights, key);
         }
+        self.siblings.grants.pass_on(from, ask, passed_on);
         Some(self.siblings.grants.settle(from, ask, taken, left > 0 || !gives && life > 0))
     }
 
-    /// What of a bucket is out: lent, or granted and not known to be spent, in slots that some clock may still be in.
+    /// What of a bucket is out: lent, or granted from it and not known to be spent, in slots that some clock may still be in.
     /// It can be spent by the end of the last of these, or of `slot`.
     fn out(&self, rights: &Rights, key: Key, slot: u64) -> Out {
         let current = rights.terms.slot(self.wall());

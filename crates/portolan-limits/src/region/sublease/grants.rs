@@ -29,6 +29,8 @@ struct Given {
     returned: u64,
     /// Of a bucket: what is known to be spent.
     spent: u64,
+    /// Of a bucket: of what is out, what was borrowed.
+    borrowed: u64,
     /// Granted to earlier processes of the asker, and neither returned nor known to be spent.
     lost: u64,
 }
@@ -38,6 +40,8 @@ struct Given {
 pub(crate) struct Step {
     /// Units that came back.
     pub refund: u64,
+    /// Units that came back of what was borrowed.
+    pub borrowed: u64,
     /// Whether more may be granted now: the asker knows all it was granted.
     pub grants: bool,
 }
@@ -57,15 +61,27 @@ impl Grants {
         };
         if given.life != life {
             // What an earlier process of the node had is consumed, whether it spent it or not.
-            *given = Given { life, lost: given.out(), ..Given::default() };
+            *given = Given { life, lost: given.of_bucket(), ..Given::default() };
         }
         let (granted, returned, spent) =
             if ask.granted_by == own { (ask.granted, ask.returned, ask.spent) } else { (0, 0, 0) };
         let returned = returned.min(given.granted - given.spent);
-        let refund = returned.saturating_sub(given.returned);
-        given.returned += refund;
-        given.spent = given.spent.max(spent.min(given.granted - given.returned));
-        Some(Step { refund, grants: ask.need > 0 && granted == given.granted })
+        let back = returned.saturating_sub(given.returned);
+        given.returned += back;
+        let before = given.spent;
+        given.spent = before.max(spent.min(given.granted - given.returned));
+        // What was borrowed lapses with the slot, and its lender waits for that: it goes and comes back first, so that what
+        // is missing from the bucket is never told to be less than it is.
+        let borrowed = back.min(given.borrowed);
+        given.borrowed = (given.borrowed - borrowed).saturating_sub(given.spent - before);
+        Some(Step { refund: back - borrowed, borrowed, grants: ask.need > 0 && granted == given.granted })
+    }
+
+    /// Of the units that are granted next for an ask, so many were borrowed for the slot.
+    pub fn pass_on(&mut self, from: &NodeName, ask: &Ask, borrowed: u64) {
+        if let Some(given) = self.given_to(from, ask) {
+            given.borrowed += borrowed;
+        }
     }
 
     /// How many of the `available` units a node of `nodes` is granted for an ask, where one request costs at most
@@ -86,10 +102,11 @@ impl Grants {
         Grant { cell: ask.cell, granted: 0, returned: 0, more: false }
     }
 
-    /// Units of a cell that are granted, not returned, and not known to be spent.
+    /// Units of a bucket that are granted, not returned, and not known to be spent. Those that were borrowed are missing
+    /// from the lender's bucket, not from this one.
     pub fn out(&self, cell: &Cell) -> u64 {
         let given = self.given.get(cell).into_iter().flatten();
-        given.fold(0, |sum, (_, given)| sum.saturating_add(given.out()))
+        given.fold(0, |sum, (_, given)| sum.saturating_add(given.of_bucket()))
     }
 
     /// What a node was granted of a cell; `None` when there is no room to keep it.
@@ -143,8 +160,8 @@ pub(crate) fn chunk(available: u64, nodes: usize, waiting: u64, need: u64, most_
 }
 
 impl Given {
-    fn out(&self) -> u64 {
-        (self.granted - self.returned - self.spent).saturating_add(self.lost)
+    fn of_bucket(&self) -> u64 {
+        (self.granted - self.returned - self.spent).saturating_sub(self.borrowed).saturating_add(self.lost)
     }
 }
 

@@ -38,7 +38,7 @@ fn chunks_shrink_with_what_is_left_and_the_last_units_go_one_at_a_time() {
 fn an_ask_that_is_repeated_or_late_is_granted_once() {
     let mut grants = Grants::new(7);
     let from = node("b");
-    let step = |refund, grants| Some(Step { refund, grants });
+    let step = |refund, grants| Some(Step { refund, borrowed: 0, grants });
     assert_eq!(grants.handle_ask(&from, 1, &ask(0, 0, 5)), step(0, true));
     assert_eq!(grants.settle(&from, &ask(0, 0, 5), 5, true).granted, 5);
     assert_eq!(grants.handle_ask(&from, 1, &ask(0, 0, 5)), step(0, false));
@@ -51,6 +51,26 @@ fn an_ask_that_is_repeated_or_late_is_granted_once() {
     assert_eq!(grants.handle_ask(&from, 1, &foreign), step(0, false));
     // What a process took with it is not given a second time, and not taken back either.
     assert_eq!(grants.handle_ask(&from, 2, &ask(0, 5, 1)), step(0, true));
+}
+
+#[test]
+fn tokens_that_were_borrowed_and_passed_on_are_not_missing_from_the_owner_s_bucket() {
+    let mut grants = Grants::new(7);
+    let from = node("b");
+    let mut check = |life, ask: Ask, expected, out| {
+        assert_eq!(grants.handle_ask(&from, life, &ask), Some(expected));
+        if ask.granted == 0 && life == 1 {
+            grants.pass_on(&from, &ask, 6);
+            grants.settle(&from, &ask, 10, true);
+        }
+        assert_eq!(grants.out(&cell()), out);
+    };
+    let step = |refund, borrowed, grants| Step { refund, borrowed, grants };
+    check(1, ask(0, 0, 10), step(0, 0, true), 4);
+    check(1, Ask { spent: 3, ..ask(10, 2, 0) }, step(0, 2, false), 4);
+    check(1, Ask { spent: 5, ..ask(10, 4, 0) }, step(1, 1, false), 1);
+    // What a process took with it is missing as before.
+    check(2, ask(0, 0, 0), step(0, 0, false), 1);
 }
 
 #[test]
