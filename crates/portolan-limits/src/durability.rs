@@ -13,6 +13,17 @@ use crate::{
     region::ShardSet,
 };
 
+/// Shards of the region as a write tells of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seats {
+    /// The epoch of the roster.
+    pub epoch: u64,
+    /// Those that are spent from once all that is wanted is durable.
+    pub held: ShardSet,
+    /// See [`MarkWrite::seated`].
+    pub seated: ShardSet,
+}
+
 #[derive(Debug)]
 pub(crate) struct Durability {
     /// What was left by this node's processes before and by whoever its shards were taken over from. Repeated in every
@@ -24,14 +35,14 @@ pub(crate) struct Durability {
     in_flight: VecDeque<MarkWrite>,
     last: u64,
     horizon: WallTime,
-    /// Epoch and shards of the last write.
-    written: (u64, ShardSet),
+    /// Of the last write.
+    written: Seats,
 }
 
 impl Durability {
     pub fn new(inherited: Barrier) -> Self {
         let horizon = WallTime::default();
-        let written = (0, ShardSet::default());
+        let written = Seats::default();
         Self { inherited, wanted: BTreeMap::new(), in_flight: VecDeque::new(), last: 0, horizon, written }
     }
 
@@ -41,11 +52,10 @@ impl Durability {
         wanted.spent = wanted.spent.max(mark.spent);
     }
 
-    /// The next write at `wall`, if one is due and not too many are on their way. `held` under `epoch`: the shards that are
-    /// spent from once all that is wanted is durable.
-    pub fn poll(&mut self, wall: WallTime, epoch: u64, held: ShardSet) -> Option<MarkWrite> {
+    /// The next write at `wall`, if one is due and not too many are on their way.
+    pub fn poll(&mut self, wall: WallTime, seats: Seats) -> Option<MarkWrite> {
         let renewal = (self.horizon - HORIZON_LEAD) + HORIZON_RENEWAL <= wall || self.last == 0;
-        let due = renewal || !self.wanted.is_empty() || (epoch, held) != self.written;
+        let due = renewal || !self.wanted.is_empty() || seats != self.written;
         if !due || self.in_flight.len() >= MAX_IN_FLIGHT {
             return None;
         }
@@ -56,12 +66,13 @@ impl Durability {
             marks.push(mark);
         }
         // Shards that came with more marks than fit this write follow with the last of those.
-        let before = if self.written.0 == epoch { self.written.1 } else { ShardSet::default() };
+        let Seats { epoch, held, seated } = seats;
+        let before = if self.written.epoch == epoch { self.written.held } else { ShardSet::default() };
         let held = if self.wanted.is_empty() { held } else { before.and(&held) };
-        self.written = (epoch, held);
+        self.written = Seats { epoch, held, seated };
         let sequence = MarkSequence(self.last);
         let [horizon, floor, closed] = self.bequest(wall).instants();
-        let write = MarkWrite { sequence, horizon, floor, closed, epoch, held, marks };
+        let write = MarkWrite { sequence, horizon, floor, closed, epoch, held, seated, marks };
         self.in_flight.push_back(write.clone());
         Some(write)
     }
@@ -95,6 +106,8 @@ const MAX_IN_FLIGHT: usize = 1;
 mod tests {
     use super::*;
 
+    const SEATS: Seats = Seats { epoch: 1, held: ShardSet::ALL, seated: ShardSet::ALL };
+
     fn wall(millis: u64) -> WallTime {
         WallTime::from_unix_millis(millis)
     }
@@ -108,7 +121,7 @@ mod tests {
         let mut durability = Durability::new(Barrier::of(wall(12_100), wall(9_000), wall(7)));
         durability.inherit(&Barrier::of(wall(12_400), wall(10_400), wall(5)));
         let mut written = |at| {
-            let write = durability.poll(wall(at), at, ShardSet::ALL).expect("the epoch is another one");
+            let write = durability.poll(wall(at), Seats { epoch: at, ..SEATS }).expect("the epoch is another one");
             durability.release(write.sequence).count();
             [write.horizon, write.floor, write.closed].map(WallTime::as_unix_millis)
         };
@@ -121,7 +134,7 @@ mod tests {
     fn the_horizon_is_renewed_every_half_second() {
         let mut durability = Durability::new(never());
         let mut due = |at| {
-            durability.poll(wall(at), 1, ShardSet::ALL).map(|write| {
+            durability.poll(wall(at), SEATS).map(|write| {
                 durability.release(write.sequence).count();
                 write.horizon.as_unix_millis()
             })
@@ -136,12 +149,12 @@ mod tests {
         let mut durability = Durability::new(never());
         let mark = |spent| Mark { limit: LimitId(1), key: Key::from_bits(5), slot: 1, spent, ends: wall(60_000) };
         durability.want(mark(3));
-        assert!(durability.poll(wall(1), 1, ShardSet::ALL).is_some_and(|write| write.marks == [mark(3)]));
+        assert!(durability.poll(wall(1), SEATS).is_some_and(|write| write.marks == [mark(3)]));
         durability.want(mark(4));
         durability.want(mark(6));
         durability.want(mark(5));
-        assert_eq!(durability.poll(wall(900), 1, ShardSet::ALL), None);
+        assert_eq!(durability.poll(wall(900), SEATS), None);
         assert_eq!(durability.release(MarkSequence(1)).count(), 1);
-        assert!(durability.poll(wall(900), 1, ShardSet::ALL).is_some_and(|write| write.marks == [mark(6)]));
+        assert!(durability.poll(wall(900), SEATS).is_some_and(|write| write.marks == [mark(6)]));
     }
 }

@@ -52,6 +52,9 @@ pub struct MarkWrite {
     pub epoch: u64,
     /// The shards of the region's keys that this process spends from under that epoch, once the write is durable.
     pub held: ShardSet,
+    /// The shards that this node owns or stands by for under that epoch, and of which every earlier epoch is over: of each
+    /// somebody without whom nobody can spend under it is bound by a later one.
+    pub seated: ShardSet,
     /// Marks raised, at most [`MARKS_PER_PAGE`].
     pub marks: Vec<Mark>,
 }
@@ -69,6 +72,8 @@ pub struct RecoveredMarks {
     pub epoch: u64,
     /// See [`MarkWrite::held`].
     pub held: ShardSet,
+    /// See [`MarkWrite::seated`].
+    pub seated: ShardSet,
     /// Highest mark per limit, key and slot that is not over.
     pub marks: Vec<Mark>,
 }
@@ -190,14 +195,19 @@ impl MarkLog {
     }
 
     fn take(&mut self, write: &MarkWrite) {
-        let MarkWrite { horizon, floor, closed, epoch, held, marks, .. } = write;
+        let MarkWrite { horizon, floor, closed, epoch, held, seated, marks, .. } = write;
         let (horizon, floor, closed) = (*horizon, *floor, *closed);
         self.found.horizon = self.found.horizon.max(horizon);
         self.found.closed = self.found.closed.max(closed);
         // Within an epoch shards are only taken over.
         match (*epoch).cmp(&self.found.epoch) {
-            Ordering::Greater => (self.found.epoch, self.found.held) = (*epoch, *held),
-            Ordering::Equal => self.found.held = self.found.held.or(held),
+            Ordering::Greater => {
+                (self.found.epoch, self.found.held, self.found.seated) = (*epoch, *held, *seated);
+            }
+            Ordering::Equal => {
+                self.found.held = self.found.held.or(held);
+                self.found.seated = self.found.seated.or(seated);
+            }
             Ordering::Less => {}
         }
         if floor > self.found.floor {
@@ -214,9 +224,12 @@ impl MarkLog {
         let mut bytes = Vec::with_capacity(PAGE_LEN);
         bytes.extend_from_slice(MAGIC);
         let found = [self.found.horizon, self.found.floor, self.found.closed].map(WallTime::as_unix_millis);
-        let counts = [self.next_page, self.copy_pages, marks.len()].map(|count| count as u64);
-        let owned = [self.found.epoch].into_iter().chain(self.found.held.words());
-        for field in [self.generation].into_iter().chain(counts).chain(found).chain(owned) {
+        bytes.extend_from_slice(&self.generation.to_le_bytes());
+        for count in [self.next_page, self.copy_pages, marks.len(), 0] {
+            bytes.extend_from_slice(&(count as u16).to_le_bytes());
+        }
+        let seats = [self.found.held, self.found.seated].map(|shards| shards.words());
+        for field in found.into_iter().chain([self.found.epoch]).chain(seats.into_iter().flatten()) {
             bytes.extend_from_slice(&field.to_le_bytes());
         }
         for mark in marks {
@@ -324,20 +337,24 @@ impl Page {
             return None;
         }
         let field = |at: usize| Some(u64::from_le_bytes(body.get(8 + at * 8..16 + at * 8)?.try_into().ok()?));
-        let count = usize::try_from(field(3)?).ok().filter(|&count| count <= MARKS_PER_PAGE)?;
+        let small =
+            |at: usize| Some(usize::from(u16::from_le_bytes(body.get(16 + at * 2..18 + at * 2)?.try_into().ok()?)));
+        let count = small(2).filter(|&count| count <= MARKS_PER_PAGE)?;
         let marks = body.get(HEAD_LEN..)?.chunks(MARK_LEN).take(count).map(Mark::read).collect::<Option<Vec<_>>>()?;
         let instant = |at| field(at).map(WallTime::from_unix_millis);
+        let shards = |at| Some(ShardSet::from_words([field(at)?, field(at + 1)?, field(at + 2)?, field(at + 3)?]));
         let write = MarkWrite {
             sequence: MarkSequence::default(),
-            horizon: instant(4)?,
-            floor: instant(5)?,
-            closed: instant(6)?,
-            epoch: field(7)?,
-            held: ShardSet::from_words([field(8)?, field(9)?, field(10)?, field(11)?]),
+            horizon: instant(2)?,
+            floor: instant(3)?,
+            closed: instant(4)?,
+            epoch: field(5)?,
+            held: shards(6)?,
+            seated: shards(10)?,
             marks,
         };
-        let page = Self { generation: field(0)?, copy_pages: usize::try_from(field(2)?).ok()?, write };
-        (field(1)? == at as u64).then_some(page)
+        let page = Self { generation: field(0)?, copy_pages: small(1)?, write };
+        (small(0)? == at).then_some(page)
     }
 }
 
@@ -364,8 +381,8 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
     HashKey::new(*b"portolan marks 1").hash(&[bytes]).0.to_le_bytes()
 }
 
-const MAGIC: &[u8; 8] = b"PTLMARK2";
-const HEAD_LEN: usize = 104;
+const MAGIC: &[u8; 8] = b"PTLMARK3";
+const HEAD_LEN: usize = 120;
 const MARK_LEN: usize = 36;
 const CHECKSUM_LEN: usize = 16;
 
@@ -384,7 +401,8 @@ mod tests {
     fn write(at: u64, marks: Vec<Mark>) -> MarkWrite {
         let held = [Shard(at as u8)].into_iter().collect();
         let (horizon, floor, closed) = (wall(at + 2000), wall(at), wall(3));
-        MarkWrite { sequence: MarkSequence(at), horizon, floor, closed, epoch: at / 100, held, marks }
+        let seated = [Shard(!at as u8)].into_iter().collect();
+        MarkWrite { sequence: MarkSequence(at), horizon, floor, closed, epoch: at / 100, held, seated, marks }
     }
 
     #[derive(Default)]
@@ -425,6 +443,7 @@ mod tests {
         assert_eq!((found.horizon, found.floor, found.closed), (wall(2499), wall(499), wall(3)));
         // Those of the last epoch alone.
         assert_eq!((found.epoch, found.held), (4, (400..500u64).map(|at| Shard(at as u8)).collect()));
+        assert_eq!(found.seated, (400..500u64).map(|at| Shard(!at as u8)).collect());
         let spent: Vec<u64> = found.marks.iter().map(|mark| mark.spent).collect();
         assert_eq!(spent, [497, 498, 499, 493, 494, 495, 496]);
     }

@@ -329,8 +329,7 @@ impl Limits {
     /// The next write to make durable. A failed write is tried again by the driver until it succeeds; meanwhile no
     /// other is handed out.
     pub fn poll_marks(&mut self) -> Option<MarkWrite> {
-        let (epoch, held) = self.siblings.spends();
-        let write = self.durability.poll(self.wall(), epoch, held)?;
+        let write = self.durability.poll(self.wall(), self.siblings.seats())?;
         self.siblings.copies.handle_write(&write);
         self.stats.mark_writes += 1;
         Some(write)

@@ -223,6 +223,7 @@ fn merge(into: &mut MarkWrite, write: MarkWrite) {
     into.horizon = into.horizon.max(write.horizon);
     into.floor = into.floor.max(write.floor);
     into.closed = into.closed.max(write.closed);
+    (into.epoch, into.held, into.seated) = (write.epoch, write.held, write.seated);
     into.marks.extend(write.marks);
     into.marks.sort_unstable_by(|a, b| {
         (a.limit, a.key, a.slot).cmp(&(b.limit, b.key, b.slot)).then_with(|| b.spent.cmp(&a.spent))
@@ -246,6 +247,7 @@ mod tests {
             closed: WallTime::default(),
             epoch: 1,
             held: portolan_limits::ShardSet::ALL,
+            seated: portolan_limits::ShardSet::ALL,
             marks: Vec::new(),
         }
     }

@@ -45,6 +45,9 @@ pub struct Answer {
     pub held: Vec<(u64, ShardSet)>,
     /// Shards that it never held.
     pub never: ShardSet,
+    /// Shards that it may have held in a process whose memory is lost, by an epoch under which it had a seat of theirs and
+    /// every earlier epoch was over.
+    pub forgot: Vec<(u64, ShardSet)>,
     /// What was spent of those it held.
     pub legacy: Legacy,
 }
@@ -67,8 +70,8 @@ pub struct Legacy {
 pub(crate) enum Past {
     /// There was none.
     None,
-    /// Its marks were found: it owned these shards, under this epoch.
-    Known { epoch: u64, held: ShardSet },
+    /// Its marks were found: under this epoch it spent from these shards, and had a seat of those.
+    Known { epoch: u64, held: ShardSet, seated: ShardSet },
     /// Its marks were lost.
     Lost,
 }
@@ -102,6 +105,9 @@ pub(crate) struct Ownership {
     past: Past,
     /// The epoch under which this node owned a shard last, and spent from it or could have; 0 for never.
     held_at: Box<[u64; SHARDS]>,
+    /// The last epoch under which this node was a shard's owner or standby and knew that every earlier epoch was over: of
+    /// each of them somebody is bound by a later one without whom nobody can spend under it. 0 for none.
+    seated_at: Box<[u64; SHARDS]>,
     /// Owned under the present epoch, and taken over.
     held: ShardSet,
     /// The last epoch of a write on disk.
@@ -118,8 +124,10 @@ impl Ownership {
     /// Of a process; `life` tells it from every other one of this node.
     pub fn new(me: NodeName, life: u64, others: impl IntoIterator<Item = NodeName>, past: Past) -> Self {
         let mut held_at = Box::new([0; SHARDS]);
-        if let Past::Known { epoch, held } = past {
+        let mut seated_at = held_at.clone();
+        if let Past::Known { epoch, held, seated } = past {
             held.iter().for_each(|shard| held_at[shard.index()] = epoch);
+            held.or(&seated).iter().for_each(|shard| seated_at[shard.index()] = epoch);
         }
         Self {
             others: others.into_iter().filter(|other| *other != me).take(MAX_NODES).collect(),
@@ -129,6 +137,7 @@ impl Ownership {
             rankings: BTreeMap::new(),
             past,
             held_at,
+            seated_at,
             held: ShardSet::default(),
             durable: 0,
             sought: ShardSet::default(),
@@ -152,6 +161,12 @@ impl Ownership {
     /// Whether there are shards to take over.
     pub fn seeks(&self) -> bool {
         !self.sought.is_empty()
+    }
+
+    /// While there are, the other nodes that have not said what they know of them.
+    pub fn silent(&self) -> Vec<NodeName> {
+        let silent = |node: &NodeName| self.seeks() && *node != self.me && !self.answers.contains_key(node);
+        self.nodes().into_iter().filter(silent).collect()
     }
 
     /// Whether this node shares the region's limits, and has taken over all that is its own.
@@ -181,11 +196,30 @@ impl Ownership {
         self.learn(roster);
         self.held = kept;
         kept.iter().for_each(|shard| self.held_at[shard.index()] = roster.epoch);
+        self.keep_seats();
         self.sought = change.sought;
         (self.sought_since, self.ask_at) = (now.mono, now.mono);
         self.answers.clear();
         self.outbox.clear();
         Some(change)
+    }
+
+    /// Being bound by this epoch, a node that had a seat under the one before ends that one, too.
+    fn keep_seats(&mut self) {
+        let epoch = self.ranking.epoch();
+        let me = Some(&self.me);
+        for shard in Shard::all() {
+            let seated_at = &mut self.seated_at[shard.index()];
+            let has_seat = self.ranking.owner(shard) == me || self.ranking.standby(shard) == me;
+            if *seated_at > 0 && *seated_at + 1 == epoch && has_seat {
+                *seated_at = epoch;
+            }
+        }
+    }
+
+    /// Shards that this node has a seat of under the present epoch, and of which every earlier one is over.
+    pub fn seated(&self) -> ShardSet {
+        Shard::all().filter(|shard| self.seated_at[shard.index()] == self.ranking.epoch()).collect()
     }
 
     /// The answer to a question, given what this node's own processes spent; none while another epoch is in force here.
@@ -194,19 +228,22 @@ impl Ownership {
             return None;
         }
         let mut held = BTreeMap::<u64, ShardSet>::new();
+        let mut forgot = BTreeMap::<u64, ShardSet>::new();
         let mut never = ShardSet::default();
         for shard in question.shards.iter() {
             match self.word(shard) {
                 Word::Held(epoch) => held.entry(epoch).or_default().insert(shard),
                 Word::Never => never.insert(shard),
+                Word::Forgot(epoch) => forgot.entry(epoch).or_default().insert(shard),
                 Word::Unknown => {}
             }
         }
         let of = held.values().fold(ShardSet::default(), |all, shards| all.or(shards));
         let mut legacy = self.bequeath(&of, own);
         (legacy.marks, legacy.closed) = folded(legacy.marks.into_iter(), legacy.closed);
+        let [held, forgot] = [held, forgot].map(|by_epoch| by_epoch.into_iter().collect());
         let Question { epoch, life, .. } = *question;
-        Some(Answer { epoch, life, held: held.into_iter().collect(), never, legacy })
+        Some(Answer { epoch, life, held, never, forgot, legacy })
     }
 
     /// Takes an answer of a node of the region.
@@ -229,7 +266,16 @@ impl Ownership {
         if self.durable < self.ranking.epoch() {
             return None;
         }
-        self.mirror.handle_update(&self.me, from, update, &self.ranking)
+        let epoch = self.ranking.epoch();
+        let is_news = |shard: &Shard| self.seated_at[shard.index()] < epoch;
+        let news: ShardSet = update.held.iter().filter(is_news).collect();
+        let answer = self.mirror.handle_update(&self.me, from, update, &self.ranking)?;
+        if !news.is_empty() {
+            // Its owner has taken them over, so every earlier epoch is over.
+            let of_pair = news.and(&self.ranking.pair(from, &self.me));
+            of_pair.iter().for_each(|shard| self.seated_at[shard.index()] = epoch);
+        }
+        Some(answer)
     }
 
     /// Asks again when it is time.
@@ -239,8 +285,7 @@ impl Ownership {
         }
         self.ask_at = now.mono + ASK_AGAIN;
         let question = Question { epoch: self.ranking.epoch(), life: self.life, shards: self.sought };
-        let silent = self.nodes().into_iter().filter(|node| *node != self.me && !self.answers.contains_key(node));
-        self.outbox = silent.map(|node| (node, question.clone())).collect();
+        self.outbox = self.silent().into_iter().map(|node| (node, question.clone())).collect();
     }
 
     pub fn poll_transmit(&mut self) -> Option<(NodeName, Question)> {
@@ -286,7 +331,10 @@ impl Ownership {
         legacy.marks = highest(others.chain(&legacy.marks).copied(), &shards);
         self.sought = self.sought.without(&shards);
         self.held = self.held.or(&shards);
-        shards.iter().for_each(|shard| self.held_at[shard.index()] = self.ranking.epoch());
+        for shard in shards.iter() {
+            self.held_at[shard.index()] = self.ranking.epoch();
+            self.seated_at[shard.index()] = self.ranking.epoch();
+        }
         let barrier = Barrier::of(legacy.horizon, legacy.floor, legacy.closed);
         Some(Taken { shards, barrier, marks: legacy.marks })
     }
@@ -319,21 +367,25 @@ impl Ownership {
 
     /// What this node says of its past with a shard.
     fn word(&self, shard: Shard) -> Word {
-        let mirrored = self.mirror.held_at(shard);
-        match (self.held_at[shard.index()].max(mirrored), self.past) {
-            (0, Past::None) => Word::Never,
-            (0, Past::Known { .. } | Past::Lost) => Word::Unknown,
-            (epoch, _) => Word::Held(epoch),
+        let held_at = self.held_at[shard.index()].max(self.mirror.held_at(shard));
+        match (held_at, self.seated_at[shard.index()], self.past) {
+            (0, 0, Past::None) => Word::Never,
+            (0, 0, Past::Known { .. } | Past::Lost) => Word::Unknown,
+            (0, epoch, _) => Word::Forgot(epoch),
+            (epoch, ..) => Word::Held(epoch),
         }
     }
 
     fn words(&self, shard: Shard) -> BTreeMap<NodeName, Word> {
         let said = self.answers.iter().map(|(node, answer)| {
-            let held = answer.held.iter().filter(|(_, shards)| shards.contains(shard)).map(|(epoch, _)| *epoch).max();
-            let word = match held {
-                Some(epoch) => Word::Held(epoch),
-                None if answer.never.contains(shard) => Word::Never,
-                None => Word::Unknown,
+            let last = |by_epoch: &[(u64, ShardSet)]| {
+                by_epoch.iter().filter(|(_, shards)| shards.contains(shard)).map(|(epoch, _)| *epoch).max()
+            };
+            let word = match (last(&answer.held), last(&answer.forgot)) {
+                (Some(epoch), _) => Word::Held(epoch),
+                (None, _) if answer.never.contains(shard) => Word::Never,
+                (None, Some(epoch)) => Word::Forgot(epoch),
+                (None, None) => Word::Unknown,
             };
             (node.clone(), word)
         });
@@ -383,8 +435,12 @@ const MAX_LEGACY: usize = 4 * crate::marks::MAX_MARKS;
 /// After which time a node that has not answered is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long a shard waits for somebody who remembers, before its owner gives up what was not spent.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a shard waits for somebody who remembers, before its owner gives up what was not spent: a process that ends is
+/// started again by then, and a month's quota is worth the wait.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod laws;
 
 #[cfg(test)]
 mod tests {
@@ -487,7 +543,7 @@ mod tests {
 
     #[test]
     fn a_process_that_starts_again_under_its_epoch_goes_on_from_its_marks() {
-        let mut a = ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL });
+        let mut a = ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL, seated: ShardSet::ALL });
         a.handle_roster(&roster(4, &["a", "b"]), at(0));
         let owned = a.ranking().owned(&node("a")).len();
         assert_eq!(taken(&mut a, &Legacy::default(), at(0)), owned);
@@ -495,8 +551,10 @@ mod tests {
 
     #[test]
     fn a_process_that_was_passed_over_goes_on_from_what_its_heir_spent() {
-        let (mut a, mut b) =
-            (ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL }), ownership("b", Past::None));
+        let (mut a, mut b) = (
+            ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL, seated: ShardSet::ALL }),
+            ownership("b", Past::None),
+        );
         b.handle_roster(&roster(4, &["a", "b"]), at(0));
         b.handle_roster(&roster(5, &["b"]), at(0));
         b.held = ShardSet::ALL;
@@ -532,13 +590,17 @@ mod tests {
         assert_eq!(taken(&mut alone, &Legacy::default(), at(0)), SHARDS);
         let mut a = ownership("a", Past::Lost);
         a.handle_roster(&roster(2, &["a"]), at(0));
-        assert_eq!(taken(&mut a, &Legacy::default(), at(4999)), 0);
-        assert_eq!(taken(&mut a, &Legacy::default(), at(5000)), 0, "an epoch is not known here, and nobody has spoken");
+        assert_eq!(taken(&mut a, &Legacy::default(), at(29_999)), 0);
+        assert_eq!(
+            taken(&mut a, &Legacy::default(), at(30_000)),
+            0,
+            "an epoch is not known here, and nobody has spoken"
+        );
     }
 
     #[test]
     fn a_standby_acknowledges_nothing_before_its_own_disk_knows_the_epoch() {
-        let mut b = ownership("b", Past::Known { epoch: 4, held: ShardSet::ALL });
+        let mut b = ownership("b", Past::Known { epoch: 4, held: ShardSet::ALL, seated: ShardSet::ALL });
         b.handle_roster(&roster(5, &["a", "b"]), at(0));
         let wall = WallTime::default();
         let held = b.ranking().pair(&node("a"), &node("b"));

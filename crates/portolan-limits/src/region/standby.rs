@@ -401,7 +401,8 @@ mod tests {
     fn write(number: u64, marks: Vec<Mark>) -> MarkWrite {
         let sequence = MarkSequence(number);
         let (horizon, floor, closed) = (wall(number * 100), wall(1), wall(0));
-        MarkWrite { sequence, horizon, floor, closed, epoch: 1, held: ShardSet::ALL, marks }
+        let all = ShardSet::ALL;
+        MarkWrite { sequence, horizon, floor, closed, epoch: 1, held: all, seated: all, marks }
     }
 
     /// A shard of `a` with standby `b` under the ranking.

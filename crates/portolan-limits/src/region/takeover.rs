@@ -21,6 +21,9 @@ pub(crate) enum Word {
     Never,
     /// It may have, in a process whose memory is lost.
     Unknown,
+    /// The same, under this epoch or an earlier one: it had a seat under this one, owner or standby, and every earlier one
+    /// was over then. Later it spent nothing and stood by for nothing.
+    Forgot(u64),
 }
 
 /// What follows for the new owner.
@@ -48,33 +51,42 @@ pub(crate) fn judge(
 ) -> Verdict {
     let held = words.iter().filter_map(|(node, word)| match word {
         Word::Held(at) => Some((*at, node)),
-        Word::Never | Word::Unknown => None,
+        Word::Never | Word::Unknown | Word::Forgot(_) => None,
     });
     // The owner's own state is exact where its standby's may run ahead; both are safe.
     let is_owner = |at: &u64, node: &NodeName| rankings.get(at).and_then(|ranking| ranking.owner(shard)) == Some(node);
     let best = held.max_by_key(|(at, node)| (*at, is_owner(at, node)));
     let since = best.map_or(0, |(at, _)| at);
-    let spoke = |node: &NodeName| matches!(words.get(node), Some(Word::Held(_) | Word::Never));
-    let heard = |node: &NodeName| words.contains_key(node);
+    let spoke = |node: &NodeName, of: u64| match words.get(node) {
+        Some(Word::Held(_) | Word::Never) => true,
+        Some(Word::Forgot(at)) => *at < of,
+        Some(Word::Unknown) | None => false,
+    };
+    let heard = |node: &NodeName, _: u64| words.contains_key(node);
     let owner = rankings.get(&epoch).and_then(|ranking| ranking.owner(shard));
     // An owner that has forgotten may have spent under this very epoch.
     let forgot = owner.is_some_and(|owner| words.get(owner) == Some(&Word::Unknown));
     let end = epoch.saturating_add(u64::from(forgot));
-    let settled = |counts: &dyn Fn(&NodeName) -> bool| {
+    let settled = |since: u64, counts: &dyn Fn(&NodeName, u64) -> bool| {
+        let all = || members.iter().all(|node| counts(node, since.saturating_add(1)));
         if since > epoch {
             // What is known here is older than what was spent: nobody is at a later epoch only if nobody says so.
-            return members.iter().all(counts);
+            return all();
         }
         let between = since.saturating_add(1)..end.max(since.saturating_add(1));
         let known = rankings.range(between.clone());
         let unknown = between.end.saturating_sub(between.start) > known.clone().count() as u64;
-        let pair = |ranking: &Ranking| [ranking.owner(shard), ranking.standby(shard)].into_iter().flatten().any(counts);
-        known.into_iter().all(|(_, ranking)| pair(ranking)) && (!unknown || members.iter().all(counts))
+        let pair = |(of, ranking): (&u64, &Ranking)| {
+            [ranking.owner(shard), ranking.standby(shard)].into_iter().flatten().any(|node| counts(node, *of))
+        };
+        known.into_iter().all(pair) && (!unknown || all())
     };
-    match (settled(&spoke), best) {
+    // Who forgot says nothing of what was spent, but ends the epoch it had a seat under, being bound by the new one.
+    let over = words.values().map(|word| if let Word::Forgot(at) = word { *at } else { 0 }).fold(since, u64::max);
+    match (settled(since, &spoke), best) {
         (true, Some((_, node))) => Verdict::From(node.clone()),
         (true, None) => Verdict::Fresh,
-        (false, _) if settled(&heard) => Verdict::Lost,
+        (false, _) if settled(over, &heard) => Verdict::Lost,
         (false, _) => Verdict::Wait,
     }
 }
@@ -101,7 +113,7 @@ mod tests {
     }
 
     /// Rankings of epochs 1, 2, ... with these nodes, and a judgement of the first owner of the last of them. Words are
-    /// `a` never, `a3` held under epoch 3, `a?` unknown.
+    /// `a` never, `a3` held under epoch 3, `a?` unknown, `a?3` forgot, with a seat under epoch 3.
     fn check(epochs: &[&str], words: &[&str], expected: &str) {
         let rankings = rankings(epochs);
         let (epoch, _) = rankings.last_key_value().expect("an epoch");
@@ -111,6 +123,7 @@ mod tests {
             let word = match rest {
                 "" => Word::Never,
                 "?" => Word::Unknown,
+                seat if seat.starts_with('?') => Word::Forgot(seat[1..].parse().expect("an epoch")),
                 epoch => Word::Held(epoch.parse().expect("an epoch")),
             };
             (node(name), word)
@@ -176,6 +189,30 @@ mod tests {
         check(&["ab"], &["a?", "b"], "Fresh");
         check(&["abc", "bc", "c"], &["b?", "c"], "Lost");
         check(&["abc", "bc", "c"], &["c", "c"], "Wait");
+    }
+
+    #[test]
+    fn a_seat_ends_every_epoch_before_and_says_nothing_of_what_was_spent() {
+        let all = ["a", "b", "c"].map(node);
+        let judged = |known: &[u64], words: &[(&str, Word)]| {
+            let ranking =
+                |epoch: &u64| (*epoch, Ranking::new(&Roster { epoch: *epoch, nodes: ["b", "c"].map(node).to_vec() }));
+            let words = words.iter().map(|(name, word)| (node(name), *word)).collect();
+            judge(shard(), 5, &known.iter().map(ranking).collect(), &all, &words)
+        };
+        // The node that owned it is dead, its standby has restarted, and nobody knows of the epochs before.
+        assert_eq!(judged(&[5], &[("b", Word::Unknown), ("c", Word::Never)]), Verdict::Wait);
+        assert_eq!(judged(&[5], &[("b", Word::Forgot(4))]), Verdict::Lost);
+        assert_eq!(judged(&[5], &[("b", Word::Forgot(3))]), Verdict::Wait);
+        assert_eq!(judged(&[4, 5], &[("b", Word::Forgot(3))]), Verdict::Lost);
+        // Who knows what was spent is heard, all the same; what is older is not everything.
+        assert_eq!(judged(&[5], &[("b", Word::Forgot(4)), ("a", Word::Held(4))]), Verdict::From(node("a")));
+        assert_eq!(judged(&[5], &[("b", Word::Forgot(4)), ("a", Word::Held(3))]), Verdict::Lost);
+        check(&["abc", "bc"], &["b?1"], "Lost");
+        check(&["abc", "bc"], &["b?1", "a1", "c"], "a");
+        check(&["abc", "bc", "abc"], &["a1", "b?1"], "a");
+        check(&["abc", "bc", "abc"], &["a1", "b?2"], "Lost");
+        check(&["ab"], &["a?1", "b"], "Fresh");
     }
 
     #[test]

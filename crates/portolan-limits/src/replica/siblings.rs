@@ -8,6 +8,7 @@ use portolan_model::{NodeName, Now, RegionId, Timestamp, WallTime};
 
 use super::{Limits, flight::Flight};
 use crate::{
+    durability::Seats,
     marks::Recovery,
     message::{Message, Neighbour, Rejected},
     outbox::Destination,
@@ -56,7 +57,7 @@ impl Siblings {
             Recovery::FirstStart => (Vec::new(), Past::None),
             Recovery::Lost => (Vec::new(), Past::Lost),
             Recovery::Marks(marks) => {
-                let known = Past::Known { epoch: marks.epoch, held: marks.held };
+                let known = Past::Known { epoch: marks.epoch, held: marks.held, seated: marks.seated };
                 (marks.marks, known)
             }
         };
@@ -81,9 +82,10 @@ impl Siblings {
         &self.me
     }
 
-    /// The epoch, and the shards that this node spends from.
-    pub fn spends(&self) -> (u64, ShardSet) {
-        (self.ownership.ranking().epoch(), self.ownership.held())
+    /// The shards that this node spends from, and those it has a seat of.
+    pub fn seats(&self) -> Seats {
+        let (held, seated) = (self.ownership.held(), self.ownership.seated());
+        Seats { epoch: self.ownership.ranking().epoch(), held, seated }
     }
 
     /// When to look again, having looked at `last`: what chunks were used for is told to their owners as it happens.

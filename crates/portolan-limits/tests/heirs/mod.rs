@@ -243,3 +243,49 @@ fn keys_without_room_are_charged_where_they_are_owned_alone_and_never_twice() {
         assert!(crowd.iter().filter(|name| region.admitted(1, name.as_bytes()) > 0).count() > 50);
     }
 }
+
+#[test]
+fn a_region_that_loses_power_goes_on_without_the_node_that_does_not_return() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["40/s", "200/day"], 3);
+        let [owner, heir, third] = region.roles();
+        load(&mut region, 2 * SECOND);
+        (0..3).for_each(|at| region.kill(at));
+        region.pass(2 * SECOND);
+        // The others come back after the roster was changed, or before.
+        if seed % 2 == 0 {
+            region.list_after(1, &[heir, third]);
+            region.pass(10);
+        }
+        region.start(heir);
+        region.start(third);
+        region.list_after(500, &[heir, third]);
+        region.pass(35 * SECOND);
+        let before = region.admitted_in_all();
+        load(&mut region, 5 * SECOND);
+        let admitted = region.admitted_in_all() - before;
+        assert!(admitted >= 160, "seed {seed}: {admitted} of 200 in five seconds");
+        // It returns after all, and so does the whole of what is left.
+        region.start(owner);
+        region.list_after(1, &[0, 1, 2]);
+        load(&mut region, 5 * SECOND);
+        region.check_bound();
+    }
+}
+
+#[test]
+fn a_standby_that_restarts_shortly_before_its_owner_dies_takes_over() {
+    let mut region = Region::started(1, &["40/s"], 3);
+    let [owner, heir, third] = region.roles();
+    load(&mut region, SECOND);
+    region.kill(heir);
+    region.pass(5);
+    region.start(heir);
+    region.kill(owner);
+    region.list_after(500, &[heir, third]);
+    region.pass(35 * SECOND);
+    let before = region.admitted_in_all();
+    load(&mut region, 5 * SECOND);
+    assert!(region.admitted_in_all() >= before + 160, "{} in five seconds", region.admitted_in_all() - before);
+    region.check_bound();
+}
