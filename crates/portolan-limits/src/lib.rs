@@ -74,8 +74,8 @@ pub use region::{
     ShardSet, Spot, Survey, Told, Update,
 };
 pub use replica::{
-    Event, KeyUsage, LimitUsage, Limits, LimitsConfig, PartitionTally, PeerView, Recipient, RegionUsage, SlotDigest,
-    Stats, TOP_KEYS, Tally,
+    Event, KeyUsage, LimitUsage, Limits, LimitsConfig, OverShare, PartitionTally, PeerView, Recipient, RegionUsage,
+    SlotDigest, Stats, TOP_KEYS, Tally, Waits,
 };
 pub use shares::base_shares;
 pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Policy, Wait, WaitReason};

@@ -21,6 +21,7 @@ mod stats;
 mod subleasing;
 mod tokens;
 mod transmit;
+mod waits;
 mod watch;
 
 use std::{
@@ -39,6 +40,7 @@ pub use self::{
     report::{KeyUsage, LimitUsage, PeerView, RegionUsage, SlotDigest, TOP_KEYS, Tally},
     siblings::Recipient,
     stats::Stats,
+    waits::{OverShare, Waits},
 };
 use crate::{
     acks::{Seen, Unacknowledged},

@@ -126,10 +126,19 @@ fn a_region_that_loses_share_ends_what_does_not_fit_before_another_gains_it() {
     assert_eq!(cluster.in_flight(0), 8);
     cluster.order_shares([2, 2, 8]);
     cluster.lasts_ms = 300;
-    cluster.pass(30_000);
+    cluster.pass(10_000);
+    let over = |cluster: &Cluster, at: usize| {
+        let over = cluster.fleet.limits(at).waits().over;
+        over.iter().map(|over| (over.keys, over.in_flight, over.share)).collect::<Vec<_>>()
+    };
+    // It says what it waits for, and no other does.
+    assert!(matches!(over(&cluster, 0)[..], [(1, 3..=8, 2)]), "{:?}", over(&cluster, 0));
+    assert_eq!([1, 2].map(|at| over(&cluster, at)), [[], []]);
+    cluster.pass(20_000);
     assert_eq!(cluster.most, LIMIT);
     cluster.pass(90_000);
     assert_eq!(cluster.most, LIMIT);
+    assert_eq!(over(&cluster, 0), []);
     assert_eq!([0, 1, 2].map(|at| cluster.in_flight(at)), [2, 2, 8]);
 }
 

@@ -43,6 +43,8 @@ pub struct NodeStatus {
     pub limits: Vec<LimitUsage>,
     /// How old the view of each other region is, and how many loans to it are on their way.
     pub limit_views: Vec<PeerView>,
+    /// What the limits wait for and no clock ends.
+    pub limit_waits: portolan_limits::Waits,
     /// Counts of the limits since the start.
     pub limit_counts: portolan_limits::Stats,
     /// Digests of live slots: equal on nodes that have heard the same.

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::limits::{
     BudgetAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceAnswer, FenceRequest, KeyAnswer,
-    KeyRegionAnswer, LapsedAnswer, LenderAnswer, LimitsAnswer, PeerAnswer, SplitChangeAnswer, UnfenceRequest,
+    KeyRegionAnswer, LapsedAnswer, LenderAnswer, LimitsAnswer, OverShareAnswer, PeerAnswer, SplitChangeAnswer,
+    UnfenceRequest, WaitsAnswer,
 };
 
 /// `POST /v1/apply`: put a document in force.

@@ -14,7 +14,7 @@ use futures_util::{StreamExt, stream};
 use portolan_model::{Name, NodeName, RegionId};
 use portolan_server::api::{
     BudgetAnswer, ChangeAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceRequest, KeyAnswer,
-    KeyRegionAnswer, LapsedAnswer, LimitsAnswer, SplitChangeAnswer, UnfenceRequest,
+    KeyRegionAnswer, LapsedAnswer, LimitsAnswer, OverShareAnswer, SplitChangeAnswer, UnfenceRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -326,6 +326,12 @@ fn surroundings(answers: &[LimitsAnswer], silent: &[String]) -> String {
             let _ = state;
         }
     }
+    answers.iter().for_each(|answer| lines.extend(waits(answer)));
+    for change in
+        answers.iter().flat_map(|answer| &answer.changes).filter(|c| c.from.is_none()).collect::<BTreeSet<_>>()
+    {
+        lines.push(format!("a split changes: {}", effect(change).trim()));
+    }
     for lapsed in answers.iter().flat_map(|answer| &answer.lapsed).collect::<BTreeSet<_>>() {
         let LapsedAnswer { limit, region, from } = lapsed;
         lines.push(format!("{region} has lost its lease of {limit}: others have its share of windows from {from} on"));
@@ -335,6 +341,28 @@ fn surroundings(answers: &[LimitsAnswer], silent: &[String]) -> String {
     }
     lines.extend(silent.iter().map(|line| format!("no answer from {line}")));
     lines.iter().fold(String::from(if lines.is_empty() { "" } else { "\n" }), |text, line| text + line + "\n")
+}
+
+/// What one node waits for, and what it has no room for.
+fn waits(LimitsAnswer { node, waits, marks_full, .. }: &LimitsAnswer) -> Vec<String> {
+    let mut lines = Vec::new();
+    if waits.shards > 0 {
+        let nodes: Vec<&str> = waits.nodes.iter().map(NodeName::as_str).collect();
+        let of = if nodes.is_empty() { "the others of its region".to_owned() } else { nodes.join(", ") };
+        lines.push(format!("{node} waits for what {of} spent of {} of 256 parts of its keys", waits.shards));
+    }
+    for OverShareAnswer { limit, keys, in_flight, share } in &waits.over {
+        lines.push(format!(
+            "{node} waits until requests under {limit} end: of {keys} keys more is in flight than the share of {share} \
+             that it changes to, of one {in_flight}"
+        ));
+    }
+    if *marks_full > 0 {
+        lines.push(format!(
+            "{node} had no room for {marks_full} marks of long windows: limits without one are held to a tenth of their share"
+        ));
+    }
+    lines
 }
 
 fn counters_text(key: &str, counters: &[CounterAnswer], silent: &[String]) -> String {
@@ -398,7 +426,7 @@ mod tests {
         let node = format!("{region}-1");
         let answer = json!({
             "node": node, "region": region, "revision": 1, "budgets": [budget], "peers": {}, "lenders": {}, "fences": {},
-            "lapsed": [], "changes": [],
+            "lapsed": [], "changes": [], "waits": { "shards": 0, "nodes": [], "over": [] }, "marks_full": 0,
         });
         serde_json::from_value(answer).expect("an answer")
     }
@@ -415,5 +443,25 @@ mod tests {
         let [budget] = budgets.as_slice() else { panic!("one budget: {budgets:?}") };
         let used: Vec<(&str, u64)> = budget.used.iter().map(|(region, used)| (region.as_str(), *used)).collect();
         assert_eq!((budget.slot, budget.keys, used), (7, 30, vec![("a", 80), ("b", 40)]));
+    }
+
+    #[test]
+    fn what_a_node_waits_for_and_has_no_room_for_is_said() {
+        let mut told = answer("a", 7, 10, [30, 1]);
+        assert_eq!(waits(&told), Vec::<String>::new());
+        told.waits.shards = 80;
+        told.waits.nodes = vec![NodeName::new("a-2").expect("a name")];
+        let limit = Name::new("api").expect("a name");
+        told.waits.over = vec![OverShareAnswer { limit, keys: 2, in_flight: 9, share: 5 }];
+        told.marks_full = 3;
+        assert_eq!(
+            waits(&told),
+            [
+                "a-1 waits for what a-2 spent of 80 of 256 parts of its keys",
+                "a-1 waits until requests under api end: of 2 keys more is in flight than the share of 5 that it changes \
+                 to, of one 9",
+                "a-1 had no room for 3 marks of long windows: limits without one are held to a tenth of their share",
+            ]
+        );
     }
 }

@@ -158,6 +158,11 @@ impl Ownership {
         self.held
     }
 
+    /// Shards to take over.
+    pub fn sought(&self) -> ShardSet {
+        self.sought
+    }
+
     /// Whether there are shards to take over.
     pub fn seeks(&self) -> bool {
         !self.sought.is_empty()

@@ -64,6 +64,11 @@ impl Flight {
             leased: BTreeMap::new(),
         }
     }
+
+    /// Owned shards of which it is known what the others hold.
+    pub fn flows(&self) -> ShardSet {
+        self.flows
+    }
 }
 
 impl Siblings {
@@ -202,28 +207,6 @@ impl Limits {
         for node in self.siblings.flight.given.holders().intersection(&listed) {
             self.send_lease(node);
         }
-    }
-
-    /// Whether of every limit whose split waits for this node's word no more is in flight here than that leaves. A node
-    /// that says so before would let another region have what is in use.
-    pub fn fits_shares(&self) -> bool {
-        let limiter = self.limiter();
-        let waits = |rights: &&Rights| {
-            let changes = self.books.get(&rights.id).is_some_and(super::book::Book::changes);
-            rights.terms.kind == Kind::Concurrency && changes
-        };
-        let waiting: BTreeMap<_, _> = limiter.all_rights().iter().filter(waits).map(|it| (it.id, it)).collect();
-        if waiting.is_empty() || self.fenced {
-            return true;
-        }
-        let owned = self.siblings.ownership.ranking().owned(self.siblings.me());
-        let mut fits = owned.without(&self.siblings.flight.flows).is_empty();
-        self.shared.table.for_each(|key, counter| {
-            if let Some(rights) = waiting.get(&counter.limit()).filter(|_| owned.contains(Shard::of(key))) {
-                fits &= counter.used(0) <= rights.terms.base(0);
-            }
-        });
-        fits
     }
 
     /// Lets requests begin of shards of which it is known what other nodes hold: all of the roster have told, and all that

@@ -260,7 +260,10 @@ fn a_region_that_loses_power_goes_on_without_the_node_that_does_not_return() {
         region.start(heir);
         region.start(third);
         region.list_after(500, &[heir, third]);
-        region.pass(35 * SECOND);
+        region.pass(5 * SECOND);
+        assert_eq!((region.awaited(heir), region.awaited(third)), (vec![owner], vec![owner]));
+        region.pass(30 * SECOND);
+        assert_eq!((region.awaited(heir), region.awaited(third)), (vec![], vec![]));
         let before = region.admitted_in_all();
         load(&mut region, 5 * SECOND);
         let admitted = region.admitted_in_all() - before;

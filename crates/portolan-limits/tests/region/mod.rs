@@ -295,6 +295,12 @@ impl Region {
         self.nodes[at].stalled = stalled;
     }
 
+    /// Nodes that a process waits for before it may spend from all that is its own.
+    pub fn awaited(&self, at: usize) -> Vec<usize> {
+        let waits = self.nodes[at].limits.as_ref().map(|limits| limits.waits().nodes).unwrap_or_default();
+        (0..self.nodes.len()).filter(|at| waits.contains(&self.nodes[*at].name)).collect()
+    }
+
     /// Lists these nodes after a while.
     pub fn list_after(&mut self, millis: u64, nodes: &[usize]) {
         self.planned.push_back((self.now_ms + millis, nodes.to_vec()));

@@ -49,6 +49,7 @@ impl Node {
             limit_peers: self.limits.peers(now),
             limits: self.limits.overview(now),
             limit_views: self.limits.views(now),
+            limit_waits: self.limits.waits(),
             limit_counts: self.limits.stats(),
             slot_digests: self.slot_digests(now),
             counts: self.counts(),

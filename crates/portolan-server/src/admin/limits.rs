@@ -9,7 +9,7 @@ use axum::{
     response::Response,
 };
 use portolan_config::{Fence, Intent};
-use portolan_limits::{Key, KeyUsage, LimitUsage, Mode, PeerState};
+use portolan_limits::{Key, KeyUsage, LimitUsage, Mode, OverShare, PeerState, Waits};
 use portolan_model::RegionId;
 use portolan_node::{Binding, Tier, View};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::api::{
     BudgetAnswer, CounterAnswer, ExplainKeyAnswer, ExplainKeyRequest, FenceAnswer, KeyAnswer, KeyRegionAnswer,
-    LapsedAnswer, LenderAnswer, LimitsAnswer, PeerAnswer, SplitChangeAnswer,
+    LapsedAnswer, LenderAnswer, LimitsAnswer, OverShareAnswer, PeerAnswer, SplitChangeAnswer, WaitsAnswer,
 };
 
 /// Longest key that is explained, in bytes.
@@ -65,6 +65,8 @@ pub(super) async fn limits(State(state): State<Arc<AdminState>>) -> Result<Respo
         fences: view.intent.limits.fences().iter().map(fence).collect(),
         lapsed: lapsed(&view.intent),
         changes: changes(&view.intent),
+        waits: waits(&view, &status.limit_waits),
+        marks_full: status.limit_counts.marks_full,
     }))
 }
 
@@ -119,6 +121,14 @@ fn lapsed(intent: &Intent) -> Vec<LapsedAnswer> {
         from: from.to_string(),
     });
     lapsed.collect()
+}
+
+fn waits(view: &View, Waits { shards, nodes, over }: &Waits) -> WaitsAnswer {
+    let over = over.iter().filter_map(|&OverShare { limit, keys, in_flight, share }| {
+        let (binding, _) = view.budget(limit)?;
+        Some(OverShareAnswer { limit: binding.limit.name.clone(), keys, in_flight, share })
+    });
+    WaitsAnswer { shards: *shards, nodes: nodes.clone(), over: over.collect() }
 }
 
 fn changes(intent: &Intent) -> Vec<SplitChangeAnswer> {

@@ -28,6 +28,35 @@ pub struct LimitsAnswer {
     pub lapsed: Vec<LapsedAnswer>,
     /// Splits of limits that are about to change.
     pub changes: Vec<SplitChangeAnswer>,
+    /// What this node's limits wait for and no clock ends.
+    pub waits: WaitsAnswer,
+    /// Marks of long windows that the node had no room for since its start: a limit that needed one is held to the tenth of
+    /// its share that needs none.
+    pub marks_full: u64,
+}
+
+/// What the limits of a node wait for and no clock ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitsAnswer {
+    /// Parts of the key space, of 256, that the node owns and of which it may not spend before it knows what others did.
+    pub shards: usize,
+    /// Nodes that have not said what they know of them.
+    pub nodes: Vec<NodeName>,
+    /// Limits whose split waits until requests end.
+    pub over: Vec<OverShareAnswer>,
+}
+
+/// A limit of concurrency of which more is in flight than the split leaves that waits for the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverShareAnswer {
+    /// The limit.
+    pub limit: Name,
+    /// Keys with more in flight than the region's smaller share.
+    pub keys: u64,
+    /// The most that is in flight of one of them.
+    pub in_flight: u64,
+    /// The smaller share.
+    pub share: u64,
 }
 
 /// One budget in its current slot, as one node sees it.

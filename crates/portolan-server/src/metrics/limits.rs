@@ -120,6 +120,11 @@ fn read_exchange(readings: &mut Readings, node: &NodeStatus) {
         ("portolan_limits_gc_dropped_late", "Rows of slots that were over", counts.dropped_late),
         ("portolan_limits_key_overflow", "Charges to a counter that keys share for lack of room", counts.overflowed),
         ("portolan_limits_clocks_ahead", "Times a region's clock was found too far ahead", counts.clocks_ahead),
+        (
+            "portolan_limits_marks_full",
+            "Marks of long windows there was no room for: such a limit is held to a tenth of its share",
+            counts.marks_full,
+        ),
         ("portolan_limits_mark_writes", "Durable writes asked for", counts.mark_writes),
         ("portolan_limits_messages_rejected", "Messages of other regions that were refused", counts.rejected),
     ] {
