@@ -276,13 +276,26 @@ impl World<'_> {
         self.counters().is_some_and(|regions| regions.iter().all(|region| *region == regions[0]))
     }
 
-    /// Digests of live slots by region, those of its nodes taken together; nothing while a node is down.
+    /// Digests of the slots that are live at every node, by region, those of its nodes taken together; nothing while a node is
+    /// down. A clock that was ahead is not set back but waits: meanwhile its node forgets slots that are live elsewhere, and
+    /// spends in others that nobody else has begun.
     fn counters(&self) -> Option<Vec<BTreeMap<(LimitId, u64), u64>>> {
+        let mut spans = BTreeMap::<LimitId, (u64, u64)>::new();
+        for host in &self.hosts {
+            for (limit, slot) in host.process.as_ref()?.node.current_slots(host.clock.at(self.now)) {
+                let (first, last) = spans.entry(limit).or_insert((slot, slot));
+                (*first, *last) = ((*first).min(slot), (*last).max(slot));
+            }
+        }
+        let is_live = |limit: LimitId, slot: u64| {
+            spans.get(&limit).is_some_and(|(first, last)| slot <= *first && slot + 1 >= *last)
+        };
         let mut regions = vec![BTreeMap::new(); self.regions.len()];
         for host in &self.hosts {
-            for SlotDigest { limit, slot, digest } in host.process.as_ref()?.node.slot_digests(host.clock.at(self.now))
-            {
-                *regions[host.place].entry((limit, slot)).or_default() ^= digest;
+            for SlotDigest { limit, slot, digest } in host.process.as_ref()?.node.slot_digests(host.clock.at(self.now)) {
+                if is_live(limit, slot) {
+                    *regions[host.place].entry((limit, slot)).or_default() ^= digest;
+                }
             }
         }
         Some(regions)

@@ -199,6 +199,12 @@ impl Limits {
         digests.filter(|slot| slot.digest != 0).collect()
     }
 
+    /// The slot that each limit is in, by this node's clock.
+    pub fn current_slots(&self, now: Now) -> Vec<(LimitId, u64)> {
+        let wall = self.shared.wall(now);
+        self.limiter.all_rights().iter().map(|rights| (rights.id, rights.terms.slot(wall))).collect()
+    }
+
     /// Every limit with its use in the current slot, and its busiest keys. Costs a walk over the whole table, and over the keys
     /// that regions told of; a table of more than 300 000 keys is walked over once a second at most, so that what is used
     /// of it here may be a second old.

@@ -61,6 +61,11 @@ impl Node {
         self.limits.slot_digests(now)
     }
 
+    /// The slot that each limit is in, by this node's clock.
+    pub fn current_slots(&self, now: Now) -> Vec<(LimitId, u64)> {
+        self.limits.current_slots(now)
+    }
+
     /// What is known here of one key of a limit, in its running slot. `None` for a limit that is not in force.
     pub fn key_usage(&self, limit: LimitId, key: Key, now: Now) -> Option<KeyUsage> {
         self.limits.explain(limit, key, now)
