@@ -115,7 +115,11 @@ impl Inner {
                 if refused && answer.is_success() {
                     // The leader sends the rest at once; this sets its pace.
                     Runtime::sleep(self.config.timing.heartbeat / 4).await;
-                    return Response::Append(AppendEntriesResponse::PartialSuccess(before));
+                    // Of nothing a leader cannot take note: openraft demands that what matches is an entry.
+                    return match before {
+                        Some(_) => Response::Append(AppendEntriesResponse::PartialSuccess(before)),
+                        None => unavailable("no space for the first entries"),
+                    };
                 }
                 Response::Append(answer)
             }
