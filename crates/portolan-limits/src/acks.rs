@@ -31,7 +31,10 @@ pub struct Seen {
 #[derive(Debug)]
 pub(crate) struct Unacknowledged<T> {
     last: Number,
+    last_at: Timestamp,
     sent: VecDeque<Sent<T>>,
+    /// Since when nothing of what was sent has come.
+    waits_since: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -86,12 +89,15 @@ impl Seen {
 impl<T> Unacknowledged<T> {
     /// Of the process `life`.
     pub const fn new(life: u64) -> Self {
-        Self { last: Number { life, count: 0 }, sent: VecDeque::new() }
+        let last = Number { life, count: 0 };
+        Self { last, last_at: Timestamp::ZERO, sent: VecDeque::new(), waits_since: None }
     }
 
     /// Numbers a message that carries `what`.
     pub fn send(&mut self, what: Vec<T>, now: Timestamp) -> Number {
         self.last.count += 1;
+        self.last_at = now;
+        self.waits_since.get_or_insert(now);
         if self.sent.len() == MAX_UNACKNOWLEDGED {
             // Digests find what the oldest carried.
             self.sent.pop_front();
@@ -101,8 +107,19 @@ impl<T> Unacknowledged<T> {
     }
 
     /// Drops what has come.
-    pub fn acknowledge(&mut self, seen: &Seen) {
+    pub fn acknowledge(&mut self, seen: &Seen, now: Timestamp) {
+        let before = self.sent.len();
         self.sent.retain(|sent| !seen.contains(sent.number));
+        if self.sent.len() < before {
+            self.waits_since = (!self.sent.is_empty()).then_some(now);
+        }
+    }
+
+    /// Whether nothing of what is sent comes, for longer than `patience`. Of a peer to which nothing was sent for twice as long
+    /// it is not known.
+    pub fn is_unheard(&self, patience: Duration, now: Timestamp) -> bool {
+        let waits = self.waits_since.is_some_and(|since| now.since(since) > patience);
+        waits && now.since(self.last_at) <= patience * 2
     }
 
     /// Takes what has not been acknowledged within `patience`, to be told again.
@@ -166,9 +183,28 @@ mod tests {
         seen.insert(numbers[0]);
         seen.insert(numbers[2]);
         let patience = Duration::from_millis(300);
-        sent.acknowledge(&seen);
+        sent.acknowledge(&seen, at(1));
         assert_eq!(sent.take_overdue(patience, at(300)), Vec::<&str>::new());
         assert_eq!(sent.take_overdue(patience, at(301)), ["two"]);
         assert_eq!(sent.len(), 0);
+    }
+
+    #[test]
+    fn a_peer_to_which_nothing_comes_is_unheard_until_something_does_or_nothing_more_is_sent() {
+        let mut sent = Unacknowledged::new(0);
+        let patience = Duration::from_millis(300);
+        let mut seen = Seen::default();
+        assert!(!sent.is_unheard(patience, at(1000)));
+        for millis in [0, 200, 400] {
+            seen.insert(sent.send(vec!["loan"], at(millis)));
+        }
+        assert_eq!([300, 301].map(|millis| sent.is_unheard(patience, at(millis))), [false, true]);
+        // What is told again is not heard of for that alone.
+        sent.take_overdue(patience, at(800));
+        let number = sent.send(vec!["loan"], at(800));
+        assert_eq!([800, 1400, 1401].map(|millis| sent.is_unheard(patience, at(millis))), [true, true, false]);
+        seen.insert(number);
+        sent.acknowledge(&seen, at(900));
+        assert!(!sent.is_unheard(patience, at(900)));
     }
 }

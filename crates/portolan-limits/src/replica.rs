@@ -133,6 +133,8 @@ pub struct Limits {
     seen: BTreeMap<Destination, Seen>,
     /// Those of whom something came since they were last told.
     owed: BTreeSet<Destination>,
+    /// Those to which nothing comes of what is lent, as of the last round.
+    unheard: BTreeSet<Destination>,
     heartbeats: u64,
     budget: Budget,
     /// Of what is sent because a digest differed, to all regions together.
@@ -207,6 +209,7 @@ impl Limits {
             unacknowledged: BTreeMap::new(),
             seen: BTreeMap::new(),
             owed: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             heartbeats: 0,
             budget: Budget::new(config.budget, now.mono),
             repairs: Budget::new(ByteSize(config.budget.0 / REPAIR_PART), now.mono),

@@ -224,6 +224,12 @@ impl Limits {
         let heard = self.peers.ages(region, self.last.mono).0 <= SUSPECT_AFTER;
         region == self.me || (heard && self.peers.state(region) != PeerState::Stale)
     }
+
+    /// Whether a loan of a key would reach a region's owner of it: another node of that region may hear us, and that one not.
+    pub(super) fn reaches_owner(&self, region: usize, key: Key) -> bool {
+        let unheard = !self.unheard.is_empty() && self.unheard.contains(&self.owner(region, key));
+        self.reaches(region) && !unheard
+    }
 }
 
 fn publish_others(counter: &Counter, slot: u64, others: Option<u64>) {

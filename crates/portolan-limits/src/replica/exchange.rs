@@ -80,7 +80,7 @@ impl Limits {
         self.clock_ahead[from] = !sound;
         for to in [node.clone(), Destination { region: from, node: None }] {
             if let Some(sent) = self.unacknowledged.get_mut(&to) {
-                sent.acknowledge(&heartbeat.seen);
+                sent.acknowledge(&heartbeat.seen, now.mono);
             }
         }
         let heard_us_ago = Duration::from_millis(heartbeat.heard[self.me].into());

@@ -185,7 +185,7 @@ impl Limits {
         let party = |at: usize| {
             let balance = of_slot.get(at).copied().unwrap_or_default();
             let base = bases.get(at).copied().unwrap_or(0);
-            let reachable = self.reaches(at);
+            let reachable = self.reaches_owner(at, key);
             let (demand, have) = if at == self.me {
                 let used = self.with_entry(rights, key, |counter| counter.used(slot)).unwrap_or(0);
                 let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;

@@ -173,7 +173,7 @@ impl Limits {
                 let have = unspent.unwrap_or(0) as f64 + rate * span;
                 return Party { need: with_margin(flow * span), later: 0.0, risen: true, have, base, reachable: true };
             }
-            let reachable = self.reaches(at);
+            let reachable = self.reaches_owner(at, key);
             if !told {
                 // A silent region has most of its bucket, and is asked for less than its rate.
                 return Party { need: rate * span / 4.0, later: 0.0, risen: true, have: rate * span, base, reachable };

@@ -44,6 +44,8 @@ impl Limits {
     /// Tells loans again that were not acknowledged in time: to whoever owns their keys by now.
     pub(super) fn repeat_loans(&mut self, now: Now) {
         let patience = self.worst_rtt * 2 + GOSSIP_INTERVAL * 2;
+        let unheard = self.unacknowledged.iter().filter(|(_, sent)| sent.is_unheard(patience * 2, now.mono));
+        self.unheard = unheard.map(|(to, _)| to.clone()).collect();
         let peers = &self.peers;
         // Those that are not heard are told after the heal.
         let heard = self.unacknowledged.iter_mut().filter(|(to, _)| peers.state(to.region) != PeerState::Stale);
