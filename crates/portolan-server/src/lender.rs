@@ -2,8 +2,8 @@
 //!
 //! Decides how soon an unreachable server is tried again. Never decides how much is wanted, who may spend it or when the
 //! server counts as unreachable: that is the limits' business. An answer that comes too late is never used, so what it granted is waste,
-//! not excess. A server that fails over may forget the last chunks it lent; each region tells it what it was lent before
-//! it is lent more, so at most one chunk per region and failover is lent twice.
+//! not excess. A server that fails over may forget the last chunks it lent. Each region tells it what it was lent before
+//! it is lent more, but one that asks no more never does: each failover may lend everything that the server holds again.
 
 use std::{
     fmt,

@@ -1,6 +1,6 @@
 //! The most that a policy lets a slot admit, over all regions: what `plan` states, so that a run holds the statement.
 
-use portolan_config::{Algorithm, Limit, OnPartition, RegionMap, Shares};
+use portolan_config::{Algorithm, Limit, OnPartition, RegionMap};
 use portolan_limits::{Bounds, Fleet, Promise};
 use portolan_model::Rate;
 
@@ -18,11 +18,7 @@ pub fn of_forgotten_slot(limit: &Limit, quota: u64, regions: &RegionMap, nodes: 
 }
 
 fn bounds(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> Bounds {
-    let weights: Vec<u32> = match &limit.shares {
-        Shares::Weights(weights) => regions.ids().iter().map(|id| weights.get(id).copied().unwrap_or(0)).collect(),
-        Shares::Demand | Shares::Equal => Vec::new(),
-    };
-    let promise = Promise { algorithm: limit.algorithm.with_quota(quota), ..Promise::of(limit, &weights) };
+    let promise = Promise { algorithm: limit.algorithm.with_quota(quota), ..Promise::of(limit, regions) };
     Bounds::of(&promise, &Fleet::of(regions, nodes))
 }
 

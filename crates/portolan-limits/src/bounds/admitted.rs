@@ -132,35 +132,43 @@ pub(super) fn in_any_window(promise: &Promise, per_slot: u64) -> Option<Bound> {
 }
 
 /// The estimate of a sliding window.
-pub(super) fn estimate(promise: &Promise) -> Option<Bound> {
-    let Algorithm::SlidingWindow { quota, .. } = &promise.algorithm else { return None };
-    let why = "what is left of the window before, and what came in this one: each region keeps this sum to its rights";
-    Some(Bound { units: *quota, why: why.to_owned() })
+pub(super) fn estimate(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
+    let Algorithm::SlidingWindow { .. } = &promise.algorithm else { return None };
+    let (strict, units) = (healthy(promise, fleet).units, in_a_partition(promise, fleet).units);
+    let apart = if units > strict { format!(", which add up to {strict} while all is well") } else { String::new() };
+    let why = format!(
+        "what is left of the window before, and what came in this one: each region keeps this sum to its rights{apart}"
+    );
+    Some(Bound { units, why })
 }
 
 /// Admitted in any span as long as a slot, by clocks that differ.
 pub(super) fn skewed(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
+    let tolerance = render_duration(fleet.clock_tolerance);
     match &promise.algorithm {
-        Algorithm::FixedWindow { .. } | Algorithm::SlidingWindow { .. } if fleet.regions > 1 => {
+        Algorithm::FixedWindow { .. } | Algorithm::SlidingWindow { .. } => {
             let units = in_a_partition(promise, fleet).units.saturating_mul(3);
-            let tolerance = render_duration(fleet.clock_tolerance);
             let why = format!(
-                "a region whose clock is up to {tolerance} ahead begins a window while one that is behind ends another: \
+                "a node whose clock is up to {tolerance} ahead begins a window while one that is behind ends another: \
                  a span can touch three"
             );
             Some(Bound { units, why })
         }
         Algorithm::TokenBucket { rate, .. } => {
-            let tolerance = fleet.clock_tolerance;
-            let dripped = u128::from(rate.count).saturating_mul(tolerance.as_micros());
+            let dripped = u128::from(rate.count).saturating_mul(fleet.clock_tolerance.as_micros());
             let dripped = u64::try_from(dripped.div_ceil(rate.per.as_micros().max(1))).unwrap_or(u64::MAX);
+            // What all regions drip together is the rate, but for open ones: each of them may drip the whole.
+            let open = matches!(promise.on_partition, OnPartition::Open { .. });
+            let times = if open { fleet.regions as u64 } else { 1 };
+            let each = if times > 1 { " in each region" } else { "" };
             let why = format!(
-                "a clock that is set forward lets {dripped} tokens drip in at once, what the rate gives in {}",
-                render_duration(tolerance)
+                "a clock that is set forward lets {dripped} tokens drip in at once{each}, what the rate gives in \
+                 {tolerance}"
             );
+            let dripped = dripped.saturating_mul(times);
             Some(Bound { units: in_a_partition(promise, fleet).units.saturating_add(dripped), why })
         }
-        _ => None,
+        Algorithm::Concurrency { .. } => None,
     }
 }
 
@@ -169,9 +177,18 @@ pub(super) fn overdraft(promise: &Promise, fleet: &Fleet) -> u64 {
     if promise.overdraft == Ratio::default() || fleet.regions == 1 {
         return 0;
     }
-    let taken = promise.shares(fleet).into_iter().map(|share| promise.overdraft.of(share).max(1));
-    let most = promise.algorithm.quota().saturating_mul(fleet.regions as u64 - 1);
-    taken.fold(0, u64::saturating_add).min(most)
+    let shares = promise.shares(fleet);
+    let taken = |share: &u64| promise.overdraft.of(*share).max(1);
+    let sum = if promise.by_demand {
+        // Of a split that is not known: the parts add up to that of the whole at most, and where they can be less than a
+        // unit, all regions but one may round up to one.
+        let small = shares.iter().any(|share| promise.overdraft.of(*share) == 0);
+        let rounded = if small { shares.len() as u64 - 1 } else { 0 };
+        promise.overdraft.of(shares.iter().sum()).saturating_add(rounded).max(shares.len() as u64)
+    } else {
+        shares.iter().map(taken).fold(0, u64::saturating_add)
+    };
+    sum.min(promise.algorithm.quota().saturating_mul(fleet.regions as u64 - 1))
 }
 
 pub(super) fn overdraft_bound(promise: &Promise, units: u64) -> Bound {

@@ -17,7 +17,7 @@
 //! * Any trailing window as long as a slot: it touches two slots, so `2·` the slot's bound for fixed windows. Clocks that
 //!   differ by up to `ε` shift which slot a unit is charged to, so a third slot's units can fall into it: `3·`. A sliding
 //!   window keeps `C(s−1)·(1−f) + C(s) ≤ L`, so at fraction `f` of a slot the true count is
-//!   `C(s−1) + C(s) ≤ L + f·C(s−1) < 2·L` (rule 9.7).
+//!   `C(s−1) + C(s) ≤ L + f·C(s−1) < 2·L` (rule 9.7). Where a slot may see more than `L`, so may the estimate.
 //! * Token bucket: shares of rate and burst add up, and a bucket never holds more than its burst less what of it is out
 //!   (lent to regions or granted to nodes, until that is spent or too old). So buckets and what is out never hold more than
 //!   `b` together, and gain at most `r·t`: any interval `t` admits at most `b + r·t` (rule 9.8). A clock set forward by up
@@ -33,7 +33,7 @@ mod trouble;
 
 use std::time::Duration;
 
-use portolan_config::{Algorithm, Limit, OnPartition};
+use portolan_config::{Algorithm, Limit, OnPartition, RegionMap, Shares};
 use portolan_model::Ratio;
 
 pub use self::fleet::Fleet;
@@ -48,6 +48,8 @@ pub struct Promise {
     pub on_partition: OnPartition,
     /// Weight per region in the order of the scope; empty means equal.
     pub weights: Vec<u32>,
+    /// Whether the split follows demand; the weights are then those of the most uneven one.
+    pub by_demand: bool,
     /// How far regions may go beyond their rights.
     pub overdraft: Ratio,
     /// How long a request may wait for a loan.
@@ -63,12 +65,13 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// What `limit` promises under these weights; with `weights` empty, under equal ones.
-    pub fn of(limit: &Limit, weights: &[u32]) -> Self {
+    /// What `limit` promises over these regions.
+    pub fn of(limit: &Limit, regions: &RegionMap) -> Self {
         Self {
             algorithm: limit.algorithm.clone(),
             on_partition: limit.on_partition,
-            weights: weights.to_vec(),
+            weights: weights(&limit.shares, regions),
+            by_demand: limit.shares == Shares::Demand,
             overdraft: limit.overdraft,
             borrow_wait: limit.borrow_wait,
             reclaim: limit.reclaim,
@@ -84,6 +87,7 @@ impl Promise {
             algorithm,
             on_partition: OnPartition::Static,
             weights: Vec::new(),
+            by_demand: false,
             overdraft: Ratio::default(),
             borrow_wait: Duration::ZERO,
             reclaim: None,
@@ -98,6 +102,20 @@ impl Promise {
         let quota = self.algorithm.quota();
         let split = if self.lent { KEPT.of(quota) } else { quota };
         base_shares(split, &self.weights, fleet.regions)
+    }
+}
+
+/// Weights per region in the order of the map. A split by demand is taken at its worst: everything is asked of the first
+/// region, and the others hold the least that they can.
+fn weights(shares: &Shares, regions: &RegionMap) -> Vec<u32> {
+    let ids = regions.ids();
+    match shares {
+        Shares::Equal => Vec::new(),
+        Shares::Weights(weights) => ids.iter().map(|id| weights.get(id).copied().unwrap_or(0)).collect(),
+        Shares::Demand => {
+            let alike = 2000 / u32::try_from(ids.len()).unwrap_or(1).max(1);
+            (0..ids.len()).map(|at| if at == 0 { 8000 + alike } else { alike }).collect()
+        }
     }
 }
 
@@ -136,15 +154,15 @@ pub struct Bounds {
     pub parts: Vec<u64>,
     /// Admitted beyond the quota by overdraft, in one slot; `None` without overdraft.
     pub overdraft: Option<Bound>,
-    /// Of a sliding window: the estimate that is held to the quota; `None` for others.
+    /// Of a sliding window: the most that the estimate comes to over all regions; `None` for others.
     pub estimate: Option<Bound>,
-    /// Admitted in any span as long as a slot, if clocks differ or step as much as is tolerated; `None` where nothing
-    /// depends on a clock.
+    /// Admitted in any span as long as a slot, if clocks differ or step as much as is tolerated, also within a region;
+    /// `None` where nothing depends on a clock.
     pub skewed: Option<Bound>,
     /// Of a concurrency limit with several nodes in a region: requests at work at one time once a node is cut from the
-    /// others (rule 9.12); `None` for others.
+    /// others (rule 9.12), in each region once; `None` for others.
     pub cut_node: Option<Bound>,
-    /// Of a limit with a lender: admitted in the slot of a failover that forgets what was lent (rule 9.15); `None` for
+    /// Of a limit with a lender: admitted in the slot of one failover that forgets what was lent (rule 9.15); `None` for
     /// others.
     pub failover: Option<Bound>,
     /// Refused in one slot because a region is dead and its share lies idle.
@@ -177,10 +195,10 @@ impl Bounds {
             },
             parts: admitted::by_parts(promise, fleet),
             overdraft: (overdraft > 0).then(|| admitted::overdraft_bound(promise, overdraft)),
-            estimate: admitted::estimate(promise),
+            estimate: admitted::estimate(promise, fleet),
             skewed: admitted::skewed(promise, fleet),
             cut_node: trouble::cut_node(promise, fleet),
-            failover: trouble::failover(promise),
+            failover: trouble::failover(promise, fleet),
             dead_region: trouble::dead_region(promise, fleet),
             restart: restart.0,
             restart_lasts: restart.1,

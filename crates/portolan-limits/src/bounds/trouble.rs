@@ -5,7 +5,7 @@ use std::time::Duration;
 use portolan_config::Algorithm;
 use portolan_model::render_duration;
 
-use super::{Bound, Fleet, KEPT, Promise};
+use super::{Bound, Fleet, KEPT, Promise, admitted::in_a_partition};
 use crate::{
     definition::MARKED_WINDOW,
     horizon::{CLOCK_TOLERANCE, HORIZON_LEAD},
@@ -88,24 +88,27 @@ fn share_of(amount: u64, share: u64, promise: &Promise) -> u64 {
 
 /// A node that is cut from its region keeps working on what it had admitted.
 pub(super) fn cut_node(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
-    let Algorithm::Concurrency { limit } = &promise.algorithm else { return None };
+    let Algorithm::Concurrency { .. } = &promise.algorithm else { return None };
     let why =
         "a node cut from its region still works on what it had admitted, while its rights lapse and go to others; \
                once more for every further cut before that work is done"
             .to_owned();
-    (fleet.nodes > 1).then(|| Bound { units: limit.saturating_mul(2), why })
+    let begun = in_a_partition(promise, fleet).units;
+    (fleet.nodes > 1).then(|| Bound { units: begun.saturating_mul(2), why })
 }
 
 /// A failover of the lender that forgets what it had lent.
-pub(super) fn failover(promise: &Promise) -> Option<Bound> {
+pub(super) fn failover(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
     if !promise.lent {
         return None;
     }
     let quota = promise.algorithm.quota();
     let held = quota - KEPT.of(quota);
+    // No region goes beyond the limit by itself, whatever it is lent.
+    let most = quota.saturating_mul(fleet.regions as u64);
     let why = format!(
-        "a failover that forgets acknowledged writes lends those chunks again; one that forgets everything, at most the \
-         {held} that the lender holds"
+        "a failover that forgets acknowledged writes lends those chunks again; one that forgets everything, the {held} \
+         that the lender holds, and once more with every further failover in the window, but never more than {most}"
     );
-    Some(Bound { units: quota.saturating_add(held), why })
+    Some(Bound { units: in_a_partition(promise, fleet).units.saturating_add(held).min(most), why })
 }

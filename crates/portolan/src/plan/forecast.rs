@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use portolan_config::{Algorithm, Budget, KeyPart, Limit, OnPartition, RegionMap, Shares, Snapshot, Window};
+use portolan_config::{Algorithm, Budget, KeyPart, Limit, OnPartition, RegionMap, Snapshot, Window};
 use portolan_limits::{Bound, Bounds, Case, Fleet, Promise};
 use portolan_model::{Name, RegionId, render_duration};
 use serde::Serialize;
@@ -99,7 +99,7 @@ pub fn fleet_answer(regions: &RegionMap, fleet: &Fleet) -> Value {
 }
 
 fn forecast(limit: &Limit, regions: &RegionMap, fleet: &Fleet) -> Forecast {
-    let promise = Promise::of(limit, &weights(limit, regions));
+    let promise = Promise::of(limit, regions);
     let bounds = Bounds::of(&promise, fleet);
     let shares: BTreeMap<RegionId, u64> = regions.ids().iter().cloned().zip(promise.shares(fleet)).collect();
     let budget = |quotas: &BTreeMap<String, u64>| {
@@ -134,19 +134,6 @@ fn forecast(limit: &Limit, regions: &RegionMap, fleet: &Fleet) -> Forecast {
         plans: limit.plans.as_ref().map_or_else(BTreeMap::new, |plans| budget(&plans.quotas)),
         overrides: budget(&limit.overrides),
         advice,
-    }
-}
-
-/// Weights per region in the order of the map. A split by demand is taken at its worst: everything is asked of the first
-/// region, and the others hold the least that they can.
-fn weights(limit: &Limit, regions: &RegionMap) -> Vec<u32> {
-    match &limit.shares {
-        Shares::Equal => Vec::new(),
-        Shares::Weights(weights) => regions.ids().iter().map(|id| weights.get(id).copied().unwrap_or(0)).collect(),
-        Shares::Demand => {
-            let alike = 2000 / u32::try_from(regions.ids().len()).unwrap_or(1).max(1);
-            (0..regions.ids().len()).map(|at| if at == 0 { 8000 + alike } else { alike }).collect()
-        }
     }
 }
 
