@@ -33,6 +33,7 @@ use std::{
 use portolan_config::{LimitId, Roster};
 use portolan_model::{ByteSize, HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
 
+pub(crate) use self::marking::MAX_MARKED;
 use self::{book::Book, partition::Partition, report::OwnUse, siblings::Siblings, watch::Watch};
 pub use self::{
     event::Event,

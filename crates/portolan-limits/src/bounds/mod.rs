@@ -22,9 +22,11 @@
 //!   (lent to regions or granted to nodes, until that is spent or too old). So buckets and what is out never hold more than
 //!   `b` together, and gain at most `r·t`: any interval `t` admits at most `b + r·t` (rule 9.8). A clock set forward by up
 //!   to `ε` adds `r·ε`.
-//! * Refused wrongly: a part that is cut off admits exactly its shares, so the smallest region refuses
-//!   `L − base_min`. While all is well the same holds until a loan arrives, which takes `RTT + 2·G`: a round for the need
-//!   to be told, the way there and back, and a round for the loan to be decided.
+//! * Refused wrongly: a region that stays cut off from all others admits exactly its share, so the smallest refuses
+//!   `L − base_min`. A slot that was lent of is worse: a lender keeps no certain part, so a region that demand jumps to may
+//!   refuse all of `L`, until a loan arrives or, if it is cut off, to the end of the slot and of the next, of which it may
+//!   have lent before. A loan takes about `RTT + 2·G`: a round for the need to be told, the way there and back, and a round
+//!   for the loan to be decided; it may come in parts, so no wait for it makes this 0.
 
 mod admitted;
 mod fleet;
@@ -136,7 +138,7 @@ pub struct Case {
     pub admitted_per_slot: Bound,
     /// Admitted in any span as long as a slot, wherever it begins; `None` for a concurrency limit.
     pub admitted_in_any_window: Option<Bound>,
-    /// Refused in one slot although the limit is not reached.
+    /// Refused in one slot although the limit is not reached, whatever of it was lent and whenever demand moves.
     pub refused_wrongly: Bound,
 }
 
@@ -165,12 +167,18 @@ pub struct Bounds {
     /// Of a limit with a lender: admitted in the slot of one failover that forgets what was lent (rule 9.15); `None` for
     /// others.
     pub failover: Option<Bound>,
-    /// Refused in one slot because a region is dead and its share lies idle.
+    /// Refused wrongly in one slot by a region that hears no other: from the second slot that begins after they count as
+    /// unheard, until one is heard again.
+    pub refused_alone: Bound,
+    /// Of requests that may cost more than a region owns: what the smallest owns of a slot, of a token bucket of the burst;
+    /// `None` where each region may admit every request by itself.
+    pub costly: Option<Bound>,
+    /// Refused in one slot because a region is dead and what it held lies idle.
     pub dead_region: Bound,
-    /// Refused in one region after its node was restarted, in units of its share. What is admitted never grows by it.
+    /// Refused in one region after its node was restarted, over all slots. What is admitted never grows by it.
     pub restart: Bound,
-    /// How long requests of a restarted region are refused; zero where durable marks let it go on.
-    pub restart_lasts: Duration,
+    /// How long requests of a restarted region are refused at most; `None` where that depends on when others answer.
+    pub restart_lasts: Option<Duration>,
 }
 
 impl Bounds {
@@ -199,6 +207,8 @@ impl Bounds {
             skewed: admitted::skewed(promise, fleet),
             cut_node: trouble::cut_node(promise, fleet),
             failover: trouble::failover(promise, fleet),
+            refused_alone: refused::alone(promise, fleet),
+            costly: refused::costly(promise, fleet),
             dead_region: trouble::dead_region(promise, fleet),
             restart: restart.0,
             restart_lasts: restart.1,

@@ -13,43 +13,39 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
     }
     let quota = slot_units(&promise.algorithm);
     let least = smallest(promise, fleet);
-    let until = fleet.until_lent();
-    let wait = render_duration(until);
-    if !can_be_lent(&promise.algorithm) {
-        let why = format!("regions do not lend this kind of limit: one that has spent its share of {least} refuses");
-        return Bound { units: quota - least, why };
-    }
     if promise.lent {
         let why = format!("a region that has spent its {least} refuses until the lender's next chunk is there");
         return Bound { units: quota - least, why };
     }
-    if promise.borrow_wait >= until {
-        let why = format!(
-            "a request that finds its share empty waits up to {} for a loan, and loans are there after {wait}",
-            render_duration(promise.borrow_wait)
-        );
-        return Bound { units: 0, why };
+    if !lends(promise, fleet) {
+        let why = format!("regions do not lend this kind of limit: one that has spent its share of {least} refuses");
+        return Bound { units: quota - least, why };
     }
-    let taken = if promise.overdraft.parts() == 0 { 0 } else { promise.overdraft.of(least).max(1) };
-    let at_once = least.saturating_add(taken);
-    let why = format!(
-        "if all of it is asked at once of the region with the smallest share, {at_once} pass and the rest is refused \
-         until others have lent, which takes up to {wait}{}{}",
-        at_the_limits_rate(promise, fleet, at_once),
-        slow_to_return(promise)
-    );
-    Bound { units: quota.saturating_sub(at_once), why }
+    let wait = render_duration(fleet.until_lent());
+    let why = if promise.borrow_wait.is_zero() {
+        format!(
+            "a region may have lent its share when demand jumps to it: what is asked there at once is refused until \
+             others have lent, which takes about {wait}{}{}",
+            at_the_limits_rate(promise, fleet),
+            slow_to_return(promise)
+        )
+    } else {
+        format!(
+            "a region may have lent its share when demand jumps to it: a request then waits up to {} for a loan, which \
+             takes about {wait} and may come in parts, but not in the last {} of a window",
+            render_duration(promise.borrow_wait),
+            render_duration(fleet.worst_rtt / 2)
+        )
+    };
+    Bound { units: quota, why }
 }
 
 /// What that means for demand that jumps to one region at no more than the limit's own rate.
-fn at_the_limits_rate(promise: &Promise, fleet: &Fleet, at_once: u64) -> String {
+fn at_the_limits_rate(promise: &Promise, fleet: &Fleet) -> String {
     let window = promise.algorithm.window().as_micros().max(1);
-    let until = fleet.until_lent().as_micros();
+    let until = fleet.until_lent().as_micros().min(window);
     let come = u128::from(promise.algorithm.quota()).saturating_mul(until).div_ceil(window);
-    match come.saturating_sub(u128::from(at_once)) {
-        0 => "; spread evenly, none is refused".to_owned(),
-        refused => format!("; spread evenly, {refused} are refused once"),
-    }
+    format!("; if it comes evenly, these are about {come}, once")
 }
 
 /// What a lender of tokens waits for before it can lend as much again.
@@ -62,8 +58,29 @@ fn slow_to_return(promise: &Promise) -> &'static str {
     }
 }
 
-/// Refused in one slot while some regions do not hear some others.
+/// Refused in any slot while some regions do not hear some others, the first and the last of these included.
 pub(super) fn in_a_partition(promise: &Promise, fleet: &Fleet) -> Bound {
+    if let Some(bound) = nothing(promise, fleet) {
+        return bound;
+    }
+    let quota = slot_units(&promise.algorithm);
+    let alone = alone(promise, fleet);
+    if lends(promise, fleet) && alone.units < quota {
+        let why = "what a region had lent when it was cut off does not come back in that window or the next; regions that \
+                   hear each other go on lending";
+        return Bound { units: quota, why: why.to_owned() };
+    }
+    let kept = quota - smallest(promise, fleet);
+    if alone.units < kept {
+        let stale = render_duration(fleet.staleness);
+        return Bound { units: kept, why: format!("until {stale} after the cut every region keeps to its share") };
+    }
+    alone
+}
+
+/// Refused in one slot by a region that hears no other: from the second that begins after they count as unheard, for of
+/// that nothing can have been lent before.
+pub(super) fn alone(promise: &Promise, fleet: &Fleet) -> Bound {
     if let Some(bound) = nothing(promise, fleet) {
         return bound;
     }
@@ -80,29 +97,25 @@ pub(super) fn in_a_partition(promise: &Promise, fleet: &Fleet) -> Bound {
             Bound { units: quota, why }
         }
         OnPartition::Open { cap: None } => {
-            let why = format!(
-                "a part refuses only when it has spent the whole limit by itself; until {stale} after the cut it keeps \
-                 to its shares"
-            );
+            let why = "a region refuses only when it has spent the whole limit by itself".to_owned();
             Bound { units: 0, why }
         }
         OnPartition::Open { cap: Some(cap) } => {
             let reach = quota.min(cap.of(least));
-            let why = format!("the smallest region alone may reach {cap} of its share of {least}");
+            let why = format!("the smallest region may reach {cap} of its share of {least}");
             Bound { units: quota - reach, why }
         }
         OnPartition::Static => {
             if let Some(after) = promise.reclaim {
                 let after = render_duration(after);
                 let why = format!(
-                    "a cut-off region admits its share of {least} at least, and nothing once it was unheard for {after}: \
-                     then its share goes to the others"
+                    "a region that nobody hears admits its share of {least} at least, and nothing once it was unheard \
+                     for {after}: then its share goes to the others"
                 );
                 return Bound { units: quota, why };
             }
             let lender = if promise.lent { ", if it does not reach the lender either" } else { "" };
-            let why =
-                format!("the smallest region, cut off alone, admits its share of {least} and refuses the rest{lender}");
+            let why = format!("the smallest region admits its share of {least} and refuses the rest{lender}");
             Bound { units: quota - least, why }
         }
     }
@@ -120,11 +133,46 @@ fn nothing(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
     Some(Bound { units: 0, why: why.to_owned() })
 }
 
-/// The least that a region may admit in one slot by itself: of a token bucket, its shares of rate and burst.
+/// Whether a region may have lent others what it owns.
+pub(super) fn lends(promise: &Promise, fleet: &Fleet) -> bool {
+    fleet.regions > 1 && !promise.lent && !promise.shadow && can_be_lent(&promise.algorithm)
+}
+
+/// The least that a region may admit in one slot by itself, of what it does not lend.
 pub(super) fn smallest(promise: &Promise, fleet: &Fleet) -> u64 {
+    own(promise, fleet).into_iter().min().unwrap_or(0)
+}
+
+/// What the regions may admit in one slot, each by itself: of a token bucket, its shares of rate and burst.
+pub(super) fn own(promise: &Promise, fleet: &Fleet) -> Vec<u64> {
     let bursts = match &promise.algorithm {
         Algorithm::TokenBucket { burst, .. } => base_shares(*burst, &promise.weights, fleet.regions),
         _ => vec![0; fleet.regions],
     };
-    promise.shares(fleet).into_iter().zip(bursts).map(|(share, burst)| share + burst).min().unwrap_or(0)
+    promise.shares(fleet).into_iter().zip(bursts).map(|(share, burst)| share + burst).collect()
+}
+
+/// Of requests that may cost more than a region owns: that share, and when they pass.
+pub(super) fn costly(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
+    let shares = match &promise.algorithm {
+        Algorithm::TokenBucket { burst, .. } => base_shares(*burst, &promise.weights, fleet.regions),
+        _ => promise.shares(fleet),
+    };
+    let least = shares.into_iter().min().unwrap_or(0);
+    if u64::from(promise.cost) <= least || promise.shadow {
+        return None;
+    }
+    let borrowed = match promise.on_partition {
+        _ if promise.lent => "passes once the lender has given the rest",
+        _ if !lends(promise, fleet) => "never passes there, for regions do not lend this kind of limit",
+        _ if promise.borrow_wait.is_zero() => "is refused until others have lent the rest",
+        _ => "waits for others to lend the rest",
+    };
+    let apart = match promise.on_partition {
+        OnPartition::Open { cap: None } => "passes while the region is cut off",
+        OnPartition::Open { cap: Some(_) } => "passes while the region is cut off if its open part covers it",
+        _ => "is always refused while the region is cut off",
+    };
+    let why = format!("what costs more than a region owns, {least} in the smallest, {borrowed}, and {apart}");
+    Some(Bound { units: least, why })
 }

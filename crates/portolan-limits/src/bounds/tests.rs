@@ -30,26 +30,43 @@ fn figures(promise: &Promise) -> [(u64, Option<u64>, u64); 2] {
     })
 }
 
-#[test]
-fn a_strict_limit_is_never_exceeded_and_refuses_what_a_cut_off_region_does_not_own() {
-    // Shares 334, 333, 333; 1000 - 333.
-    assert_eq!(figures(&strict("1000/s")), [(1000, Some(2000), 667), (1000, Some(2000), 667)]);
-    // Shares 600, 300, 100.
-    let weighted = Promise { weights: vec![6, 3, 1], ..strict("1000/s") };
-    assert_eq!(figures(&weighted), [(1000, Some(2000), 900), (1000, Some(2000), 900)]);
-    let closed = Promise { on_partition: OnPartition::Closed, ..strict("1000/s") };
-    assert_eq!(figures(&closed), [(1000, Some(2000), 667), (1000, Some(2000), 1000)]);
-    // Shares 1, 1, 0: one region lives on loans.
-    assert_eq!(figures(&strict("2/s")), [(2, Some(4), 2), (2, Some(4), 2)]);
+fn refused_alone(promise: &Promise) -> u64 {
+    Bounds::of(promise, &Fleet::new(3, RTT, 3)).refused_alone.units
 }
 
 #[test]
-fn a_wait_for_loans_refuses_nothing_while_all_is_well() {
-    let waiting = |millis| Promise { borrow_wait: Duration::from_millis(millis), ..strict("10/min") };
-    // A loan is there after 250 ms and two rounds of 100 ms.
-    assert_eq!(figures(&waiting(449))[0].2, 7);
-    assert_eq!(figures(&waiting(450))[0].2, 0);
-    assert_eq!(figures(&waiting(450))[1].2, 7);
+fn a_strict_limit_is_never_exceeded_and_refuses_what_a_region_has_lent_or_alone_does_not_own() {
+    let check = |promise: &Promise, quota, alone| {
+        assert_eq!(figures(promise), [(quota, Some(2 * quota), quota); 2], "{promise:?}");
+        assert_eq!(refused_alone(promise), alone, "{promise:?}");
+    };
+    // Shares 334, 333, 333; 1000 - 333.
+    check(&strict("1000/s"), 1000, 667);
+    // Shares 600, 300, 100.
+    check(&Promise { weights: vec![6, 3, 1], ..strict("1000/s") }, 1000, 900);
+    check(&Promise { on_partition: OnPartition::Closed, ..strict("1000/s") }, 1000, 1000);
+    // Shares 1, 1, 0: one region lives on loans.
+    check(&strict("2/s"), 2, 2);
+}
+
+#[test]
+fn a_limit_that_regions_do_not_lend_refuses_what_the_smallest_share_leaves() {
+    // Shares 20, 20, 20.
+    let long = Promise::strict(sliding("60/min"));
+    assert_eq!(figures(&long), [(60, Some(120), 40); 2]);
+    assert_eq!(refused_alone(&long), 40);
+    // Until the others count as unheard.
+    let open = Promise { on_partition: OnPartition::OPEN, ..long };
+    assert_eq!(figures(&open), [(60, Some(120), 40), (180, Some(360), 40)]);
+    assert_eq!(refused_alone(&open), 0);
+}
+
+#[test]
+fn a_wait_for_loans_helps_nobody_at_the_end_of_a_window() {
+    let waiting = Promise { borrow_wait: Duration::from_secs(1), ..strict("10/min") };
+    let refused = Bounds::of(&waiting, &Fleet::new(3, RTT, 1)).healthy.refused_wrongly;
+    assert_eq!(refused.units, 10);
+    assert!(refused.why.contains("but not in the last 125ms of a window"), "{}", refused.why);
 }
 
 #[test]
@@ -76,10 +93,12 @@ fn an_open_limit_admits_itself_once_per_region_at_most() {
         on_partition: OnPartition::Open { cap: cap.map(Ratio::from_parts) },
         ..strict("1000/s")
     };
-    assert_eq!(figures(&open(None)), [(1000, Some(2000), 667), (3000, Some(6000), 0)]);
+    assert_eq!(figures(&open(None)), [(1000, Some(2000), 1000), (3000, Some(6000), 1000)]);
+    assert_eq!(refused_alone(&open(None)), 0);
     // A part of two regions owns 667, and 1.2 times that is 800; one of the three had borrowed the whole before the cut.
     // A lone region of 333 reaches 399.
-    assert_eq!(figures(&open(Some(12_000)))[1], (2600, Some(5200), 601));
+    assert_eq!(figures(&open(Some(12_000)))[1], (2600, Some(5200), 1000));
+    assert_eq!(refused_alone(&open(Some(12_000))), 601);
     let parts = |cap| Bounds::of(&open(cap), &Fleet::new(3, RTT, 1)).parts;
     assert_eq!(parts(None), [2000, 3000]);
     // The part that had borrowed everything spends 1000, the others 1.2 times the 667 that they own: 800.
@@ -102,20 +121,21 @@ fn a_sliding_window_holds_its_estimate_and_may_nearly_double() {
     let long = Bounds::of(&Promise::strict(sliding("1000/min")), &Fleet::new(3, RTT, 1));
     assert!(long.healthy.refused_wrongly.why.starts_with("regions do not lend"));
     // Three windows that may have been spent, and the one that they carry over into.
-    assert_eq!((bounds.restart.units, bounds.restart_lasts), (4 * 334, Duration::from_secs(4)));
+    assert_eq!((bounds.restart.units, bounds.restart_lasts), (4 * 1000, Some(Duration::from_secs(4))));
 }
 
 #[test]
 fn a_token_bucket_admits_its_burst_and_what_drips_in() {
     let rate = "600/min".parse().expect("a rate");
     let bucket = Promise::strict(Algorithm::TokenBucket { rate, burst: 50 });
+    assert_eq!(figures(&bucket), [(650, Some(650), 650); 2]);
     // Shares 200 + 17, 200 + 17 and 200 + 16.
-    assert_eq!(figures(&bucket), [(650, Some(650), 434), (650, Some(650), 434)]);
+    assert_eq!(refused_alone(&bucket), 434);
     // 5 more drip in when a clock is set forward by half a second.
     let bounds = Bounds::of(&bucket, &Fleet::new(3, RTT, 1));
     assert_eq!(bounds.skewed.map(|bound| bound.units), Some(655));
-    // A share of 17 and of 200 in 3.5 s of a minute.
-    assert_eq!((bounds.restart.units, bounds.restart_lasts), (16 + 11, Duration::from_millis(3500)));
+    // The burst, and of 600 what drips in 3.5 s of a minute.
+    assert_eq!((bounds.restart.units, bounds.restart_lasts), (50 + 35, Some(Duration::from_millis(3500))));
     let open = Promise { on_partition: OnPartition::OPEN, ..bucket };
     assert_eq!(figures(&open)[1].0, 1950);
     // Each of the three regions fills at the whole rate.
@@ -127,6 +147,12 @@ fn a_token_bucket_admits_its_burst_and_what_drips_in() {
 fn a_concurrency_limit_bounds_rights_and_a_cut_node_works_on_what_it_holds() {
     let parallel = Promise::strict(Algorithm::Concurrency { limit: 100 });
     assert_eq!(figures(&parallel), [(100, None, 67), (100, None, 67)]);
+    let restart = |nodes| {
+        let bounds = Bounds::of(&parallel, &Fleet::new(3, RTT, nodes));
+        (bounds.restart.units, bounds.restart_lasts)
+    };
+    // With others it depends on when they tell what they have in flight.
+    assert_eq!((restart(1), restart(3)), ((0, Some(Duration::ZERO)), (34, None)));
     let cut = |nodes| Bounds::of(&parallel, &Fleet::new(3, RTT, nodes)).cut_node.map(|bound| bound.units);
     assert_eq!((cut(1), cut(3)), (None, Some(200)));
     // In each of three regions: what the node that was cut off works on, and the whole limit again.
@@ -170,15 +196,50 @@ fn overdraft_of_shares_that_follow_demand_is_that_of_the_worst_split() {
 fn a_restart_costs_windows_or_what_a_mark_was_ahead() {
     let check = |promise: &Promise, units, lasts| {
         let bounds = Bounds::of(promise, &Fleet::new(3, RTT, 1));
-        assert_eq!((bounds.restart.units, bounds.restart_lasts), (units, Duration::from_secs(lasts)), "{promise:?}");
+        let lasts = Some(Duration::from_secs(lasts));
+        assert_eq!((bounds.restart.units, bounds.restart_lasts), (units, lasts), "{promise:?}");
     };
-    // Three windows of 334: those that begin within 2 s, and the one under way.
-    check(&strict("1000/s"), 1002, 3);
-    // A tenth of 200.
-    check(&strict("600/min"), 20, 0);
+    // Three windows: those that begin within 2 s, and the one under way. The others may have lent all of them.
+    check(&strict("1000/s"), 3000, 3);
+    // Under one mark for all keys; borrowed, too.
+    check(&strict("600/min"), 600, 60);
     let day = Window::Calendar { period: Period::Day, zone: "UTC".to_owned() };
-    check(&Promise::strict(Algorithm::FixedWindow { quota: 10_000, window: day }), 333, 0);
+    // A civil day has up to 25 hours.
+    check(&Promise::strict(Algorithm::FixedWindow { quota: 10_000, window: day }), 10_000, 90_000);
+    // A share of 200 that counts in the next window, too.
+    check(&Promise::strict(sliding("600/min")), 400, 120);
+    let open = Promise { on_partition: OnPartition::OPEN, ..Promise::strict(sliding("600/min")) };
+    check(&open, 1200, 120);
     check(&Promise::strict(Algorithm::Concurrency { limit: 100 }), 0, 0);
+}
+
+#[test]
+fn a_dead_region_takes_what_it_had_borrowed_with_it() {
+    let dead = |promise: &Promise| Bounds::of(promise, &Fleet::new(3, RTT, 1)).dead_region.units;
+    assert_eq!(dead(&strict("1000/s")), 1000);
+    assert_eq!(dead(&Promise::strict(sliding("600/min"))), 200);
+    // A share of 67, and all that the lender held.
+    assert_eq!(dead(&Promise { lent: true, ..strict("1000/s") }), 867);
+    let parallel = Promise::strict(Algorithm::Concurrency { limit: 100 });
+    assert_eq!(dead(&Promise { on_partition: OnPartition::Closed, ..parallel.clone() }), 100);
+    let minority = Promise { on_partition: OnPartition::ClosedMinority, ..parallel };
+    assert_eq!(dead(&minority), 34);
+    // Without the largest the others are the minority.
+    assert_eq!(dead(&Promise { weights: vec![2, 1, 1], ..minority }), 100);
+}
+
+#[test]
+fn a_request_that_costs_more_than_a_share_is_told_of() {
+    let costly = |cost, promise: Promise| {
+        let bounds = Bounds::of(&Promise { cost, ..promise }, &Fleet::new(3, RTT, 1));
+        bounds.costly.map(|bound| (bound.units, bound.why.contains("never")))
+    };
+    assert_eq!(costly(333, strict("1000/s")), None);
+    assert_eq!(costly(334, strict("1000/s")), Some((333, false)));
+    assert_eq!(costly(201, Promise::strict(sliding("600/min"))), Some((200, true)));
+    // A bucket pays a request from its burst.
+    let bucket = Algorithm::TokenBucket { rate: "600/min".parse().expect("a rate"), burst: 50 };
+    assert_eq!(costly(17, Promise::strict(bucket)), Some((16, false)));
 }
 
 #[test]
@@ -218,6 +279,8 @@ proptest! {
         prop_assert!(healthy.admitted_per_slot.units <= partition.admitted_per_slot.units);
         prop_assert!(partition.admitted_per_slot.units <= quota * regions as u64);
         prop_assert!(healthy.refused_wrongly.units <= quota && partition.refused_wrongly.units <= quota);
+        prop_assert!(bounds.refused_alone.units <= partition.refused_wrongly.units);
+        prop_assert!(bounds.dead_region.units <= quota);
         prop_assert!(bounds.parts.iter().all(|parts| *parts <= partition.admitted_per_slot.units.max(healthy.admitted_per_slot.units)));
     }
 }

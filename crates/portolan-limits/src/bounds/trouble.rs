@@ -2,68 +2,100 @@
 
 use std::time::Duration;
 
-use portolan_config::Algorithm;
+use portolan_config::{Algorithm, OnPartition};
 use portolan_model::render_duration;
 
-use super::{Bound, Fleet, KEPT, Promise, admitted::in_a_partition};
+use super::{
+    Bound, Fleet, KEPT, Promise,
+    admitted::{in_a_partition, slot_units},
+    refused::{lends, own},
+};
 use crate::{
     definition::MARKED_WINDOW,
     horizon::{CLOCK_TOLERANCE, HORIZON_LEAD},
+    replica::MAX_MARKED,
 };
 
-/// The share of a dead region lies idle until it is taken away from it.
+/// What a dead region held lies idle, and its share until that is taken away from it.
 pub(super) fn dead_region(promise: &Promise, fleet: &Fleet) -> Bound {
-    let largest = promise.shares(fleet).into_iter().max().unwrap_or(0);
     if fleet.regions == 1 {
         return Bound { units: 0, why: "there is no other region that could lack its share".to_owned() };
     }
-    let why = match promise.reclaim {
-        Some(after) => format!("its share lies idle until it was unheard for {}", render_duration(after)),
+    let (quota, own) = (slot_units(&promise.algorithm), own(promise, fleet));
+    let largest = own.iter().copied().max().unwrap_or(0);
+    let until = match promise.reclaim {
+        Some(after) => format!("until it was unheard for {}", render_duration(after)),
         None => String::from(
-            "its share lies idle until `portolan limits fence REGION`, since nobody can tell dead from cut off; \
-             `reclaim: 30s` would give it to the others by itself",
+            "until `portolan limits fence REGION`, since nobody can tell dead from cut off; `reclaim: 30s` would give \
+             it to the others by itself",
         ),
     };
-    Bound { units: largest, why }
+    let minority = largest.saturating_mul(2) >= own.iter().sum();
+    match promise.on_partition {
+        OnPartition::Closed => {
+            let why = "the other regions refuse everything until it is back; a fence does not end that".to_owned();
+            return Bound { units: quota, why };
+        }
+        OnPartition::ClosedMinority if minority => {
+            return Bound { units: quota, why: format!("the other regions refuse everything {until}") };
+        }
+        _ => {}
+    }
+    let held = most_held(promise, fleet);
+    let borrowed = if held > largest {
+        format!("what it had borrowed is lost in the window it dies in and the next; its share of {largest}")
+    } else {
+        "its share".to_owned()
+    };
+    Bound { units: held, why: format!("{borrowed} lies idle {until}") }
 }
 
-/// What a restarted node does not spend, and for how long it refuses.
-pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
-    let share = promise.shares(fleet).into_iter().max().unwrap_or(0);
+/// The most that a region may hold of a slot while all is well: what it owns, and what it is lent.
+fn most_held(promise: &Promise, fleet: &Fleet) -> u64 {
+    let quota = slot_units(&promise.algorithm);
+    let largest = own(promise, fleet).into_iter().max().unwrap_or(0);
+    let lent = if promise.lent { quota - KEPT.of(quota) } else { 0 };
+    if lends(promise, fleet) { quota } else { largest.saturating_add(lent).min(quota) }
+}
+
+/// What a restarted node does not spend, and for how long it refuses everything; no time where that depends on others.
+pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Option<Duration>) {
+    let open = matches!(promise.on_partition, OnPartition::Open { .. });
+    let held = if open { slot_units(&promise.algorithm) } else { most_held(promise, fleet) };
     let window = promise.algorithm.window();
-    let lead = render_duration(HORIZON_LEAD);
     let slides = matches!(promise.algorithm, Algorithm::SlidingWindow { .. });
     let (units, lasts, why) = match &promise.algorithm {
         Algorithm::Concurrency { .. } if fleet.nodes > 1 => {
-            let lasts = HORIZON_LEAD + CLOCK_TOLERANCE;
             let why = format!(
-                "nothing begins before every node of the region has told what it has in flight, or {} after the last word \
-                 of one that cannot",
-                render_duration(lasts)
+                "nothing begins before every node on the region's roster has told what it has in flight, and before {} \
+                 after the last word of one that was dropped from it",
+                render_duration(HORIZON_LEAD + CLOCK_TOLERANCE)
             );
-            (share, lasts, why)
+            (held, None, why)
         }
         Algorithm::Concurrency { .. } => {
-            (0, Duration::ZERO, "requests in flight end with the process, and their rights come back".to_owned())
+            (0, Some(Duration::ZERO), "requests in flight end with the process, and their rights come back".to_owned())
         }
-        Algorithm::TokenBucket { burst, .. } => {
+        Algorithm::TokenBucket { rate, burst } => {
             // To the end of the last second that the process before may have lent of, by a clock that is behind.
             let lasts = HORIZON_LEAD + Duration::from_secs(1) + CLOCK_TOLERANCE;
-            let dripped = u128::from(share) * lasts.as_micros() / window.as_micros().max(1);
+            let dripped = u128::from(rate.count) * lasts.as_micros() / window.as_micros().max(1);
             let why = format!(
                 "the bucket begins empty, and fills from when nothing can be spent any more that the process before may \
                  have lent: {} after its last word at most",
                 render_duration(lasts)
             );
-            let units = share_of(*burst, share, promise).saturating_add(u64::try_from(dripped).unwrap_or(u64::MAX));
-            (units, lasts, why)
+            (burst.saturating_add(u64::try_from(dripped).unwrap_or(u64::MAX)), Some(lasts), why)
         }
         _ if window >= MARKED_WINDOW => {
-            let second = share.saturating_mul(1000) / u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1);
-            let why = "it goes on from a durable mark, which is at most this far ahead of what was spent".to_owned();
-            let ahead = (share / 10).max(second).max(1).min(share);
-            let counted = if slides { ahead.saturating_mul(2) } else { ahead };
-            (counted, Duration::ZERO, why)
+            let why = format!(
+                "it goes on from a durable mark, which is ahead of a key's spend by as much again at most, so by half of \
+                 what it held; but once more than {MAX_MARKED} keys are past a tenth of their share, later ones go by one \
+                 mark for all of them, which may be all of it"
+            );
+            // Of a sliding window that counts in the next one, too.
+            let counted = if slides { 2 } else { 1 };
+            (held.saturating_mul(counted.into()), Some(window * counted), why)
         }
         _ => {
             // A sliding window takes the last of them to be spent, which counts in the next.
@@ -73,17 +105,13 @@ pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Duration) {
             let slots = u64::try_from(slots).unwrap_or(u64::MAX);
             let why = format!(
                 "windows that the process before may have spent give no rights: {slots} at most, those that begin up \
-                 to {lead} after its last word"
+                 to {} after its last word",
+                render_duration(HORIZON_LEAD)
             );
-            (share.saturating_mul(slots), lasts, why)
+            (held.saturating_mul(slots), Some(lasts), why)
         }
     };
     (Bound { units, why }, lasts)
-}
-
-fn share_of(amount: u64, share: u64, promise: &Promise) -> u64 {
-    let part = u128::from(amount) * u128::from(share) / u128::from(promise.algorithm.quota().max(1));
-    u64::try_from(part).unwrap_or(u64::MAX)
 }
 
 /// A node that is cut from its region keeps working on what it had admitted.

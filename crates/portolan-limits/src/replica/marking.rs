@@ -169,7 +169,7 @@ fn raise_ceiling(counter: &Counter, slot: u64, spent: u64, most: u64) {
 
 /// Keys with marks of their own; beyond it all keys of a limit are marked together. Half of what fits, for the marks of
 /// the process before may be as many.
-const MAX_MARKED: usize = MAX_MARKS / 2;
+pub(crate) const MAX_MARKED: usize = MAX_MARKS / 2;
 
 #[cfg(test)]
 mod tests {
