@@ -1,20 +1,44 @@
 //! The most that a policy lets a slot admit, over all regions: what `plan` states, so that a run holds the statement.
 
 use portolan_config::{Algorithm, Limit, OnPartition, RegionMap};
-use portolan_limits::{Bounds, Fleet, Promise};
+use portolan_limits::{Bound, Bounds, Fleet, Promise};
 use portolan_model::Rate;
 
-/// Of one slot whose quota is `quota`, whatever breaks but the memory of a lender.
-pub fn of_slot(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> u64 {
-    let bounds = bounds(limit, quota, regions, nodes);
-    let worst = bounds.partition.admitted_per_slot.units.max(bounds.healthy.admitted_per_slot.units);
-    worst.max(bounds.cut_node.map_or(0, |bound| bound.units))
+use crate::trouble::State;
+
+/// The most that one slot may admit, in each state of the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// While every node hears every other.
+    pub calm: u64,
+    /// Whatever breaks but the memory of a lender.
+    pub troubled: u64,
+    /// Of a slot in which the limit's lender forgot what it had lent.
+    pub forgotten: u64,
 }
 
-/// The same of a slot in which the limit's lender forgot what it had lent.
-pub fn of_forgotten_slot(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> u64 {
-    let forgotten = bounds(limit, quota, regions, nodes).failover.map_or(0, |bound| bound.units);
-    forgotten.max(of_slot(limit, quota, regions, nodes))
+impl Most {
+    /// Of a limit that counts `quota`, in a fleet whose largest region has so many nodes.
+    pub fn of(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> Self {
+        if let Algorithm::TokenBucket { .. } = limit.algorithm {
+            let [calm, troubled] =
+                [State::Calm, State::Troubled].map(|state| bucket(limit, quota, regions, state).per_second());
+            return Self { calm, troubled, forgotten: troubled };
+        }
+        let bounds = bounds(limit, quota, regions, nodes);
+        let units = |bound: Option<Bound>| bound.map_or(0, |bound| bound.units);
+        let calm = bounds.healthy.admitted_per_slot.units;
+        let troubled = calm.max(bounds.partition.admitted_per_slot.units).max(units(bounds.cut_node));
+        Self { calm, troubled, forgotten: troubled.max(units(bounds.failover)) }
+    }
+
+    /// In one of both states in which lenders remember.
+    pub const fn in_state(self, state: State) -> u64 {
+        match state {
+            State::Calm => self.calm,
+            State::Troubled => self.troubled,
+        }
+    }
 }
 
 fn bounds(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> Bounds {
@@ -32,11 +56,11 @@ pub struct Bucket {
 }
 
 /// The bucket that all regions together may take from, of a limit that counts `quota` per period: the whole in each of
-/// them while it is open.
-pub fn bucket(limit: &Limit, quota: u64, regions: &RegionMap) -> Bucket {
-    let times = match limit.on_partition {
-        OnPartition::Open { .. } => regions.ids().len() as u64,
-        OnPartition::Static | OnPartition::Closed | OnPartition::ClosedMinority => 1,
+/// them while it is open and they may not hear each other.
+pub fn bucket(limit: &Limit, quota: u64, regions: &RegionMap, state: State) -> Bucket {
+    let times = match (limit.on_partition, state) {
+        (OnPartition::Open { .. }, State::Troubled) => regions.ids().len() as u64,
+        _ => 1,
     };
     let (rate, burst) = match limit.algorithm.with_quota(quota) {
         Algorithm::TokenBucket { rate, burst } => (rate, burst),

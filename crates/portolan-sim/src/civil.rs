@@ -3,6 +3,7 @@
 
 use portolan_limits::Windows;
 use portolan_model::Timestamp;
+use tokio::time::Duration;
 
 use crate::clock::BEGIN;
 
@@ -45,10 +46,14 @@ impl Moment {
     }
 }
 
+/// A span in milliseconds.
+pub fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use portolan_config::{Algorithm, Period, Window};
-    use tokio::time::Duration;
 
     use super::*;
 

@@ -205,8 +205,7 @@ impl World<'_> {
     fn note_quotas(&mut self, host: usize, intent: Option<&Intent>) {
         let budgets = intent.into_iter().flat_map(|intent| intent.limits.budgets(&intent.snapshot));
         let quotas = budgets.map(|budget| (budget.binding.id, budget.algorithm().quota())).collect();
-        let at_ms = i64::try_from(self.since_zero().as_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        self.tally.quotas.take(host, quotas, at_ms);
+        self.tally.quotas.take(host, quotas, self.at_ms());
     }
 
     /// Hands the last applied intent to the node.

@@ -76,6 +76,11 @@ impl Lenders {
         self.broken.remove(&number);
     }
 
+    /// Whether nothing is broken.
+    pub fn are_well(&self) -> bool {
+        self.broken.is_empty()
+    }
+
     /// By how much answers to a region come later; `None` while it cannot reach a lender.
     fn late_by(&self, region: &RegionId) -> Option<Duration> {
         let of_region = self.broken.values().filter(|(regions, _)| regions.is_empty() || regions.contains(region));

@@ -40,6 +40,7 @@ mod quotas;
 mod recorder;
 mod slots;
 mod tally;
+mod trouble;
 mod watch;
 
 mod builtin;

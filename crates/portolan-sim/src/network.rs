@@ -130,6 +130,11 @@ impl Network {
         self.renew();
     }
 
+    /// Whether no fault makes any link worse than the scenario has it.
+    pub fn is_whole(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     /// Whether a cut between nodes swallows what the node at `from` sends to that at `to`.
     pub fn is_severed(&self, from: usize, to: usize) -> bool {
         self.severed.get(from * self.nodes.len() + to).copied().unwrap_or_default()

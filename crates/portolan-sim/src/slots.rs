@@ -40,6 +40,11 @@ impl Slot {
         self.admitted - self.excused
     }
 
+    /// When it began, or was asked first by a clock that was ahead.
+    pub fn since_ms(&self) -> i64 {
+        self.begins_ms.min(i64::try_from(self.from_ms).unwrap_or(i64::MAX))
+    }
+
     /// Takes in what of a limit of concurrency is under way, `excused` of it in regions that are vouched to be dead.
     pub fn take_live(&mut self, live: u64, excused: u64) {
         let counts = self.spent().max(live - excused);

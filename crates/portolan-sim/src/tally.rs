@@ -9,12 +9,13 @@ use portolan_model::{Name, Rate, Timestamp};
 use tokio::time::Duration;
 
 use crate::{
-    bound,
-    civil::Moment,
+    bound::{self, Most},
+    civil::{Moment, millis},
     fences::Fences,
     outcome::{LimitFigures, Refusals, RegionUse},
     quotas::Quotas,
     slots::{Slot, Slots, Sums, Tank},
+    trouble::Trouble,
 };
 
 /// Counters that remember what each region admitted, per limit: the first that were seen, which the busiest is among.
@@ -34,6 +35,8 @@ pub struct Tally {
     pub quotas: Quotas,
     /// Regions that operators have given up.
     pub fences: Fences,
+    /// Since when the fleet is well.
+    pub trouble: Trouble,
     /// When lenders forgot what they had lent, in milliseconds of the scenario.
     lost_loans: Vec<i64>,
 }
@@ -71,24 +74,39 @@ struct Counter {
     /// Of a concurrency limit: what is under way, by host with the place of its region.
     live: BTreeMap<(usize, usize), u64>,
     watched: bool,
-    /// The last limit and quota with their bound.
-    bound: Option<(Arc<Limit>, u64, u64)>,
+    /// The last limit and quota with the most that a slot may admit.
+    most: Option<(Arc<Limit>, u64, Most)>,
 }
 
 impl Counter {
-    fn bound_of(&mut self, limit: &Arc<Limit>, quota: u64, map: &RegionMap, nodes: u32) -> u64 {
-        if let Some((of, with, bound)) = &self.bound
+    fn most_of(&mut self, limit: &Arc<Limit>, quota: u64, map: &RegionMap, nodes: u32) -> Most {
+        if let Some((of, with, most)) = &self.most
             && Arc::ptr_eq(of, limit)
             && *with == quota
         {
-            return *bound;
+            return *most;
         }
-        let bound = match limit.algorithm {
-            Algorithm::TokenBucket { .. } => bound::bucket(limit, quota, map).per_second(),
-            _ => bound::of_slot(limit, quota, map, nodes),
-        };
-        self.bound = Some((Arc::clone(limit), quota, bound));
-        bound
+        let most = Most::of(limit, quota, map, nodes);
+        self.most = Some((Arc::clone(limit), quota, most));
+        most
+    }
+}
+
+/// What a request was charged.
+#[derive(Clone, Copy, Debug)]
+pub struct Charged {
+    /// The slot.
+    pub slot: u64,
+    /// Units.
+    pub cost: u64,
+    /// What the limit counts.
+    pub quota: u64,
+}
+
+impl Charged {
+    /// By a limit of `quota`.
+    pub fn of(charge: &Charge, quota: u64) -> Self {
+        Self { slot: charge.slot, cost: u64::from(charge.cost), quota }
     }
 }
 
@@ -143,6 +161,7 @@ impl Tally {
             index: BTreeMap::new(),
             quotas: Quotas::default(),
             fences: Fences::default(),
+            trouble: Trouble::new(map, scenario),
             lost_loans: Vec::new(),
         }
     }
@@ -165,7 +184,7 @@ impl Tally {
             tank: None,
             live: BTreeMap::new(),
             watched,
-            bound: None,
+            most: None,
         };
         let number = u32::try_from(self.counters.len()).expect("no run has so many keys");
         self.counters.push(counter);
@@ -201,15 +220,12 @@ impl Tally {
         self.limits.len() - 1
     }
 
-    /// Counts an allowed request of a limit of `quota`; returns what is wrong with it, if anything is.
-    pub fn admit(&mut self, counter: u32, charge: &Charge, quota: u64, seen: Seen) -> Option<String> {
-        if charge.shadow_refused {
-            return None;
-        }
-        let Self { counters, limits, quotas, fences, map, nodes, expected, lost_loans, .. } = self;
+    /// Counts an allowed request; returns what is wrong with it, if anything is.
+    pub fn admit(&mut self, counter: u32, charged: Charged, seen: Seen) -> Option<String> {
+        let Charged { slot, cost, quota } = charged;
+        let Self { counters, limits, quotas, fences, trouble, map, nodes, expected, lost_loans, .. } = self;
         let counter = &mut counters[counter as usize];
         let limit = &mut limits[counter.limit];
-        let cost = u64::from(charge.cost);
         limit.regions[seen.place].admitted += cost;
         limit.decided += 1;
         counter.demand += cost;
@@ -217,7 +233,8 @@ impl Tally {
         match &limit.limit.algorithm {
             Algorithm::TokenBucket { .. } if fences.excuse(seen.place, seen.at_ms()) => {}
             Algorithm::TokenBucket { .. } => {
-                let of = |quota| bound::bucket(&limit.limit, quota, map);
+                let state = trouble.state(&limit.limit, seen.at_ms());
+                let of = |quota| bound::bucket(&limit.limit, quota, map, state);
                 let held = of(quota);
                 // A bucket that was lowered is as large as before where that is not known yet.
                 let largest = || of(quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms())));
@@ -231,17 +248,18 @@ impl Tally {
                 }
             }
             Algorithm::Concurrency { .. } => *counter.live.entry((seen.host, seen.place)).or_default() += cost,
-            _ if !seen.moment.allows(&limit.windows, charge.slot, seen.at_ms()) => {
-                let (name, slot) = (&limit.name, charge.slot);
+            _ if !seen.moment.allows(&limit.windows, slot, seen.at_ms()) => {
+                let name = &limit.name;
                 return Some(format!("limit `{name}` charged slot {slot}, which no clock of the fleet has read"));
             }
             _ => {}
         }
-        let part = limit.part(charge.slot, quota, seen);
-        let bound = counter.bound_of(&limit.limit, quota, map, *nodes);
+        let part = limit.part(slot, quota, seen);
+        let most = counter.most_of(&limit.limit, quota, map, *nodes);
         let before = counter.slots.spent(part.slot.wrapping_sub(1));
         let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
-        closing.ask(cost, part.quota, bound);
+        let state = trouble.state(&limit.limit, closing.since_ms());
+        closing.ask(cost, part.quota, most.in_state(state));
         if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
             let is_excused = |((_, place), _): &(&(usize, usize), &u64)| fences.excuse(*place, part.begins_ms);
             let excused = counter.live.iter().filter(is_excused).map(|(_, live)| live).sum();
@@ -262,8 +280,8 @@ impl Tally {
             let quota = quotas.largest(id, part.begins_ms.saturating_sub(limit.window_ms()));
             let forgot = |at_ms: &i64| seen.moment.allows(&limit.windows, part.slot, *at_ms);
             let forgotten = limit.limit.lender.is_some() && lost_loans.iter().any(forgot);
-            let of = if forgotten { bound::of_forgotten_slot } else { bound::of_slot };
-            closing.bound = closing.bound.max(of(&limit.limit, quota, map, *nodes));
+            let most = Most::of(&limit.limit, quota, map, *nodes);
+            closing.bound = closing.bound.max(if forgotten { most.forgotten } else { most.in_state(state) });
         }
         let estimate = limit.estimate(closing, before, seen);
         let too_much = closing.spent() > closing.bound || estimate > closing.bound;
@@ -293,9 +311,10 @@ impl Tally {
             return;
         }
         let part = limit.part(denial.slot, denial.quota, seen);
-        let bound = counter.bound_of(&limit.limit, denial.quota, &self.map, self.nodes);
+        let most = counter.most_of(&limit.limit, denial.quota, &self.map, self.nodes);
         let close = |closed: &Slot| limit.close(closed, &self.expected);
-        counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), close).ask(cost, part.quota, bound);
+        let asked = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), close);
+        asked.ask(cost, part.quota, most.in_state(self.trouble.state(&limit.limit, asked.since_ms())));
     }
 
     /// Counts the end of a request that a concurrency limit counts.
@@ -464,6 +483,5 @@ fn excess(name: &Name, subject: &str, closing: &Slot, before: u64, estimate: u64
     }
 }
 
-fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
-}
+#[cfg(test)]
+mod tests;

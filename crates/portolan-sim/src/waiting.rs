@@ -17,7 +17,7 @@ use tokio::time::Duration;
 use crate::{
     clients::Lasting,
     outcome::Invariant,
-    tally::{Refusal, Seen},
+    tally::{Charged, Refusal, Seen},
     world::{Plan, World},
 };
 
@@ -234,9 +234,10 @@ impl World<'_> {
     fn allowed(&mut self, ask: &Ask, way: &Way, charges: SmallVec<[Charge; 4]>, place: &mut Place) {
         let seen = self.seen(ask.host);
         let Seen { place: region, at, .. } = seen;
-        for (charge, counter) in charges.iter().zip(&way.counters) {
+        let charged = charges.iter().zip(&way.counters).filter(|(charge, _)| !charge.shadow_refused);
+        for (charge, counter) in charged {
             let quota = place.view.limiter.policy(charge).map_or(0, |policy| policy.quota);
-            if let Some(detail) = self.tally.admit(*counter, charge, quota, seen) {
+            if let Some(detail) = self.tally.admit(*counter, Charged::of(charge, quota), seen) {
                 self.oracle.violate(at, Invariant::LimitBound, detail);
             }
         }

@@ -75,6 +75,7 @@ impl World<'_> {
             }
         }
         self.note_impaired_pairs(now);
+        self.note_trouble();
         self.note_fences();
         if self.watch.zero.is_none() {
             return;
@@ -166,6 +167,7 @@ impl World<'_> {
     pub fn note_fault(&mut self) {
         self.watch.last_fault = Some(self.now);
         self.watch.agreed_at = None;
+        self.note_trouble();
     }
 
     /// A node says that it leads.

@@ -268,6 +268,11 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The same in milliseconds.
+    pub fn at_ms(&self) -> i64 {
+        i64::try_from(self.since_zero().as_nanos() / 1_000_000).unwrap_or(i64::MAX)
+    }
+
     /// Plans something at a time of the scenario.
     pub fn plan_at(&mut self, at: Duration, plan: Plan) {
         let zero = self.watch.zero.unwrap_or_default();

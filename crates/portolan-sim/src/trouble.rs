@@ -1,0 +1,78 @@
+//! Since when every node of the fleet hears every other, by what the scenario broke: whether a slot is held to what `plan`
+//! states of a fleet that is well, or to what it states of one in which something is cut off. Never asks the gateway
+//! whether it is degraded.
+
+use portolan_config::{Algorithm, Limit, RegionMap, Scenario};
+use portolan_limits::Fleet;
+use portolan_model::Ratio;
+use tokio::time::Duration;
+
+use crate::{civil::millis, world::World};
+
+/// What `plan` tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Every node hears every other, and has for long enough.
+    Calm,
+    /// Something is cut off, down or late, or was a moment ago.
+    Troubled,
+}
+
+/// How long what was broken may be felt once it is mended and no region is stale any more: links heal, nodes start and
+/// come back to the rosters.
+const FELT_FOR: Duration = Duration::from_secs(5);
+
+/// Loss up to this never swallows heartbeats for as long as makes a region stale: five in a row, one in 300 million.
+const ORDINARY_LOSS: Ratio = Ratio::from_parts(200);
+
+/// What was broken last.
+#[derive(Debug)]
+pub struct Trouble {
+    /// Whether the network loses so much that regions may be unheard at any time.
+    always: bool,
+    /// When something was broken last, in milliseconds of the scenario.
+    last_ms: Option<i64>,
+    /// How long it may be felt.
+    felt_ms: i64,
+    /// The longest that a request is under way.
+    lasting_ms: i64,
+}
+
+impl Trouble {
+    /// Nothing is broken yet.
+    pub fn new(regions: &RegionMap, scenario: &Scenario) -> Self {
+        let felt = Fleet::of(regions, 1).staleness + FELT_FOR;
+        let lasting = scenario.clients.iter().map(|load| load.lasting).max().unwrap_or_default();
+        Self {
+            always: scenario.loss > ORDINARY_LOSS,
+            last_ms: None,
+            felt_ms: millis(felt),
+            lasting_ms: millis(lasting),
+        }
+    }
+
+    /// Notes that something is broken.
+    pub fn note(&mut self, at_ms: i64) {
+        self.last_ms = Some(at_ms);
+    }
+
+    /// What a limit is held to in a slot that began at `from_ms`.
+    pub fn state(&self, limit: &Limit, from_ms: i64) -> State {
+        // A node that was cut from its region works on at what it had admitted.
+        let works_on = matches!(limit.algorithm, Algorithm::Concurrency { .. });
+        let felt_ms = self.felt_ms + if works_on { self.lasting_ms } else { 0 };
+        let felt = self.last_ms.is_some_and(|last| from_ms <= last + felt_ms);
+        if self.always || felt { State::Troubled } else { State::Calm }
+    }
+}
+
+impl World<'_> {
+    /// Looks whether something keeps nodes from each other or from lenders.
+    pub fn note_trouble(&mut self) {
+        let well = |host: &crate::host::Host| host.process.is_some() && host.paused.is_none() && host.slow_by.is_none();
+        let broken = !self.network.is_whole() || !self.lenders.are_well() || !self.hosts.iter().all(well);
+        if broken && self.watch.zero.is_some() {
+            self.tally.trouble.note(self.at_ms());
+        }
+    }
+}
