@@ -1,74 +1,69 @@
 //! Regions whose shares operators have given to the others. Such a region, if it lives and has not heard of it, spends what
-//! it had: the operator has vouched that it does not, so the limits are held without it. Never asks a fenced region that
-//! has heard of its fence for less than any other.
+//! it had: the operator has vouched that it does not, so the limits are held without it. Never asks a region that has
+//! heard of its fence for less than any other, whatever else it has not heard.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use portolan_model::RegionId;
+use portolan_model::WallTime;
 
-use crate::world::World;
+use crate::{host::Host, world::World};
 
 /// What clocks and looks may be off, in milliseconds.
 const TOLERANCE_MS: i64 = 500;
 
-/// Fenced regions by place.
+/// Regions that were fenced, by place.
 #[derive(Debug, Default)]
 pub struct Fences(BTreeMap<usize, Fenced>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fenced {
-    /// When it was last behind the log, in milliseconds of the scenario.
-    behind_ms: Option<i64>,
+    /// When the newest fence was ordered, and an index of the log by which it is there.
+    ordered: (WallTime, u64),
+    /// When some node of the region had not heard of it last, in milliseconds of the scenario.
+    unaware_ms: Option<i64>,
 }
 
 impl Fences {
-    /// Takes in which regions are fenced by the newest state of the cluster, and which of all regions are behind it.
-    fn look(&mut self, fenced: &BTreeSet<usize>, behind: &BTreeSet<usize>, at_ms: i64) {
-        for place in fenced {
-            self.0.entry(*place).or_default();
+    /// Takes in a fence that is in the log up to `index`.
+    fn order(&mut self, place: usize, at: WallTime, index: u64) {
+        let fenced = self.0.entry(place).or_insert(Fenced { ordered: (at, index), unaware_ms: None });
+        if fenced.ordered.0 != at {
+            fenced.ordered = (at, index);
         }
-        for (place, fence) in &mut self.0 {
-            if behind.contains(place) {
-                fence.behind_ms = Some(at_ms);
-            }
+    }
+
+    /// Takes in how much of the log a node of a region has applied; `None` while it is down: it comes back with what it
+    /// knew, which may be less than it did.
+    fn look(&mut self, place: usize, applied: Option<u64>, at_ms: i64) {
+        if let Some(fenced) = self.0.get_mut(&place).filter(|fenced| applied < Some(fenced.ordered.1)) {
+            fenced.unaware_ms = Some(at_ms);
         }
-        // What a region spent before it heard that its fence is gone belongs to slots that may still be open.
-        let spends = |fence: &Fenced| fence.behind_ms.is_some();
-        self.0.retain(|place, fence| fenced.contains(place) || behind.contains(place) || spends(fence));
     }
 
     /// Whether what the region at `place` spends of a slot that began at `begins_ms` of the scenario is beyond the limit.
     pub fn excuse(&self, place: usize, begins_ms: i64) -> bool {
-        let behind = self.0.get(&place).and_then(|fence| fence.behind_ms);
-        behind.is_some_and(|behind| begins_ms <= behind + TOLERANCE_MS)
+        let unaware = self.0.get(&place).and_then(|fenced| fenced.unaware_ms);
+        unaware.is_some_and(|unaware| begins_ms <= unaware + TOLERANCE_MS)
     }
 }
 
 impl World<'_> {
-    /// Looks which regions are fenced, and whether each has heard of it.
+    /// Looks which regions are fenced, and whether their nodes have heard of it.
     pub fn note_fences(&mut self) {
-        let applied = |host: usize| self.hosts[host].process.as_ref().map(|process| process.raft.status().last_applied);
-        let Some(newest) =
-            (0..self.hosts.len()).filter(|host| applied(*host).is_some()).max_by_key(|host| applied(*host))
-        else {
-            return;
-        };
-        let Some(process) = &self.hosts[newest].process else { return };
+        let at_ms = self.at_ms();
+        let applied = |host: &Host| host.process.as_ref()?.raft.status().last_applied;
+        let newest = self.hosts.iter().max_by_key(|host| applied(host));
+        let process = newest.and_then(|host| host.process.as_ref());
+        let Some((process, index)) = process.zip(newest.and_then(applied)) else { return };
         let intent = process.node.view().intent.clone();
-        let place_of = |region: &RegionId| self.place_of(region);
-        let fenced: BTreeSet<usize> = intent.limits.fences().keys().filter_map(place_of).collect();
-        if fenced.is_empty() && self.tally.fences.0.is_empty() {
-            return;
+        for (region, fence) in intent.limits.fences() {
+            if let Some(place) = self.place_of(region) {
+                self.tally.fences.order(place, fence.at, index);
+            }
         }
-        let places = |is: &dyn Fn(&usize) -> bool| -> BTreeSet<usize> {
-            (0..self.hosts.len()).filter(is).map(|host| self.hosts[host].place).collect()
-        };
-        let mut behind = places(&|host| applied(*host).is_some_and(|index| Some(index) < applied(newest)));
-        // A region that is down comes back with what it knew before, and spends at once.
-        let up = places(&|host| applied(*host).is_some());
-        behind.extend(fenced.difference(&up));
-        let at_ms = i64::try_from(self.since_zero().as_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        self.tally.fences.look(&fenced, &behind, at_ms);
+        for host in &self.hosts {
+            self.tally.fences.look(host.place, applied(host), at_ms);
+        }
     }
 }
 
@@ -77,17 +72,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fenced_region_is_excused_until_the_slot_in_which_it_hears_of_its_fence() {
+    fn a_fenced_region_is_excused_until_the_slot_in_which_it_hears_of_its_fence_and_by_nothing_else() {
         let mut fences = Fences::default();
-        let (none, first) = (BTreeSet::new(), BTreeSet::from([0]));
-        fences.look(&none, &first, 1000);
-        assert!(!fences.excuse(0, 1000), "a region that is behind is not fenced");
-        fences.look(&first, &first, 2000);
-        fences.look(&first, &none, 5000);
-        assert_eq!([1000, 2500, 2501].map(|begins_ms| fences.excuse(0, begins_ms)), [true, true, false]);
-        assert!(!fences.excuse(1, 2000));
-        fences.look(&none, &first, 7000);
-        fences.look(&none, &none, 8000);
-        assert_eq!([7000, 8000].map(|begins_ms| fences.excuse(0, begins_ms)), [true, false]);
+        // When the fence was ordered and an index at which it is there; what a node of the region has applied.
+        let mut check = |at_ms, ordered: Option<(u64, u64)>, applied, expected: bool| {
+            if let Some((at, index)) = ordered {
+                fences.order(0, WallTime::from_unix_millis(at), index);
+            }
+            fences.look(0, applied, at_ms);
+            fences.look(1, Some(1), at_ms);
+            assert_eq!((fences.excuse(0, at_ms), fences.excuse(1, at_ms)), (expected, false), "at {at_ms}");
+        };
+        check(1_000, None, Some(3), false);
+        check(2_000, Some((1, 10)), Some(9), true);
+        // In this slot it hears, the next is its own again. That it lacks what came later does not matter.
+        check(2_500, Some((1, 11)), Some(10), true);
+        check(2_501, Some((1, 12)), Some(11), false);
+        check(20_000, Some((1, 40)), Some(39), false);
+        // It may come back with less than it knew.
+        check(30_000, Some((1, 41)), None, true);
+        check(31_000, Some((1, 41)), Some(9), true);
+        check(32_000, Some((1, 41)), Some(40), false);
+        // Its fence is gone.
+        check(40_000, None, Some(41), false);
+        // Another one is not that which it knows.
+        check(50_000, Some((2, 60)), Some(59), true);
+        check(51_000, Some((2, 61)), Some(60), false);
     }
 }

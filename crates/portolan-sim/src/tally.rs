@@ -261,7 +261,9 @@ impl Tally {
         let state = trouble.state(&limit.limit, closing.since_ms());
         closing.ask(cost, part.quota, most.in_state(state));
         if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
-            let is_excused = |((_, place), _): &(&(usize, usize), &u64)| fences.excuse(*place, part.begins_ms);
+            // What it had begun goes on when it hears of its fence.
+            let since_ms = part.begins_ms - trouble.lasting_ms();
+            let is_excused = |((_, place), _): &(&(usize, usize), &u64)| fences.excuse(*place, since_ms);
             let excused = counter.live.iter().filter(is_excused).map(|(_, live)| live).sum();
             closing.take_live(counter.live.values().sum(), excused);
         } else {

@@ -56,6 +56,11 @@ impl Trouble {
         self.last_ms = Some(at_ms);
     }
 
+    /// The longest that a request is under way, in milliseconds.
+    pub fn lasting_ms(&self) -> i64 {
+        self.lasting_ms
+    }
+
     /// What a limit is held to in a slot that began at `from_ms`.
     pub fn state(&self, limit: &Limit, from_ms: i64) -> State {
         // A node that was cut from its region works on at what it had admitted.
