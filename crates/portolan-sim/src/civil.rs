@@ -1,5 +1,7 @@
-//! Civil time beside the time of the scenario, and how far clocks have been off in it: what a slot that the gateway names
-//! is held against. Never asks the gateway what time it is.
+//! Civil time beside the time of the scenario, and how far nodes may be off in it by what their clocks were set to: what a
+//! slot that the gateway names is held against. Never asks the gateway what time it is.
+
+use std::collections::BTreeMap;
 
 use portolan_limits::Windows;
 use portolan_model::Timestamp;
@@ -11,15 +13,68 @@ use crate::clock::BEGIN;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moment {
     /// When the scenario began.
-    pub zero: Timestamp,
-    /// By how much some clock has been ahead of true time so far, and behind it, at most, in milliseconds.
-    pub ahead_ms: i64,
-    /// See above.
-    pub behind_ms: i64,
+    zero: Timestamp,
+    /// By how much the civil time of some node may be ahead of true time, and behind it, at most, in milliseconds.
+    ahead_ms: i64,
+    behind_ms: i64,
 }
 
-/// What a clock may be off beside what it was set to: readings are a look apart.
-const TOLERANCE_MS: i64 = 500;
+/// The clocks of all hosts.
+#[derive(Debug, Default)]
+pub struct Clocks {
+    /// When the scenario began.
+    pub zero: Timestamp,
+    hosts: BTreeMap<usize, Reading>,
+}
+
+/// By how much one host is ahead of true time, in milliseconds.
+#[derive(Debug)]
+struct Reading {
+    /// Of the region at this place.
+    place: usize,
+    /// When it was read.
+    at: Timestamp,
+    /// Its clock.
+    clock_ms: i64,
+    /// Its civil time at most: after its clock was set back that goes on, at nine tenths of its pace or slower, until the
+    /// clock has caught up.
+    civil_ms: i64,
+}
+
+/// What a node adopts of times that others tell, beyond its own clock. None is ahead of them all by that.
+const ADOPTED_MS: i64 = 500;
+
+/// What a drifting clock may gain between looks, and what milliseconds hide.
+const TOLERANCE_MS: i64 = 10;
+
+impl Clocks {
+    /// Reads the clock of a host of the region at `place`.
+    pub fn note(&mut self, host: usize, place: usize, ahead_ms: i64, now: Timestamp) {
+        let known = self.hosts.get(&host);
+        let caught_up = known.map_or(0, |known| millis(now.since(known.at)) / 10);
+        let civil_ms = known.map_or(ahead_ms, |known| ahead_ms.max(known.civil_ms - caught_up));
+        self.hosts.insert(host, Reading { place, at: now, clock_ms: ahead_ms, civil_ms });
+    }
+
+    /// What nodes of the region at `place` may take for the present. They tell each other what they may spend of slots.
+    pub fn moment_of(&self, place: usize) -> Moment {
+        let widest = self.widest();
+        let own = self.moment(|reading| reading.place == place);
+        Moment { ahead_ms: widest.ahead_ms.min(own.ahead_ms + ADOPTED_MS), ..own }
+    }
+
+    /// What nodes anywhere may take for the present.
+    pub fn widest(&self) -> Moment {
+        self.moment(|_| true)
+    }
+
+    fn moment(&self, counts: impl Fn(&Reading) -> bool) -> Moment {
+        let counted = || self.hosts.values().filter(|reading| counts(reading));
+        let ahead_ms = counted().map(|reading| reading.civil_ms).max().unwrap_or_default();
+        let behind_ms = counted().map(|reading| -reading.clock_ms).max().unwrap_or_default();
+        Moment { zero: self.zero, ahead_ms, behind_ms }
+    }
+}
 
 impl Moment {
     /// When a slot begins, in milliseconds of the scenario; before it for a negative one.
@@ -30,18 +85,28 @@ impl Moment {
         begin.saturating_sub(zero)
     }
 
-    /// Whether some clock may have read a moment of `slot` at `at_ms` of the scenario.
+    /// The same for who looks ahead by this much.
+    pub fn ahead_by(self, span: Duration) -> Self {
+        Self { ahead_ms: self.ahead_ms + millis(span), ..self }
+    }
+
+    /// The latest that some node may take `at_ms` of the scenario for.
+    pub fn reads_ms(&self, at_ms: i64) -> i64 {
+        at_ms + self.ahead_ms
+    }
+
+    /// Whether some node may have taken `at_ms` of the scenario for a moment of `slot`.
     pub fn allows(&self, windows: &Windows, slot: u64, at_ms: i64) -> bool {
-        let begun = self.begin(windows, slot) <= at_ms + self.ahead_ms + TOLERANCE_MS;
+        let begun = self.begin(windows, slot) <= self.reads_ms(at_ms) + TOLERANCE_MS;
         let over = self.begin(windows, slot.saturating_add(1)) < at_ms - self.behind_ms - TOLERANCE_MS;
         begun && !over
     }
 
-    /// The part of a sliding window that is left of the slot before at `at_ms`, in thousandths: by the clock that is
-    /// furthest ahead, so that no region may count less.
-    pub fn left_of_before(&self, windows: &Windows, slot: u64, at_ms: i64) -> u64 {
+    /// The part of a sliding window that is left of the slot before once `read_ms` of the scenario has been read, in
+    /// thousandths.
+    pub fn left_of_before(&self, windows: &Windows, slot: u64, read_ms: i64) -> u64 {
         let (begin, end) = (self.begin(windows, slot), self.begin(windows, slot.saturating_add(1)));
-        let left = end.saturating_sub(at_ms + self.ahead_ms).clamp(0, end - begin);
+        let left = end.saturating_sub(read_ms).clamp(0, end - begin);
         u64::try_from(left * 1000 / (end - begin).max(1)).unwrap_or_default()
     }
 }
@@ -79,7 +144,7 @@ mod tests {
         let seconds = windows(Window::Length(Duration::from_secs(1)));
         let first = seconds.slot(BEGIN + Duration::from_secs(5));
         let allows = |at_ms| moment().allows(&seconds, first + 10, at_ms);
-        assert_eq!([9_400, 9_500, 11_400, 11_600].map(allows), [false, true, true, false]);
+        assert_eq!([9_600, 9_969, 9_970, 11_010, 11_011].map(allows), [false, false, true, true, false]);
     }
 
     #[test]
@@ -87,6 +152,27 @@ mod tests {
         let seconds = windows(Window::Length(Duration::from_secs(1)));
         let first = seconds.slot(BEGIN + Duration::from_secs(5));
         let left = |at_ms| moment().left_of_before(&seconds, first, at_ms);
-        assert_eq!([-20, 230, 990].map(left), [1000, 750, 0]);
+        assert_eq!([0, 250, 1010].map(left), [1000, 750, 0]);
+    }
+
+    #[test]
+    fn what_a_clock_was_set_to_is_over_some_time_after_it_is_set_back() {
+        let mut clocks = Clocks::default();
+        // Two regions; the clock of a node of the first is 2 s ahead from 5 s to 6 s.
+        for (at, ahead_ms) in [(0, 5), (5, 2005), (6, 5), (16, 5), (40, 5)] {
+            let now = Timestamp::ZERO + Duration::from_secs(at);
+            clocks.note(0, 0, ahead_ms, now);
+            clocks.note(1, 1, 0, now);
+            let ahead = [clocks.moment_of(0).ahead_ms, clocks.moment_of(1).ahead_ms];
+            let expected = match at {
+                5 | 6 => [[2005, 500], [1905, 500]][usize::from(at == 6)],
+                16 => [905, 500],
+                _ => [5, 5],
+            };
+            assert_eq!(ahead, expected, "at {at} s");
+        }
+        assert_eq!(clocks.moment_of(1).behind_ms, 0);
+        clocks.note(1, 1, -3000, Timestamp::ZERO + Duration::from_secs(41));
+        assert_eq!((clocks.moment_of(1).behind_ms, clocks.moment_of(0).behind_ms), (3000, -5));
     }
 }

@@ -172,7 +172,7 @@ impl World<'_> {
             ScenarioFault::Lender { state, regions } => {
                 self.lenders.worsen(step, regions.clone(), *state);
                 if *state == LenderState::Lost {
-                    self.tally.note_lost_loans(self.since_zero());
+                    self.tally.note_lost_loans(self.at_ms(), self.watch.clocks.widest());
                 }
             }
             ScenarioFault::Pause { target }
@@ -193,10 +193,7 @@ impl World<'_> {
         match fault {
             ScenarioFault::Pause { .. } => _ = place.paused.get_or_insert_default(),
             ScenarioFault::Slow { by, .. } => place.slow_by = Some(*by),
-            ScenarioFault::ClockStep { by, .. } => {
-                place.clock.step(by.as_nanos());
-                self.note_clocks();
-            }
+            ScenarioFault::ClockStep { by, .. } => place.clock.step(by.as_nanos()),
             ScenarioFault::ClockDrift { drift, .. } => place.clock.drift(drift.ppm),
             ScenarioFault::Disk { state: DiskState::Full, .. } => {
                 place.marks.set_full(true);

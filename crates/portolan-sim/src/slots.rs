@@ -18,6 +18,8 @@ pub struct Slot {
     pub begins_ms: i64,
     /// When it was asked first, in milliseconds of the scenario.
     pub from_ms: u64,
+    /// The latest that a node may have taken a moment for at which it admitted something, in milliseconds of the scenario.
+    pub read_ms: i64,
     /// Units asked for.
     pub demand: u64,
     /// Units admitted.
@@ -70,7 +72,10 @@ impl Slots {
         let later = self.0.iter().rev().take_while(|kept| kept.slot > slot).count();
         let mut at = self.0.len() - later;
         if at == 0 || self.0[at - 1].slot != slot {
-            self.0.insert(at, Slot { slot, begins_ms, from_ms: now_ms.unsigned_abs(), ..Slot::default() });
+            self.0.insert(
+                at,
+                Slot { slot, begins_ms, read_ms: i64::MIN, from_ms: now_ms.unsigned_abs(), ..Slot::default() },
+            );
             at += 1;
             if self.0.len() > OPEN && at > 1 {
                 self.0.pop_front().iter().for_each(&mut close);

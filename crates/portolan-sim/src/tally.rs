@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, Scenario};
+use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, SLOT_LEAD, Scenario};
 use portolan_limits::{Charge, Denial, Key, Windows};
 use portolan_model::{Name, Rate, Timestamp};
 use tokio::time::Duration;
@@ -37,8 +37,8 @@ pub struct Tally {
     pub fences: Fences,
     /// Since when the fleet is well.
     pub trouble: Trouble,
-    /// When lenders forgot what they had lent, in milliseconds of the scenario.
-    lost_loans: Vec<i64>,
+    /// When lenders forgot what they had lent, in milliseconds of the scenario and in civil time.
+    lost_loans: Vec<(i64, Moment)>,
 }
 
 /// One limit, all keys together.
@@ -119,7 +119,7 @@ pub struct Seen {
     pub place: usize,
     /// Time of the scenario.
     pub at: Timestamp,
-    /// The same in civil time.
+    /// The same in civil time, as the region may take it.
     pub moment: Moment,
 }
 
@@ -280,20 +280,21 @@ impl Tally {
         if closing.spent() > closing.bound {
             // Rights of this slot may have been lent in the one before, under what was in force then.
             let quota = quotas.largest(id, part.begins_ms.saturating_sub(limit.window_ms()));
-            let forgot = |at_ms: &i64| seen.moment.allows(&limit.windows, part.slot, *at_ms);
+            let forgot = |(at_ms, moment): &(i64, Moment)| moment.allows(&limit.windows, part.slot, *at_ms);
             let forgotten = limit.limit.lender.is_some() && lost_loans.iter().any(forgot);
             let most = Most::of(&limit.limit, quota, map, *nodes);
             closing.bound = closing.bound.max(if forgotten { most.forgotten } else { most.in_state(state) });
         }
-        let estimate = limit.estimate(closing, before, seen);
+        closing.read_ms = closing.read_ms.max(seen.moment.reads_ms(seen.at_ms()));
+        let estimate = limit.estimate(closing, before, seen.moment);
         let too_much = closing.spent() > closing.bound || estimate > closing.bound;
         let told = std::mem::replace(&mut closing.told, too_much);
         (too_much && !told).then(|| excess(&limit.name, &counter.subject, closing, before, estimate))
     }
 
-    /// Notes that every lender forgets what it has lent.
-    pub fn note_lost_loans(&mut self, at: Timestamp) {
-        self.lost_loans.push(i64::try_from(at.as_nanos() / 1_000_000).unwrap_or(i64::MAX));
+    /// Notes that every lender forgets what it has lent, of slots to come, too.
+    pub fn note_lost_loans(&mut self, at_ms: i64, moment: Moment) {
+        self.lost_loans.push((at_ms, moment.ahead_by(SLOT_LEAD)));
     }
 
     /// Counts a refused request at the limit that refused it.
@@ -419,12 +420,13 @@ impl LimitTally {
         }
     }
 
-    /// What a sliding window has to hold to its limit: the slot, and what is left of the one before. Regions round.
-    fn estimate(&self, slot: &Slot, before: u64, seen: Seen) -> u64 {
+    /// What a sliding window has to hold to its limit: the slot, and what is left of the one before by the clock of
+    /// whoever was furthest when it admitted something, so that no region may count less. Regions round.
+    fn estimate(&self, slot: &Slot, before: u64, moment: Moment) -> u64 {
         if !matches!(self.limit.algorithm, Algorithm::SlidingWindow { .. }) {
             return 0;
         }
-        let left = seen.moment.left_of_before(&self.windows, slot.slot, seen.at_ms());
+        let left = moment.left_of_before(&self.windows, slot.slot, slot.read_ms);
         let rounding = self.regions.len() as u64;
         slot.spent() + (before * left / 1000).saturating_sub(rounding)
     }

@@ -63,9 +63,14 @@ impl Trouble {
 
     /// What a limit is held to in a slot that began at `from_ms`.
     pub fn state(&self, limit: &Limit, from_ms: i64) -> State {
-        // A node that was cut from its region works on at what it had admitted.
-        let works_on = matches!(limit.algorithm, Algorithm::Concurrency { .. });
-        let felt_ms = self.felt_ms + if works_on { self.lasting_ms } else { 0 };
+        let felt_ms = self.felt_ms
+            + match &limit.algorithm {
+                // A node that was cut from its region works on at what it had admitted.
+                Algorithm::Concurrency { .. } => self.lasting_ms,
+                // What is left of the slot before counts, too.
+                Algorithm::SlidingWindow { window, .. } => millis(*window),
+                Algorithm::FixedWindow { .. } | Algorithm::TokenBucket { .. } => 0,
+            };
         let felt = self.last_ms.is_some_and(|last| from_ms <= last + felt_ms);
         if self.always || felt { State::Troubled } else { State::Calm }
     }

@@ -282,7 +282,8 @@ impl World<'_> {
     }
 
     fn seen(&self, host: usize) -> Seen {
-        Seen { host, place: self.hosts[host].place, at: self.since_zero(), moment: self.watch.moment }
+        let place = self.hosts[host].place;
+        Seen { host, place, at: self.since_zero(), moment: self.watch.clocks.moment_of(place) }
     }
 
     fn note_wait(&mut self, ask: &Ask, way: &Way) {

@@ -12,7 +12,7 @@ use portolan_node::View;
 use tokio::time::Duration;
 
 use crate::{
-    civil::Moment,
+    civil::Clocks,
     outcome::Invariant,
     world::{Plan, World},
 };
@@ -35,7 +35,7 @@ pub struct Watch {
     /// When the fleet was ready and the scenario began.
     pub zero: Option<Timestamp>,
     /// How civil time stands to the scenario's.
-    pub moment: Moment,
+    pub clocks: Clocks,
     looks: u64,
     last_fault: Option<Timestamp>,
     agreed_at: Option<Timestamp>,
@@ -99,11 +99,8 @@ impl World<'_> {
 
     /// Takes in how far each clock is off.
     pub fn note_clocks(&mut self) {
-        for host in &self.hosts {
-            let ahead_ms = host.clock.ahead_ms(self.now);
-            let moment = &mut self.watch.moment;
-            moment.ahead_ms = moment.ahead_ms.max(ahead_ms);
-            moment.behind_ms = moment.behind_ms.max(-ahead_ms);
+        for (number, host) in self.hosts.iter().enumerate() {
+            self.watch.clocks.note(number, host.place, host.clock.ahead_ms(self.now), self.now);
         }
     }
 
@@ -116,7 +113,7 @@ impl World<'_> {
     /// The scenario begins.
     pub fn begin(&mut self) {
         self.watch.zero = Some(self.now);
-        self.watch.moment.zero = self.now;
+        self.watch.clocks.zero = self.now;
         self.watch.last_fault = self.watch.zero;
         self.watch.agreed_at = self.watch.zero;
     }
@@ -167,6 +164,7 @@ impl World<'_> {
     pub fn note_fault(&mut self) {
         self.watch.last_fault = Some(self.now);
         self.watch.agreed_at = None;
+        self.note_clocks();
         self.note_trouble();
     }
 

@@ -4,14 +4,16 @@ use portolan_config::{Bundle, GatewaySource, RegionSource, Snapshot, SourceFile}
 use portolan_model::HashKey;
 
 use super::*;
+use crate::civil::Clocks;
 
 /// Three regions of three nodes that share one limit.
 struct Fleet {
     tally: Tally,
     limit: Arc<Limit>,
     counter: u32,
-    /// Slots of the limit when the scenario began.
+    /// The slot in which the scenario began.
     first: u64,
+    clocks: Clocks,
 }
 
 impl Fleet {
@@ -36,13 +38,18 @@ impl Fleet {
         let counter = tally.counter(&limit, (id, key), "everyone".to_owned());
         let first = Windows::of(&limit.algorithm).slot(crate::clock::BEGIN);
         tally.quotas.take(0, BTreeMap::from([(id, limit.quota())]), 0);
-        Self { tally, limit, counter, first }
+        Self { tally, limit, counter, first, clocks: Clocks::default() }
+    }
+
+    /// Sets the clock of a node.
+    fn set_clock(&mut self, host: usize, ahead_ms: i64, at_ms: u64) {
+        self.clocks.note(host, host / 3, ahead_ms, Timestamp::from_nanos(at_ms * 1_000_000));
     }
 
     /// Admits so much of a slot at a node of a region; returns what is wrong with it.
     fn admit(&mut self, host: usize, at_ms: u64, slot: u64, cost: u64) -> Option<String> {
-        let seen =
-            Seen { host, place: host / 3, at: Timestamp::from_nanos(at_ms * 1_000_000), moment: Moment::default() };
+        let (place, at) = (host / 3, Timestamp::from_nanos(at_ms * 1_000_000));
+        let seen = Seen { host, place, at, moment: self.clocks.moment_of(place) };
         let charged = Charged { slot: self.first + slot, cost, quota: self.limit.quota() };
         self.tally.admit(self.counter, charged, seen)
     }
@@ -70,4 +77,25 @@ fn a_calm_fleet_is_held_to_what_plan_states_of_one_that_is_well() {
     check(parallel, Some(14_200), 61, false);
     check(parallel, Some(14_250), 120, true);
     check(parallel, Some(14_250), 121, false);
+}
+
+#[test]
+fn a_sliding_window_is_held_to_its_estimate_again_some_time_after_a_clock_was_off() {
+    let check = |step_ms: i64, at_ms: u64, expected: [bool; 2]| {
+        let mut fleet = Fleet::of("rate: 300/s, algorithm: sliding");
+        fleet.set_clock(0, step_ms, 5_000);
+        fleet.set_clock(0, 0, 6_000);
+        fleet.set_clock(0, 0, at_ms);
+        let found = [fleet.admit(4, at_ms - 1_000, at_ms / 1000 - 1, 300), fleet.admit(4, at_ms, at_ms / 1000, 200)];
+        let holds = found.each_ref().map(Option::is_none);
+        assert_eq!(holds, expected, "{step_ms} {at_ms}: {found:?}");
+    };
+    // 40 of the 300 before are left at 900 ms of the next second, 270 at 100 ms.
+    check(0, 40_900, [true, true]);
+    check(0, 40_100, [true, false]);
+    // Another region's clock was 2 s ahead for a second, 20 s and more before.
+    check(2_000, 40_100, [true, false]);
+    // Eight seconds after it a node may yet be ahead by what it adopted, half a second.
+    check(0, 14_200, [true, false]);
+    check(2_000, 14_200, [true, true]);
 }
