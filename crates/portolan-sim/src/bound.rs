@@ -81,3 +81,26 @@ pub fn dripped(rate: Rate) -> u64 {
     let dripped = u128::from(rate.count) * 1_000_000_000 / rate.per.as_nanos().max(1);
     u64::try_from(dripped).unwrap_or(u64::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plan_states_of_any_span_what_the_slots_that_it_touches_may_admit() {
+        let window = std::time::Duration::from_secs(1);
+        for algorithm in [
+            Algorithm::FixedWindow { quota: 90, window: portolan_config::Window::Length(window) },
+            Algorithm::SlidingWindow { quota: 90, window },
+        ] {
+            let open = Promise { on_partition: OnPartition::OPEN, ..Promise::strict(algorithm) };
+            let bounds = Bounds::of(&open, &Fleet::new(3, window, 1));
+            for case in [&bounds.healthy, &bounds.partition] {
+                let in_any = case.admitted_in_any_window.as_ref().map(|bound| bound.units);
+                assert_eq!(in_any, Some(2 * case.admitted_per_slot.units));
+            }
+            let skewed = bounds.skewed.map(|bound| bound.units);
+            assert_eq!(skewed, Some(3 * bounds.partition.admitted_per_slot.units));
+        }
+    }
+}

@@ -17,6 +17,9 @@ pub struct Moment {
     /// By how much the civil time of some node may be ahead of true time, and behind it, at most, in milliseconds.
     ahead_ms: i64,
     behind_ms: i64,
+    /// When clocks were further apart last than ordinary ones are, and than is tolerated.
+    skewed_ms: Option<i64>,
+    unsound_ms: Option<i64>,
 }
 
 /// The clocks of all hosts.
@@ -25,6 +28,8 @@ pub struct Clocks {
     /// When the scenario began.
     pub zero: Timestamp,
     hosts: BTreeMap<usize, Reading>,
+    skewed_at: Option<Timestamp>,
+    unsound_at: Option<Timestamp>,
 }
 
 /// By how much one host is ahead of true time, in milliseconds.
@@ -41,8 +46,12 @@ struct Reading {
     civil_ms: i64,
 }
 
-/// What a node adopts of times that others tell, beyond its own clock. None is ahead of them all by that.
-const ADOPTED_MS: i64 = 500;
+/// What clocks of sound nodes may differ: as much a node adopts of times that others tell, beyond its own. None is ahead
+/// of them all by that.
+const TOLERATED_MS: i64 = 500;
+
+/// What ordinary clocks differ by at most.
+pub const SKEW_MS: i64 = 20;
 
 /// What a drifting clock may gain between looks, and what milliseconds hide.
 const TOLERANCE_MS: i64 = 10;
@@ -54,13 +63,17 @@ impl Clocks {
         let caught_up = known.map_or(0, |known| millis(now.since(known.at)) / 10);
         let civil_ms = known.map_or(ahead_ms, |known| ahead_ms.max(known.civil_ms - caught_up));
         self.hosts.insert(host, Reading { place, at: now, clock_ms: ahead_ms, civil_ms });
+        let widest = self.widest();
+        let apart_ms = widest.ahead_ms + widest.behind_ms;
+        self.skewed_at = (apart_ms > SKEW_MS).then_some(now).or(self.skewed_at);
+        self.unsound_at = (apart_ms > TOLERATED_MS).then_some(now).or(self.unsound_at);
     }
 
     /// What nodes of the region at `place` may take for the present. They tell each other what they may spend of slots.
     pub fn moment_of(&self, place: usize) -> Moment {
         let widest = self.widest();
         let own = self.moment(|reading| reading.place == place);
-        Moment { ahead_ms: widest.ahead_ms.min(own.ahead_ms + ADOPTED_MS), ..own }
+        Moment { ahead_ms: widest.ahead_ms.min(own.ahead_ms + TOLERATED_MS), ..own }
     }
 
     /// What nodes anywhere may take for the present.
@@ -72,7 +85,9 @@ impl Clocks {
         let counted = || self.hosts.values().filter(|reading| counts(reading));
         let ahead_ms = counted().map(|reading| reading.civil_ms).max().unwrap_or_default();
         let behind_ms = counted().map(|reading| -reading.clock_ms).max().unwrap_or_default();
-        Moment { zero: self.zero, ahead_ms, behind_ms }
+        let [skewed_ms, unsound_ms] =
+            [self.skewed_at, self.unsound_at].map(|at| at.map(|at| millis(at.since(self.zero))));
+        Moment { zero: self.zero, ahead_ms, behind_ms, skewed_ms, unsound_ms }
     }
 }
 
@@ -102,6 +117,17 @@ impl Moment {
         begun && !over
     }
 
+    /// How many slots nodes may have charged what was admitted in a span that ends at `at_ms` and is shorter than a window
+    /// by what ordinary clocks differ; `None` while clocks were further apart than is tolerated.
+    pub fn slots_in_a_span(&self, window_ms: i64, at_ms: i64) -> Option<u64> {
+        let of_late = |last: Option<i64>| last.is_some_and(|last| at_ms - last <= window_ms);
+        match (of_late(self.skewed_ms), of_late(self.unsound_ms)) {
+            (false, false) => Some(2),
+            (true, false) => Some(3),
+            (_, true) => None,
+        }
+    }
+
     /// The part of a sliding window that is left of the slot before once `read_ms` of the scenario has been read, in
     /// thousandths.
     pub fn left_of_before(&self, windows: &Windows, slot: u64, read_ms: i64) -> u64 {
@@ -127,7 +153,7 @@ mod tests {
     }
 
     fn moment() -> Moment {
-        Moment { zero: Timestamp::ZERO + Duration::from_secs(5), ahead_ms: 20, behind_ms: 0 }
+        Moment { zero: Timestamp::ZERO + Duration::from_secs(5), ahead_ms: 20, ..Moment::default() }
     }
 
     #[test]
@@ -153,6 +179,26 @@ mod tests {
         let first = seconds.slot(BEGIN + Duration::from_secs(5));
         let left = |at_ms| moment().left_of_before(&seconds, first, at_ms);
         assert_eq!([0, 250, 1010].map(left), [1000, 750, 0]);
+    }
+
+    #[test]
+    fn a_span_touches_two_slots_and_a_third_while_clocks_differ() {
+        let mut clocks = Clocks::default();
+        let mut check = |ahead_ms, at: u64, expected| {
+            clocks.note(0, 0, 0, Timestamp::ZERO + Duration::from_secs(at));
+            clocks.note(1, 1, ahead_ms, Timestamp::ZERO + Duration::from_secs(at));
+            assert_eq!(clocks.moment_of(0).slots_in_a_span(1000, at as i64 * 1000), expected, "at {at} s");
+        };
+        check(20, 1, Some(2));
+        check(21, 2, Some(3));
+        check(0, 3, Some(3));
+        check(0, 5, Some(2));
+        check(501, 6, None);
+        // Civil time is ahead until the clock has caught up, five seconds after it was set back, and a window later.
+        check(0, 8, None);
+        check(0, 10, Some(3));
+        check(0, 12, Some(3));
+        check(0, 14, Some(2));
     }
 
     #[test]

@@ -58,11 +58,11 @@ impl World<'_> {
         let intent = process.node.view().intent.clone();
         for (region, fence) in intent.limits.fences() {
             if let Some(place) = self.place_of(region) {
-                self.tally.fences.order(place, fence.at, index);
+                self.tally.truth.fences.order(place, fence.at, index);
             }
         }
         for host in &self.hosts {
-            self.tally.fences.look(host.place, applied(host), at_ms);
+            self.tally.truth.fences.look(host.place, applied(host), at_ms);
         }
     }
 }

@@ -205,7 +205,7 @@ impl World<'_> {
     fn note_quotas(&mut self, host: usize, intent: Option<&Intent>) {
         let budgets = intent.into_iter().flat_map(|intent| intent.limits.budgets(&intent.snapshot));
         let quotas = budgets.map(|budget| (budget.binding.id, budget.algorithm().quota())).collect();
-        self.tally.quotas.take(host, quotas, self.at_ms());
+        self.tally.truth.quotas.take(host, quotas, self.at_ms());
     }
 
     /// Hands the last applied intent to the node.

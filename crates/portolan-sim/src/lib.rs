@@ -37,6 +37,7 @@ mod bound;
 mod expectations;
 mod oracle;
 mod quotas;
+mod recent;
 mod recorder;
 mod slots;
 mod tally;

@@ -90,6 +90,12 @@ impl Slots {
         self.0.iter().rev().find(|kept| kept.slot == slot).map_or(0, Slot::spent)
     }
 
+    /// The largest bound of a slot that is open and at most two away.
+    pub fn bound_about(&self, slot: u64) -> u64 {
+        let near = self.0.iter().rev().filter(|kept| kept.slot.abs_diff(slot) <= 2);
+        near.map(|kept| kept.bound).max().unwrap_or_default()
+    }
+
     /// Those that are open, in order.
     pub fn kept(&self) -> impl Iterator<Item = &Slot> {
         self.0.iter()

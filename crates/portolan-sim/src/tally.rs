@@ -9,11 +9,12 @@ use portolan_model::{Name, Rate, Timestamp};
 use tokio::time::Duration;
 
 use crate::{
-    bound::{self, Most},
-    civil::{Moment, millis},
+    bound::{self, Bucket, Most},
+    civil::{Moment, SKEW_MS, millis},
     fences::Fences,
     outcome::{LimitFigures, Refusals, RegionUse},
     quotas::Quotas,
+    recent::Recent,
     slots::{Slot, Slots, Sums, Tank},
     trouble::Trouble,
 };
@@ -23,14 +24,20 @@ const WATCHED: u32 = 8;
 
 /// All limits of a run.
 pub struct Tally {
-    map: Arc<RegionMap>,
-    /// Nodes of the largest region.
-    nodes: u32,
+    /// What they are held by.
+    pub truth: Truth,
     expected: Vec<LimitExpectation>,
     limits: Vec<LimitTally>,
     names: BTreeMap<Name, usize>,
     counters: Vec<Counter>,
     index: BTreeMap<(LimitId, String), u32>,
+}
+
+/// What is true of the fleet, whatever its nodes think.
+pub struct Truth {
+    map: Arc<RegionMap>,
+    /// Nodes of the largest region.
+    nodes: u32,
     /// What is in force where.
     pub quotas: Quotas,
     /// Regions that operators have given up.
@@ -68,6 +75,8 @@ struct Counter {
     of: (LimitId, Key),
     subject: String,
     slots: Slots,
+    /// Of a limit with windows: what it admitted in the last one.
+    recent: Recent,
     demand: u64,
     /// Of a token bucket: what an exact one would hold.
     tank: Option<Tank>,
@@ -79,16 +88,42 @@ struct Counter {
 }
 
 impl Counter {
-    fn most_of(&mut self, limit: &Arc<Limit>, quota: u64, map: &RegionMap, nodes: u32) -> Most {
+    fn most_of(&mut self, limit: &Arc<Limit>, quota: u64, truth: &Truth) -> Most {
         if let Some((of, with, most)) = &self.most
             && Arc::ptr_eq(of, limit)
             && *with == quota
         {
             return *most;
         }
-        let most = Most::of(limit, quota, map, nodes);
+        let most = Most::of(limit, quota, &truth.map, truth.nodes);
         self.most = Some((Arc::clone(limit), quota, most));
         most
+    }
+
+    /// What is wrong with a charge whatever was charged to its slot: a bucket does not hold it, or no clock has read it.
+    fn refuse_at_sight(&mut self, limit: &LimitTally, charged: Charged, seen: Seen, truth: &Truth) -> Option<String> {
+        let (name, subject, id) = (&limit.name, &self.subject, self.of.0);
+        match &limit.limit.algorithm {
+            Algorithm::TokenBucket { .. } if truth.fences.excuse(seen.place, seen.at_ms()) => None,
+            Algorithm::TokenBucket { .. } => {
+                let state = truth.trouble.state(&limit.limit, seen.at_ms());
+                let of = |quota| bound::bucket(&limit.limit, quota, &truth.map, state);
+                let held = of(charged.quota);
+                // A bucket that was lowered is as large as before where that is not known yet.
+                let largest = || of(truth.quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms())));
+                let tank = self.tank.get_or_insert_with(|| Tank::full(held.burst));
+                let Bucket { rate, burst } = held;
+                let detail =
+                    || format!("limit `{name}` admitted more for {subject} than {burst} at once and {rate} after");
+                (!tank.take(charged.cost, held, largest, seen.at)).then(detail)
+            }
+            Algorithm::FixedWindow { .. } | Algorithm::SlidingWindow { .. } => {
+                let Charged { slot, .. } = charged;
+                let detail = || format!("limit `{name}` charged slot {slot}, which no clock of the fleet has read");
+                (!seen.moment.allows(&limit.windows, slot, seen.at_ms())).then(detail)
+            }
+            Algorithm::Concurrency { .. } => None,
+        }
     }
 }
 
@@ -152,17 +187,19 @@ impl Tally {
     pub fn new(map: &Arc<RegionMap>, scenario: &Scenario) -> Self {
         let nodes = map.ids().iter().map(|id| scenario.nodes_in(id));
         Self {
-            map: Arc::clone(map),
-            nodes: nodes.max().unwrap_or(1),
+            truth: Truth {
+                map: Arc::clone(map),
+                nodes: nodes.max().unwrap_or(1),
+                quotas: Quotas::default(),
+                fences: Fences::default(),
+                trouble: Trouble::new(map, scenario),
+                lost_loans: Vec::new(),
+            },
             expected: scenario.expect.limits.clone(),
             limits: Vec::new(),
             names: BTreeMap::new(),
             counters: Vec::new(),
             index: BTreeMap::new(),
-            quotas: Quotas::default(),
-            fences: Fences::default(),
-            trouble: Trouble::new(map, scenario),
-            lost_loans: Vec::new(),
         }
     }
 
@@ -180,6 +217,7 @@ impl Tally {
             of: (id, key),
             subject: subject.clone(),
             slots: Slots::default(),
+            recent: Recent::default(),
             demand: 0,
             tank: None,
             live: BTreeMap::new(),
@@ -208,7 +246,7 @@ impl Tally {
             name: limit.name.clone(),
             limit: Arc::clone(limit),
             windows: Windows::of(&limit.algorithm),
-            regions: vec![RegionUse::default(); self.map.ids().len()],
+            regions: vec![RegionUse::default(); self.truth.map.ids().len()],
             decided: 0,
             waited: 0,
             waits: Duration::ZERO,
@@ -223,52 +261,37 @@ impl Tally {
     /// Counts an allowed request; returns what is wrong with it, if anything is.
     pub fn admit(&mut self, counter: u32, charged: Charged, seen: Seen) -> Option<String> {
         let Charged { slot, cost, quota } = charged;
-        let Self { counters, limits, quotas, fences, trouble, map, nodes, expected, lost_loans, .. } = self;
+        let Self { counters, limits, truth, expected, .. } = self;
+        let truth = &*truth;
+        let Truth { quotas, fences, trouble, map, nodes, lost_loans } = truth;
         let counter = &mut counters[counter as usize];
         let limit = &mut limits[counter.limit];
         limit.regions[seen.place].admitted += cost;
         limit.decided += 1;
         counter.demand += cost;
-        let id = counter.of.0;
-        match &limit.limit.algorithm {
-            Algorithm::TokenBucket { .. } if fences.excuse(seen.place, seen.at_ms()) => {}
-            Algorithm::TokenBucket { .. } => {
-                let state = trouble.state(&limit.limit, seen.at_ms());
-                let of = |quota| bound::bucket(&limit.limit, quota, map, state);
-                let held = of(quota);
-                // A bucket that was lowered is as large as before where that is not known yet.
-                let largest = || of(quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms())));
-                let tank = counter.tank.get_or_insert_with(|| Tank::full(held.burst));
-                if !tank.take(cost, held, largest, seen.at) {
-                    let (name, subject) = (&limit.name, &counter.subject);
-                    return Some(format!(
-                        "limit `{name}` admitted more for {subject} than {} at once and {} after",
-                        held.burst, held.rate
-                    ));
-                }
-            }
-            Algorithm::Concurrency { .. } => *counter.live.entry((seen.host, seen.place)).or_default() += cost,
-            _ if !seen.moment.allows(&limit.windows, slot, seen.at_ms()) => {
-                let name = &limit.name;
-                return Some(format!("limit `{name}` charged slot {slot}, which no clock of the fleet has read"));
-            }
-            _ => {}
+        if let Some(wrong) = counter.refuse_at_sight(limit, charged, seen, truth) {
+            return Some(wrong);
         }
         let part = limit.part(slot, quota, seen);
-        let most = counter.most_of(&limit.limit, quota, map, *nodes);
+        let most = counter.most_of(&limit.limit, quota, truth);
         let before = counter.slots.spent(part.slot.wrapping_sub(1));
+        let about = counter.slots.bound_about(part.slot);
         let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
         let state = trouble.state(&limit.limit, closing.since_ms());
         closing.ask(cost, part.quota, most.in_state(state));
+        let mut in_span = 0;
         if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
+            *counter.live.entry((seen.host, seen.place)).or_default() += cost;
             // What it had begun goes on when it hears of its fence.
             let since_ms = part.begins_ms - trouble.lasting_ms();
             let is_excused = |((_, place), _): &(&(usize, usize), &u64)| fences.excuse(*place, since_ms);
             let excused = counter.live.iter().filter(is_excused).map(|(_, live)| live).sum();
             closing.take_live(counter.live.values().sum(), excused);
         } else {
+            let excused = if fences.excuse(seen.place, part.begins_ms) { cost } else { 0 };
             closing.admitted += cost;
-            closing.excused += if fences.excuse(seen.place, part.begins_ms) { cost } else { 0 };
+            closing.excused += excused;
+            in_span = counter.recent.add(cost - excused, seen.at_ms(), limit.window_ms() - SKEW_MS);
         }
         if counter.watched {
             closing.by_region.resize(limit.regions.len(), 0);
@@ -279,22 +302,28 @@ impl Tally {
         }
         if closing.spent() > closing.bound {
             // Rights of this slot may have been lent in the one before, under what was in force then.
-            let quota = quotas.largest(id, part.begins_ms.saturating_sub(limit.window_ms()));
+            let quota = quotas.largest(counter.of.0, part.begins_ms.saturating_sub(limit.window_ms()));
             let forgot = |(at_ms, moment): &(i64, Moment)| moment.allows(&limit.windows, part.slot, *at_ms);
             let forgotten = limit.limit.lender.is_some() && lost_loans.iter().any(forgot);
             let most = Most::of(&limit.limit, quota, map, *nodes);
             closing.bound = closing.bound.max(if forgotten { most.forgotten } else { most.in_state(state) });
         }
         closing.read_ms = closing.read_ms.max(seen.moment.reads_ms(seen.at_ms()));
-        let estimate = limit.estimate(closing, before, seen.moment);
-        let too_much = closing.spent() > closing.bound || estimate > closing.bound;
-        let told = std::mem::replace(&mut closing.told, too_much);
-        (too_much && !told).then(|| excess(&limit.name, &counter.subject, closing, before, estimate))
+        let slots = seen.moment.slots_in_a_span(limit.window_ms(), seen.at_ms());
+        let found = Found {
+            before,
+            estimate: limit.estimate(closing, before, seen.moment),
+            in_span,
+            at_most_in_span: slots.map_or(u64::MAX, |slots| slots.saturating_mul(closing.bound.max(about))),
+        };
+        let wrong = found.wrong_with(closing, &counter.subject);
+        let told = std::mem::replace(&mut closing.told, wrong.is_some());
+        wrong.filter(|_| !told).map(|wrong| format!("limit `{}` admitted {wrong}", limit.name))
     }
 
     /// Notes that every lender forgets what it has lent, of slots to come, too.
     pub fn note_lost_loans(&mut self, at_ms: i64, moment: Moment) {
-        self.lost_loans.push((at_ms, moment.ahead_by(SLOT_LEAD)));
+        self.truth.lost_loans.push((at_ms, moment.ahead_by(SLOT_LEAD)));
     }
 
     /// Counts a refused request at the limit that refused it.
@@ -314,10 +343,10 @@ impl Tally {
             return;
         }
         let part = limit.part(denial.slot, denial.quota, seen);
-        let most = counter.most_of(&limit.limit, denial.quota, &self.map, self.nodes);
+        let most = counter.most_of(&limit.limit, denial.quota, &self.truth);
         let close = |closed: &Slot| limit.close(closed, &self.expected);
         let asked = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), close);
-        asked.ask(cost, part.quota, most.in_state(self.trouble.state(&limit.limit, asked.since_ms())));
+        asked.ask(cost, part.quota, most.in_state(self.truth.trouble.state(&limit.limit, asked.since_ms())));
     }
 
     /// Counts the end of a request that a concurrency limit counts.
@@ -473,17 +502,36 @@ impl LimitTally {
     }
 }
 
-/// What is wrong with a slot that more was admitted in than may be.
-fn excess(name: &Name, subject: &str, closing: &Slot, before: u64, estimate: u64) -> String {
-    let Slot { slot, bound, .. } = closing;
-    let admitted = closing.spent();
-    if admitted > *bound {
-        format!("limit `{name}` admitted {admitted} for {subject} in slot {slot}, at most {bound} may be")
-    } else {
-        format!(
-            "limit `{name}` admitted {admitted} for {subject} in slot {slot} after {before} in the one before: {estimate} \
-             by the rule of sliding windows, at most {bound} may be"
-        )
+/// What a slot is held to beside what was admitted in it.
+struct Found {
+    /// Admitted in the slot before.
+    before: u64,
+    /// Of a sliding window: by its rule.
+    estimate: u64,
+    /// Admitted in a span of nearly a window, and what that may be.
+    in_span: u64,
+    at_most_in_span: u64,
+}
+
+impl Found {
+    /// What is wrong, if anything is.
+    fn wrong_with(&self, closing: &Slot, subject: &str) -> Option<String> {
+        let Self { before, estimate, in_span, at_most_in_span } = self;
+        let (Slot { slot, bound, .. }, admitted) = (closing, closing.spent());
+        if admitted > *bound {
+            Some(format!("{admitted} for {subject} in slot {slot}, at most {bound} may be"))
+        } else if estimate > bound {
+            Some(format!(
+                "{admitted} for {subject} in slot {slot} after {before} in the one before: {estimate} by the rule of \
+                 sliding windows, at most {bound} may be"
+            ))
+        } else if in_span > at_most_in_span {
+            Some(format!(
+                "{in_span} for {subject} in less than a window, the last in slot {slot}, at most {at_most_in_span} may be"
+            ))
+        } else {
+            None
+        }
     }
 }
 

@@ -82,7 +82,7 @@ impl World<'_> {
         let well = |host: &crate::host::Host| host.process.is_some() && host.paused.is_none() && host.slow_by.is_none();
         let broken = !self.network.is_whole() || !self.lenders.are_well() || !self.hosts.iter().all(well);
         if broken && self.watch.zero.is_some() {
-            self.tally.trouble.note(self.at_ms());
+            self.tally.truth.trouble.note(self.at_ms());
         }
     }
 }

@@ -37,7 +37,7 @@ impl Fleet {
         let key = Key::new(&HashKey::new([7; 16]), id, &[]);
         let counter = tally.counter(&limit, (id, key), "everyone".to_owned());
         let first = Windows::of(&limit.algorithm).slot(crate::clock::BEGIN);
-        tally.quotas.take(0, BTreeMap::from([(id, limit.quota())]), 0);
+        tally.truth.quotas.take(0, BTreeMap::from([(id, limit.quota())]), 0);
         Self { tally, limit, counter, first, clocks: Clocks::default() }
     }
 
@@ -61,7 +61,7 @@ fn a_calm_fleet_is_held_to_what_plan_states_of_one_that_is_well() {
     let parallel = "concurrency: 60";
     let check = |limit: &str, troubled_at: Option<i64>, cost: u64, holds: bool| {
         let mut fleet = Fleet::of(limit);
-        troubled_at.into_iter().for_each(|at_ms| fleet.tally.trouble.note(at_ms));
+        troubled_at.into_iter().for_each(|at_ms| fleet.tally.truth.trouble.note(at_ms));
         let found = [fleet.admit(0, 20_100, 20, cost - 1), fleet.admit(4, 20_200, 20, 1)];
         assert_eq!(found.iter().flatten().count(), usize::from(!holds), "{limit} {troubled_at:?} {cost}: {found:?}");
     };
@@ -98,4 +98,40 @@ fn a_sliding_window_is_held_to_its_estimate_again_some_time_after_a_clock_was_of
     // Eight seconds after it a node may yet be ahead by what it adopted, half a second.
     check(0, 14_200, [true, false]);
     check(2_000, 14_200, [true, true]);
+}
+
+#[test]
+fn no_slot_is_charged_before_a_clock_of_the_fleet_reads_it() {
+    let check = |host: usize, ahead_ms: i64, at_ms: u64, holds: bool| {
+        let mut fleet = Fleet::of("rate: 90/s");
+        fleet.set_clock(3, 0, 0);
+        fleet.set_clock(0, ahead_ms, 0);
+        assert_eq!(fleet.admit(host, at_ms, 10, 1).is_none(), holds, "{host} {ahead_ms} {at_ms}");
+    };
+    check(3, 0, 9_600, false);
+    check(3, 20, 9_970, true);
+    check(3, 20, 9_960, false);
+    // A node may adopt half a second of another's time, and no more.
+    check(3, 8_000, 9_500, true);
+    check(3, 8_000, 9_400, false);
+    check(1, 8_000, 2_000, true);
+}
+
+#[test]
+fn a_span_admits_what_two_slots_may_whatever_slots_are_charged() {
+    let check = |ahead_ms: i64, at: [u64; 3], holds: bool| {
+        let mut fleet = Fleet::of("rate: 90/s");
+        fleet.set_clock(0, 0, 0);
+        fleet.set_clock(3, ahead_ms, 0);
+        fleet.set_clock(3, ahead_ms, at[2]);
+        let [first, second, third] =
+            [(at[0], 10), (at[1], 11), (at[2], 12)].map(|(at_ms, slot)| fleet.admit(0, at_ms, slot, 90));
+        assert_eq!((first, second), (None, None));
+        assert_eq!(third.is_none(), holds, "{ahead_ms} {at:?}: {third:?}");
+    };
+    // Another region's clock is 20 ms ahead, as an ordinary one may be. Each of these charges may be by itself.
+    check(20, [10_995, 11_500, 11_975], true);
+    check(20, [11_005, 11_500, 11_975], false);
+    check(21, [11_005, 11_500, 11_975], true);
+    check(8_000, [11_005, 11_500, 11_500], true);
 }
