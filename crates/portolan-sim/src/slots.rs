@@ -1,12 +1,12 @@
 //! The slots of one counter, newest last, and sums over those that are closed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use portolan_model::Timestamp;
 
 use crate::bound::Bucket;
 
-/// Slots of a counter that stay open: a clock that is set back may return to any of them.
+/// Slots of a counter that stay open. A clock that is set back may return to any slot: what was admitted in one is kept.
 const OPEN: usize = 128;
 
 /// What was asked and admitted in one slot, over all regions.
@@ -32,6 +32,8 @@ pub struct Slot {
     pub bound: u64,
     /// Whether it was told that the bound is exceeded.
     pub told: bool,
+    /// Whether figures have it already: it was closed before a clock came back to it.
+    pub counted: bool,
     /// Admitted by region; empty where that is not remembered.
     pub by_region: Vec<u64>,
 }
@@ -64,41 +66,49 @@ impl Slot {
 
 /// Slots of one counter.
 #[derive(Debug, Default)]
-pub struct Slots(VecDeque<Slot>);
+pub struct Slots {
+    open: VecDeque<Slot>,
+    /// What was admitted and counts in those that are closed, and what might be.
+    closed: BTreeMap<u64, (u64, u64)>,
+}
 
 impl Slots {
-    /// The slot of that number; `close` is given one that no longer fits.
+    /// The slot of that number; `close` is given one that no longer fits, once.
     pub fn at(&mut self, slot: u64, begins_ms: i64, now_ms: i64, mut close: impl FnMut(&Slot)) -> &mut Slot {
-        let later = self.0.iter().rev().take_while(|kept| kept.slot > slot).count();
-        let mut at = self.0.len() - later;
-        if at == 0 || self.0[at - 1].slot != slot {
-            self.0.insert(
-                at,
-                Slot { slot, begins_ms, read_ms: i64::MIN, from_ms: now_ms.unsigned_abs(), ..Slot::default() },
-            );
+        let later = self.open.iter().rev().take_while(|kept| kept.slot > slot).count();
+        let mut at = self.open.len() - later;
+        if at == 0 || self.open[at - 1].slot != slot {
+            let new = Slot { slot, begins_ms, read_ms: i64::MIN, from_ms: now_ms.unsigned_abs(), ..Slot::default() };
+            let again = |(admitted, bound)| Slot { admitted, bound, counted: true, ..new.clone() };
+            self.open.insert(at, self.closed.remove(&slot).map_or_else(|| new.clone(), again));
             at += 1;
-            if self.0.len() > OPEN && at > 1 {
-                self.0.pop_front().iter().for_each(&mut close);
+            if self.open.len() > OPEN && at > 1 {
+                let over = self.open.pop_front().expect("there is more than one");
+                self.closed.insert(over.slot, (over.spent(), over.bound));
+                if !over.counted {
+                    close(&over);
+                }
                 at -= 1;
             }
         }
-        &mut self.0[at - 1]
+        &mut self.open[at - 1]
     }
 
-    /// What was admitted in a slot that is open, and counts.
+    /// What was admitted in a slot and counts.
     pub fn spent(&self, slot: u64) -> u64 {
-        self.0.iter().rev().find(|kept| kept.slot == slot).map_or(0, Slot::spent)
+        let open = self.open.iter().rev().find(|kept| kept.slot == slot).map(Slot::spent);
+        open.or_else(|| self.closed.get(&slot).map(|(spent, _)| *spent)).unwrap_or_default()
     }
 
     /// The largest bound of a slot that is open and at most two away.
     pub fn bound_about(&self, slot: u64) -> u64 {
-        let near = self.0.iter().rev().filter(|kept| kept.slot.abs_diff(slot) <= 2);
+        let near = self.open.iter().rev().filter(|kept| kept.slot.abs_diff(slot) <= 2);
         near.map(|kept| kept.bound).max().unwrap_or_default()
     }
 
     /// Those that are open, in order.
     pub fn kept(&self) -> impl Iterator<Item = &Slot> {
-        self.0.iter()
+        self.open.iter()
     }
 }
 
@@ -207,6 +217,21 @@ mod tests {
         assert_eq!(closed, (0..72).collect::<Vec<u64>>());
         let twice: Vec<u64> = slots.kept().filter(|slot| slot.admitted == 2).map(|slot| slot.slot).collect();
         assert_eq!(twice, [80, 150, 199]);
+    }
+
+    #[test]
+    fn what_was_admitted_in_a_slot_that_is_closed_is_admitted_when_a_clock_returns_to_it() {
+        let mut slots = Slots::default();
+        let mut closed = Vec::new();
+        for slot in (0..200).chain([5]).chain(200..400) {
+            let at = slots.at(slot, 0, 0, |slot| closed.push((slot.slot, slot.admitted)));
+            at.admitted += 90;
+            at.bound = 90;
+            assert_eq!(at.spent() > at.bound, slot == 5 && at.counted, "slot {slot}");
+        }
+        assert_eq!((slots.spent(4), slots.spent(5), slots.spent(400)), (90, 180, 0));
+        // Figures have it once.
+        assert_eq!(closed.iter().filter(|(slot, _)| *slot == 5).collect::<Vec<_>>(), [&(5, 90)]);
     }
 
     #[test]

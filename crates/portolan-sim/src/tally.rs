@@ -399,7 +399,8 @@ impl Tally {
     pub fn close(&mut self) {
         for counter in &mut self.counters {
             let limit = &mut self.limits[counter.limit];
-            counter.slots.kept().for_each(|slot| limit.close(slot, &self.expected));
+            let open = counter.slots.kept().filter(|slot| !slot.counted);
+            open.for_each(|slot| limit.close(slot, &self.expected));
         }
     }
 
