@@ -1,8 +1,6 @@
 //! Civil time beside the time of the scenario, and how far nodes may be off in it by what their clocks were set to: what a
 //! slot that the gateway names is held against. Never asks the gateway what time it is.
 
-use std::collections::BTreeMap;
-
 use portolan_limits::Windows;
 use portolan_model::Timestamp;
 use tokio::time::Duration;
@@ -26,19 +24,22 @@ pub struct Moment {
 #[derive(Debug, Default)]
 pub struct Clocks {
     /// When the scenario began.
-    pub zero: Timestamp,
-    hosts: BTreeMap<usize, Reading>,
+    zero: Timestamp,
+    /// When they were read.
+    read_at: Timestamp,
+    /// By place of the host.
+    readings: Vec<Reading>,
+    /// By place of the region: what its nodes may take for the present.
+    moments: Vec<Moment>,
     skewed_at: Option<Timestamp>,
     unsound_at: Option<Timestamp>,
 }
 
 /// By how much one host is ahead of true time, in milliseconds.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Reading {
     /// Of the region at this place.
     place: usize,
-    /// When it was read.
-    at: Timestamp,
     /// Its clock.
     clock_ms: i64,
     /// Its civil time at most: after its clock was set back that goes on, at nine tenths of its pace or slower, until the
@@ -57,23 +58,42 @@ pub const SKEW_MS: i64 = 20;
 const TOLERANCE_MS: i64 = 10;
 
 impl Clocks {
-    /// Reads the clock of a host of the region at `place`.
-    pub fn note(&mut self, host: usize, place: usize, ahead_ms: i64, now: Timestamp) {
-        let known = self.hosts.get(&host);
-        let caught_up = known.map_or(0, |known| millis(now.since(known.at)) / 10);
-        let civil_ms = known.map_or(ahead_ms, |known| ahead_ms.max(known.civil_ms - caught_up));
-        self.hosts.insert(host, Reading { place, at: now, clock_ms: ahead_ms, civil_ms });
+    /// The scenario begins.
+    pub fn begin(&mut self, now: Timestamp) {
+        self.zero = now;
+        self.judge();
+    }
+
+    /// Reads the clocks of all hosts, always in the same order: the place of each one's region, and by how much it is
+    /// ahead.
+    pub fn read(&mut self, clocks: impl Iterator<Item = (usize, i64)>, now: Timestamp) {
+        let caught_up = millis(now.since(self.read_at)) / 10;
+        let reading = |(host, (place, clock_ms)): (usize, (usize, i64))| {
+            let before = self.readings.get(host).map_or(clock_ms, |before| before.civil_ms - caught_up);
+            Reading { place, clock_ms, civil_ms: clock_ms.max(before) }
+        };
+        self.readings = clocks.enumerate().map(reading).collect();
+        self.read_at = now;
         let widest = self.widest();
         let apart_ms = widest.ahead_ms + widest.behind_ms;
         self.skewed_at = (apart_ms > SKEW_MS).then_some(now).or(self.skewed_at);
         self.unsound_at = (apart_ms > TOLERATED_MS).then_some(now).or(self.unsound_at);
+        self.judge();
     }
 
     /// What nodes of the region at `place` may take for the present. They tell each other what they may spend of slots.
     pub fn moment_of(&self, place: usize) -> Moment {
-        let widest = self.widest();
-        let own = self.moment(|reading| reading.place == place);
-        Moment { ahead_ms: widest.ahead_ms.min(own.ahead_ms + TOLERATED_MS), ..own }
+        self.moments.get(place).copied().unwrap_or_default()
+    }
+
+    fn judge(&mut self) {
+        let places = self.readings.iter().map(|reading| reading.place + 1).max().unwrap_or_default();
+        let most_ms = self.widest().ahead_ms;
+        let of_place = |place| {
+            let own = self.moment(|reading| reading.place == place);
+            Moment { ahead_ms: most_ms.min(own.ahead_ms + TOLERATED_MS), ..own }
+        };
+        self.moments = (0..places).map(of_place).collect();
     }
 
     /// What nodes anywhere may take for the present.
@@ -82,7 +102,7 @@ impl Clocks {
     }
 
     fn moment(&self, counts: impl Fn(&Reading) -> bool) -> Moment {
-        let counted = || self.hosts.values().filter(|reading| counts(reading));
+        let counted = || self.readings.iter().filter(|reading| counts(reading));
         let ahead_ms = counted().map(|reading| reading.civil_ms).max().unwrap_or_default();
         let behind_ms = counted().map(|reading| -reading.clock_ms).max().unwrap_or_default();
         let [skewed_ms, unsound_ms] =
@@ -185,8 +205,7 @@ mod tests {
     fn a_span_touches_two_slots_and_a_third_while_clocks_differ() {
         let mut clocks = Clocks::default();
         let mut check = |ahead_ms, at: u64, expected| {
-            clocks.note(0, 0, 0, Timestamp::ZERO + Duration::from_secs(at));
-            clocks.note(1, 1, ahead_ms, Timestamp::ZERO + Duration::from_secs(at));
+            clocks.read([(0, 0), (1, ahead_ms)].into_iter(), Timestamp::ZERO + Duration::from_secs(at));
             assert_eq!(clocks.moment_of(0).slots_in_a_span(1000, at as i64 * 1000), expected, "at {at} s");
         };
         check(20, 1, Some(2));
@@ -195,10 +214,10 @@ mod tests {
         check(0, 5, Some(2));
         check(501, 6, None);
         // Civil time is ahead until the clock has caught up, five seconds after it was set back, and a window later.
-        check(0, 8, None);
+        check(0, 8, Some(3));
         check(0, 10, Some(3));
-        check(0, 12, Some(3));
-        check(0, 14, Some(2));
+        check(0, 11, Some(3));
+        check(0, 12, Some(2));
     }
 
     #[test]
@@ -207,8 +226,7 @@ mod tests {
         // Two regions; the clock of a node of the first is 2 s ahead from 5 s to 6 s.
         for (at, ahead_ms) in [(0, 5), (5, 2005), (6, 5), (16, 5), (40, 5)] {
             let now = Timestamp::ZERO + Duration::from_secs(at);
-            clocks.note(0, 0, ahead_ms, now);
-            clocks.note(1, 1, 0, now);
+            clocks.read([(0, ahead_ms), (1, 0)].into_iter(), now);
             let ahead = [clocks.moment_of(0).ahead_ms, clocks.moment_of(1).ahead_ms];
             let expected = match at {
                 5 | 6 => [[2005, 500], [1905, 500]][usize::from(at == 6)],
@@ -218,7 +236,7 @@ mod tests {
             assert_eq!(ahead, expected, "at {at} s");
         }
         assert_eq!(clocks.moment_of(1).behind_ms, 0);
-        clocks.note(1, 1, -3000, Timestamp::ZERO + Duration::from_secs(41));
+        clocks.read([(0, 5), (1, -3000)].into_iter(), Timestamp::ZERO + Duration::from_secs(41));
         assert_eq!((clocks.moment_of(1).behind_ms, clocks.moment_of(0).behind_ms), (3000, -5));
     }
 }

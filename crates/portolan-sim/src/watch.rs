@@ -99,9 +99,8 @@ impl World<'_> {
 
     /// Takes in how far each clock is off.
     pub fn note_clocks(&mut self) {
-        for (number, host) in self.hosts.iter().enumerate() {
-            self.watch.clocks.note(number, host.place, host.clock.ahead_ms(self.now), self.now);
-        }
+        let clocks = self.hosts.iter().map(|host| (host.place, host.clock.ahead_ms(self.now)));
+        self.watch.clocks.read(clocks, self.now);
     }
 
     /// Whether every node is up and has a document in force and active limits.
@@ -113,7 +112,7 @@ impl World<'_> {
     /// The scenario begins.
     pub fn begin(&mut self) {
         self.watch.zero = Some(self.now);
-        self.watch.clocks.zero = self.now;
+        self.watch.clocks.begin(self.now);
         self.watch.last_fault = self.watch.zero;
         self.watch.agreed_at = self.watch.zero;
     }
