@@ -71,8 +71,8 @@ async fn play<'a>(scenario: &'a Scenario, sources: &'a Sources, seed: u64, optio
             let end = scenario.length + bound;
             world.turn(&mut incoming, |world| world.has_settled() || elapsed(world) >= end).await;
             world.judge_agreement(bound);
-            world.judge_histories();
         }
+        world.judge_histories();
     } else {
         let detail = "the fleet did not become ready".to_owned();
         world.oracle.violate(world.since_zero(), Invariant::Converges, detail);

@@ -145,9 +145,10 @@ impl World<'_> {
         }
     }
 
-    /// Holds every node's history against what was acknowledged.
+    /// Holds every node's history against what was acknowledged: as far as it has come where a fault remains.
     pub fn judge_histories(&mut self) {
         let at = self.since_zero();
+        let remain = self.faults_remain();
         for host in &self.hosts {
             let Some(process) = &host.process else { continue };
             let view = process.node.view();
@@ -155,7 +156,8 @@ impl World<'_> {
                 self.oracle.hold_document(&host.name, entry.revision, entry.digest, at);
             }
             let history: BTreeSet<Revision> = view.intent.history().iter().map(|entry| entry.revision).collect();
-            self.oracle.check_history(&host.name, &history, at);
+            let known = if remain { history.last().copied().unwrap_or_default() } else { Revision(u64::MAX) };
+            self.oracle.check_history(&host.name, &history, known, at);
         }
     }
 
