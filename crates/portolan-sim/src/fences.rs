@@ -40,6 +40,11 @@ impl Fences {
         }
     }
 
+    /// Whether no region was ever fenced: each has the share that documents state.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether what the region at `place` spends of a slot that began at `begins_ms` of the scenario is beyond the limit.
     pub fn excuse(&self, place: usize, begins_ms: i64) -> bool {
         let unaware = self.0.get(&place).and_then(|fenced| fenced.unaware_ms);

@@ -34,6 +34,7 @@ mod network;
 mod wire;
 
 mod bound;
+mod closed;
 mod expectations;
 mod oracle;
 mod quotas;

@@ -537,4 +537,4 @@ impl Found {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -16,6 +16,7 @@ use tokio::time::Duration;
 
 use crate::{
     clients::Lasting,
+    closed::Heard,
     outcome::Invariant,
     tally::{Charged, Refusal, Seen},
     world::{Plan, World},
@@ -67,8 +68,8 @@ struct Way {
     route: Arc<Route>,
     claims: Option<SmallVec<[Claim; 4]>>,
     counters: SmallVec<[u32; 4]>,
-    /// Whether one of the limits is closed while any region is unheard.
-    closed: bool,
+    /// Limits that are closed while some region is unheard.
+    closed: Vec<Arc<Limit>>,
     /// Whether one of the limits counts requests that are under way.
     holds: bool,
 }
@@ -87,7 +88,7 @@ struct Place {
     host: usize,
     view: Arc<View>,
     now: Now,
-    must_be_closed: bool,
+    heard: Heard,
     /// Whether some endpoint was left; all requests of a client go to one service.
     forwards: Option<bool>,
 }
@@ -191,8 +192,8 @@ impl World<'_> {
         let host = &self.hosts[ask.host];
         let process = host.process.as_ref().filter(|_| host.lives == ask.life && host.paused.is_none())?;
         let (view, now) = (process.node.view(), host.clock.at(self.now));
-        let must_be_closed = self.must_be_closed(ask.host);
-        batch.places.push(Place { host: ask.host, view, now, must_be_closed, forwards: None });
+        let heard = self.may_hear(ask.host);
+        batch.places.push(Place { host: ask.host, view, now, heard, forwards: None });
         Some(batch.places.len() - 1)
     }
 
@@ -224,7 +225,9 @@ impl World<'_> {
                 tally.counter(limit, (claim.limit, claim.key), words(limit, &route, subject))
             };
             let counters = claims.iter().flatten().zip(&limits).map(counter).collect();
-            let closed = limits.iter().any(|limit| limit.on_partition == OnPartition::Closed);
+            let closes =
+                |limit: &&Arc<Limit>| matches!(limit.on_partition, OnPartition::Closed | OnPartition::ClosedMinority);
+            let closed = limits.iter().copied().filter(closes).cloned().collect();
             let holds = limits.iter().any(|limit| matches!(limit.algorithm, Algorithm::Concurrency { .. }));
             Way { route: Arc::clone(&route), claims, counters, closed, holds }
         });
@@ -241,11 +244,10 @@ impl World<'_> {
                 self.oracle.violate(at, Invariant::LimitBound, detail);
             }
         }
-        if way.closed && place.must_be_closed {
-            let detail = format!(
-                "a limit of route `{}` is closed while a region is unheard, {} admitted",
-                way.route.name, place.view.region
-            );
+        let forbids = |limit: &&Arc<Limit>| place.heard.forbids(limit, &self.sources.regions, &self.tally.truth.fences);
+        if let Some(limit) = way.closed.iter().find(forbids) {
+            let (name, region) = (&limit.name, &place.view.region);
+            let detail = format!("limit `{name}` is closed while a region is unheard, {region} admitted");
             self.oracle.violate(at, Invariant::LimitBound, detail);
         }
         self.note_wait(ask, way);

@@ -13,6 +13,7 @@ use tokio::time::Duration;
 
 use crate::{
     civil::Clocks,
+    closed::Heard,
     outcome::Invariant,
     world::{Plan, World},
 };
@@ -237,15 +238,15 @@ impl World<'_> {
         }
     }
 
-    /// Whether a host must refuse under every `closed` limit by this time: some region has been unheard for long
-    /// enough, and the host has listened for as long.
-    pub fn must_be_closed(&self, host: usize) -> bool {
+    /// Of each region whether a host may take it for heard: unless it was cut off or down for long enough, and the host
+    /// has listened for as long.
+    pub fn may_hear(&self, host: usize) -> Heard {
         let (now, place) = (self.now, self.hosts[host].place);
         let long = |since: Timestamp| now.since(since) >= CLOSED_WITHIN;
-        let of_place = |((own, _), since): (&(usize, usize), &Timestamp)| *own == place && long(*since);
         let resumed = self.hosts[host].resumed;
         let listens = self.hosts[host].process.as_ref().is_some_and(|process| long(process.started.max(resumed)));
-        listens && self.watch.impaired_since.iter().any(of_place)
+        let impaired = |other| self.watch.impaired_since.get(&(place, other)).is_some_and(|since| long(*since));
+        Heard((0..self.regions.len()).map(|other| !(listens && impaired(other))).collect())
     }
 
     fn note_impaired_pairs(&mut self, now: Timestamp) {

@@ -16,23 +16,30 @@ struct Fleet {
     clocks: Clocks,
 }
 
+/// A limit of a scenario with three nodes in each of three regions.
+pub fn parsed(limit: &str) -> (Arc<Limit>, Arc<RegionMap>, Scenario) {
+    let text = format!(
+        "version: 1\ntitle: t\nlength: 60s\nregions: {{ a: {{}}, b: {{}}, c: {{}} }}\nrtt: 80ms\nnodes: 3\n\
+         gateway: |\n  version: 1\n  services: {{ s: {{ endpoints: {{ a: ['http://127.0.0.1:1'] }} }} }}\n  \
+         limits: {{ it: {{ key: global, {limit} }} }}\n  \
+         routes: {{ r: {{ match: {{ path: /** }}, limits: [it], service: s }} }}\n\
+         clients: [{{ region: a, rate: 1/s, host: h.test, path: /, lasting: 250ms }}]\n"
+    );
+    let file = SourceFile { path: "s.yaml".to_owned(), text };
+    let scenario = Scenario::parse(&file).unwrap_or_else(|faults| panic!("{}", faults.render()));
+    let RegionSource::Inline(map) = &scenario.regions else { panic!("the regions stand in the scenario") };
+    let map = Arc::clone(map);
+    let Some(GatewaySource::Inline(document)) = &scenario.config else { panic!("so does the gateway") };
+    let bundle = Bundle { document: document.clone(), attachments: BTreeMap::new() };
+    let snapshot = Snapshot::parse(&bundle, &map).unwrap_or_else(|faults| panic!("{}", faults.render()));
+    let limit = Arc::clone(snapshot.limits.values().next().expect("one limit"));
+    (limit, map, scenario)
+}
+
 impl Fleet {
     fn of(limit: &str) -> Self {
-        let text = format!(
-            "version: 1\ntitle: t\nlength: 60s\nregions: {{ a: {{}}, b: {{}}, c: {{}} }}\nrtt: 80ms\nnodes: 3\n\
-             gateway: |\n  version: 1\n  services: {{ s: {{ endpoints: {{ a: ['http://127.0.0.1:1'] }} }} }}\n  \
-             limits: {{ it: {{ key: global, {limit} }} }}\n  \
-             routes: {{ r: {{ match: {{ path: /** }}, limits: [it], service: s }} }}\n\
-             clients: [{{ region: a, rate: 1/s, host: h.test, path: /, lasting: 250ms }}]\n"
-        );
-        let file = SourceFile { path: "s.yaml".to_owned(), text };
-        let scenario = Scenario::parse(&file).unwrap_or_else(|faults| panic!("{}", faults.render()));
-        let RegionSource::Inline(map) = &scenario.regions else { panic!("the regions stand in the scenario") };
-        let Some(GatewaySource::Inline(document)) = &scenario.config else { panic!("so does the gateway") };
-        let bundle = Bundle { document: document.clone(), attachments: BTreeMap::new() };
-        let snapshot = Snapshot::parse(&bundle, map).unwrap_or_else(|faults| panic!("{}", faults.render()));
-        let limit = Arc::clone(snapshot.limits.values().next().expect("one limit"));
-        let mut tally = Tally::new(map, &scenario);
+        let (limit, map, scenario) = parsed(limit);
+        let mut tally = Tally::new(&map, &scenario);
         let id = LimitId(1);
         let key = Key::new(&HashKey::new([7; 16]), id, &[]);
         let counter = tally.counter(&limit, (id, key), "everyone".to_owned());
