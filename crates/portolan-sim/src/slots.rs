@@ -56,6 +56,11 @@ impl Slot {
         self.excused = self.admitted - counts.min(self.admitted);
     }
 
+    /// Whether it lies within a scenario of that length, if it lasts `lasts_ms`.
+    pub fn lies_within(&self, length_ms: i64, lasts_ms: i64) -> bool {
+        self.begins_ms >= 0 && self.begins_ms.saturating_add(lasts_ms) <= length_ms
+    }
+
     /// Counts what was asked for. While a limit changes, the larger of both quotas holds.
     pub fn ask(&mut self, cost: u64, quota: u64, bound: u64) {
         self.demand += cost;
@@ -117,7 +122,7 @@ impl Slots {
 pub struct Sums {
     /// Slots that were asked.
     pub slots: u64,
-    /// Slots that began within the scenario: the shares are taken from these.
+    /// Slots that began and ended within the scenario: the shares are taken from these.
     pub whole_slots: u64,
     /// Largest quota.
     pub quota: u64,
@@ -134,8 +139,9 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Adds a closed slot.
-    pub fn add(&mut self, slot: &Slot) {
+    /// Adds a closed slot, `whole` if nothing of it lies outside the scenario: a part of a slot has a part of the demand
+    /// that regions went by.
+    pub fn add(&mut self, slot: &Slot, whole: bool) {
         self.slots += 1;
         self.quota = self.quota.max(slot.quota);
         self.bound = self.bound.max(slot.bound);
@@ -143,7 +149,7 @@ impl Sums {
         let share = |units: u64| units.saturating_mul(1_000_000) / slot.quota.max(1);
         let over = share(slot.admitted.saturating_sub(slot.quota));
         self.over_most_ppm = self.over_most_ppm.max(over);
-        if slot.begins_ms >= 0 {
+        if whole {
             let refused = share(slot.demand.min(slot.quota).saturating_sub(slot.admitted));
             self.whole_slots += 1;
             self.over_ppm += over;
@@ -238,7 +244,7 @@ mod tests {
     fn what_is_refused_wrongly_is_what_the_quota_had_room_for() {
         let check = |demand, admitted, over, refused| {
             let mut sums = Sums::default();
-            sums.add(&Slot { demand, admitted, quota: 100, ..Slot::default() });
+            sums.add(&Slot { demand, admitted, quota: 100, ..Slot::default() }, true);
             assert_eq!((sums.over_mean_ppm(), sums.false_rejects_ppm()), (over, refused), "{demand} {admitted}");
         };
         check(150, 100, 0, 0);
@@ -246,6 +252,12 @@ mod tests {
         check(80, 80, 0, 0);
         check(80, 60, 0, 200_000);
         check(150, 110, 100_000, 0);
+    }
+
+    #[test]
+    fn a_slot_that_the_scenario_begins_or_ends_in_is_not_whole() {
+        let whole = |begins_ms| Slot { begins_ms, ..Slot::default() }.lies_within(12_000, 1000);
+        assert_eq!([-1, 0, 11_000, 11_001].map(whole), [false, true, true, false]);
     }
 
     #[test]

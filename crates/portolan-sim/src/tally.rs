@@ -26,6 +26,8 @@ const WATCHED: u32 = 8;
 pub struct Tally {
     /// What they are held by.
     pub truth: Truth,
+    /// How long the scenario lasts.
+    length_ms: i64,
     expected: Vec<LimitExpectation>,
     limits: Vec<LimitTally>,
     names: BTreeMap<Name, usize>,
@@ -55,6 +57,8 @@ pub struct LimitTally {
     /// As the newest revision has it that was charged.
     pub limit: Arc<Limit>,
     windows: Windows,
+    /// How long the scenario lasts.
+    length_ms: i64,
     /// What each region admitted and refused, by place.
     pub regions: Vec<RegionUse>,
     /// Requests decided.
@@ -195,6 +199,7 @@ impl Tally {
                 trouble: Trouble::new(map, scenario),
                 lost_loans: Vec::new(),
             },
+            length_ms: millis(scenario.length),
             expected: scenario.expect.limits.clone(),
             limits: Vec::new(),
             names: BTreeMap::new(),
@@ -246,6 +251,7 @@ impl Tally {
             name: limit.name.clone(),
             limit: Arc::clone(limit),
             windows: Windows::of(&limit.algorithm),
+            length_ms: self.length_ms,
             regions: vec![RegionUse::default(); self.truth.map.ids().len()],
             decided: 0,
             waited: 0,
@@ -462,15 +468,24 @@ impl LimitTally {
     }
 
     fn close(&mut self, slot: &Slot, expected: &[LimitExpectation]) {
-        let window = self.window_ms();
-        self.sums.add(slot);
+        let lasts = self.part_ms();
+        let whole = slot.lies_within(self.length_ms, lasts);
+        self.sums.add(slot, whole);
         for (at, sums) in &mut self.expected {
             let LimitExpectation { from, until, .. } = &expected[*at];
             let begun = from.is_zero() || slot.begins_ms >= millis(*from);
             let until = until.map_or(i64::MAX, millis);
-            if begun && slot.begins_ms.saturating_add(window) <= until {
-                sums.add(slot);
+            if begun && slot.begins_ms.saturating_add(lasts) <= until {
+                sums.add(slot, whole);
             }
+        }
+    }
+
+    /// How long a part of the run lasts that verdicts are counted by.
+    fn part_ms(&self) -> i64 {
+        match self.limit.algorithm {
+            Algorithm::TokenBucket { .. } | Algorithm::Concurrency { .. } => 1000,
+            _ => self.window_ms(),
         }
     }
 
