@@ -577,7 +577,7 @@ mod tests {
     #[test]
     fn a_process_that_starts_later_asks_nobody_who_cannot_have_spent_in_between() {
         let sought = |learned: &[Roster]| {
-            let mut a = ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL });
+            let mut a = ownership("a", Past::Known { epoch: 4, held: ShardSet::ALL, seated: ShardSet::ALL });
             learned.iter().for_each(|roster| a.learn(roster));
             let change = a.handle_roster(&roster(6, &["a", "b"]), at(0)).expect("it is newer");
             (taken(&mut a, &Legacy::default(), at(0)), change.sought.len())

@@ -13,6 +13,7 @@ use crate::{
     definition::Kind,
     forecast::with_margin,
     key::Key,
+    outbox::Destination,
     peers::{GOSSIP_INTERVAL, Mode, PeerState},
     rights::Rights,
     verdict::WaitReason,
@@ -228,8 +229,9 @@ impl Limits {
 
     /// Whether a loan of a key would reach a region's owner of it: another node of that region may hear us, and that one not.
     pub(super) fn reaches_owner(&self, region: usize, key: Key) -> bool {
-        let unheard = !self.unheard.is_empty() && self.unheard.contains(&self.owner(region, key));
-        self.reaches(region) && !unheard
+        let owner = || self.siblings.rankings.get(&region).and_then(|ranking| ranking.owner_of(key));
+        let hears = |to: &Destination| to.region != region || to.node.as_ref() != owner();
+        self.reaches(region) && self.unheard.iter().all(hears)
     }
 }
 

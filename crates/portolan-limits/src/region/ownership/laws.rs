@@ -57,7 +57,8 @@ fn name(at: usize) -> NodeName {
 }
 
 fn start(at: usize, past: Past) -> Ownership {
-    Ownership::new(name(at), (0..NAMES.len()).map(name), past)
+    // Answers come at once here, so none is of a question of an earlier process.
+    Ownership::new(name(at), 1, (0..NAMES.len()).map(name), past)
 }
 
 impl Region {
