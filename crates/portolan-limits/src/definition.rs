@@ -165,10 +165,10 @@ pub(crate) struct Even {
 /// This region's share of the quota, by slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
-    before: u64,
+    pub before: u64,
     /// The first slot of `after`.
-    turn: u64,
-    after: u64,
+    pub turn: u64,
+    pub after: u64,
 }
 
 impl Terms {
@@ -386,6 +386,12 @@ impl Even {
     #[inline]
     pub const fn begin(self, slot: u64) -> WallTime {
         WallTime::from_unix_millis(slot.wrapping_mul(self.length))
+    }
+
+    /// Whether an instant is of the slot that begins at `begin`.
+    #[inline]
+    pub const fn is_within(self, begin: WallTime, wall: WallTime) -> bool {
+        wall.as_unix_millis().wrapping_sub(begin.as_unix_millis()) < self.length
     }
 
     #[inline]

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use portolan_config::LimitId;
 use portolan_model::{Name, Now, WallTime};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::{
     counter::{Counter, Receipt},
@@ -34,6 +34,8 @@ pub struct Limiter {
     rights: Box<[Rights]>,
     /// What plain decisions read of them.
     plain: Box<[Plain]>,
+    /// The lowest id.
+    first: LimitId,
     shared: Arc<Shared>,
     /// Stands where a limit that is not known would.
     unknown: Name,
@@ -44,7 +46,8 @@ impl Limiter {
     pub(crate) fn new(rights: Box<[Rights]>, shared: Arc<Shared>) -> Self {
         let unknown = Name::new("unknown-limit").expect("lower-case letters and a hyphen");
         let plain = rights.iter().map(Plain::new).collect();
-        Self { rights, plain, shared, unknown }
+        let first = rights.first().map_or(LimitId(0), |rights| rights.id);
+        Self { rights, plain, first, shared, unknown }
     }
 
     /// The counter of `limit` for what it counts by. Costs one SipHash, allocates nothing up to four parts.
@@ -55,73 +58,42 @@ impl Limiter {
     /// Charges every claim, or none; refusals are not counted. A claim of a limit that is not defined is answered
     /// `Wait`: it can only come from a view older or newer than this limiter. Limits in shadow never refuse: their charge
     /// says that they would have. Allocates only above four claims.
+    #[inline]
     pub fn admit(&self, claims: &[Claim], now: Now) -> Admission {
-        self.admit_asked(claims, Asked::First, now)
+        let wall = self.shared.wall(now);
+        // Most requests owe one limit. Nothing is kept for taking it back.
+        if let [claim] = claims
+            && let Some(charge) = self.charge_plain(claim, wall)
+        {
+            return Admission::Allow(smallvec![charge]);
+        }
+        self.admit_asked(claims, Asked::First, wall)
     }
 
     /// The same for a request that was answered `Wait` before: it is no new demand.
     pub fn admit_again(&self, claims: &[Claim], now: Now) -> Admission {
-        self.admit_asked(claims, Asked::Again, now)
+        self.admit_asked(claims, Asked::Again, self.shared.wall(now))
     }
 
-    /// [`admit`](Self::admit) that appends the charges to `charges`: nothing is returned when all claims were charged,
-    /// and nothing appended when not. Spares the copies of an answer of half a kilobyte.
-    pub fn admit_into(&self, claims: &[Claim], now: Now, charges: &mut SmallVec<[Charge; 4]>) -> Option<Admission> {
-        self.charge(claims, Asked::First, now, charges)
-    }
-
-    fn admit_asked(&self, claims: &[Claim], asked: Asked, now: Now) -> Admission {
-        let mut charges = SmallVec::new();
-        self.charge(claims, asked, now, &mut charges).unwrap_or(Admission::Allow(charges))
-    }
-
-    #[inline]
-    fn charge(
-        &self,
-        claims: &[Claim],
-        asked: Asked,
-        now: Now,
-        charges: &mut SmallVec<[Charge; 4]>,
-    ) -> Option<Admission> {
-        let wall = self.shared.wall(now);
-        let before = charges.len();
-        let plain = claims.iter().take_while(|claim| self.charge_plain(claim, wall, charges)).count();
-        if plain == claims.len() { None } else { self.charge_rest(&claims[plain..], asked, wall, before, charges) }
-    }
-
-    /// Charges a claim if that is plain, and says so. A function of its own, so that all that it works with stands in
-    /// registers.
     #[inline(never)]
-    fn charge_plain(&self, claim: &Claim, wall: WallTime, charges: &mut SmallVec<[Charge; 4]>) -> bool {
-        let plain = self.place(claim.limit).map(|at| &self.plain[at]);
-        match plain.and_then(|plain| plain.spend(&self.shared, claim, wall)) {
-            Some(charge) => charges.push(charge),
-            None => return false,
-        }
-        true
-    }
-
-    /// The rest of the claims, of which the first is not plain.
-    #[inline(never)]
-    fn charge_rest(
-        &self,
-        claims: &[Claim],
-        asked: Asked,
-        wall: WallTime,
-        before: usize,
-        charges: &mut SmallVec<[Charge; 4]>,
-    ) -> Option<Admission> {
+    fn admit_asked(&self, claims: &[Claim], asked: Asked, wall: WallTime) -> Admission {
+        let mut charges = SmallVec::<[Charge; 4]>::new();
         for claim in claims {
-            match self.claim(claim, asked, wall) {
+            match self.charge_plain(claim, wall).map_or_else(|| self.claim(claim, asked, wall), Ok) {
                 Ok(charge) => charges.push(charge),
                 Err(refusal) => {
-                    charges[before..].iter().rev().for_each(|charge| self.take_back(charge));
-                    charges.truncate(before);
-                    return Some(refusal);
+                    charges.iter().rev().for_each(|charge| self.take_back(charge));
+                    return refusal;
                 }
             }
         }
-        None
+        Admission::Allow(charges)
+    }
+
+    /// Charges a claim if that is plain.
+    #[inline(always)]
+    fn charge_plain(&self, claim: &Claim, wall: WallTime) -> Option<Charge> {
+        self.plain(claim.limit)?.spend(&self.shared, claim, wall)
     }
 
     /// Gives up to `units` of a charge back, while its slot lasts; for outcomes that a limit does not count.
@@ -186,23 +158,13 @@ impl Limiter {
         &self.rights
     }
 
-    #[inline]
     pub(crate) fn rights(&self, limit: LimitId) -> Option<&Rights> {
-        self.place(limit).map(|at| &self.rights[at])
+        numbered(&self.rights, self.first, limit, |rights| rights.id)
     }
 
-    #[inline]
-    fn place(&self, limit: LimitId) -> Option<usize> {
-        // Numbers are given in turn, so as long as none was taken back they have no gaps.
-        let guess = limit.0.wrapping_sub(self.plain.first()?.limit.0) as usize;
-        let found = self.plain.get(guess).is_some_and(|plain| plain.limit == limit);
-        if found { Some(guess) } else { self.search(limit) }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn search(&self, limit: LimitId) -> Option<usize> {
-        self.plain.binary_search_by_key(&limit, |plain| plain.limit).ok()
+    #[inline(always)]
+    fn plain(&self, limit: LimitId) -> Option<&Plain> {
+        numbered(&self.plain, self.first, limit, |plain| plain.limit)
     }
 
     /// Charges one claim that may not be plain. The charge of a limit in shadow takes the place of a refusal.
@@ -370,6 +332,22 @@ impl Limiter {
             shadow: rights.shadow,
         }
     }
+}
+
+/// The one with the number `limit` among some that are sorted by it.
+#[inline(always)]
+fn numbered<T>(sorted: &[T], first: LimitId, limit: LimitId, number: impl Fn(&T) -> LimitId) -> Option<&T> {
+    // Numbers are given in turn, so as long as none was taken back they have no gaps.
+    match sorted.get(limit.0.wrapping_sub(first.0) as usize) {
+        Some(found) if number(found) == limit => Some(found),
+        _ => search(sorted, limit, number),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn search<T>(sorted: &[T], limit: LimitId, number: impl Fn(&T) -> LimitId) -> Option<&T> {
+    sorted.binary_search_by_key(&limit, number).ok().map(|at| &sorted[at])
 }
 
 /// Whether a request is asked for the first time, or waited and asks again: demand is counted once.
@@ -543,17 +521,16 @@ mod tests {
         fn a_plain_decision_is_the_general_one(scene in scenes()) {
             let (plain, place, claim, wall) = scene.set();
             let before = plain.shared.table.counter(place).words();
-            let mut charges = SmallVec::new();
-            let charged = plain.charge_plain(&claim, wall, &mut charges);
+            let charged = plain.charge_plain(&claim, wall);
             let after = plain.shared.table.counter(place).words();
-            if charged {
+            if charged.is_some() {
                 let (general, ..) = scene.set();
                 let expected = general.claim(&claim, Asked::First, wall);
-                prop_assert_eq!(expected.ok(), charges.first().copied());
+                prop_assert_eq!(expected.ok(), charged);
                 prop_assert_eq!(after, general.shared.table.counter(place).words());
                 prop_assert_eq!(plain.take_attention(), general.take_attention());
             } else {
-                prop_assert_eq!((before, charges.len()), (after, 0));
+                prop_assert_eq!(before, after);
             }
         }
     }
@@ -576,9 +553,8 @@ mod tests {
         };
         let check = |scene: Scene, expected: Option<u64>| {
             let (limiter, _, claim, wall) = scene.set();
-            let mut charges = SmallVec::new();
-            limiter.charge_plain(&claim, wall, &mut charges);
-            assert_eq!(charges.first().map(|charge| charge.remaining), expected, "{scene:?}");
+            let charged = limiter.charge_plain(&claim, wall);
+            assert_eq!(charged.map(|charge| charge.remaining), expected, "{scene:?}");
         };
         check(own, Some(26));
         check(Scene { began: -2, ..own }, Some(29));

@@ -53,6 +53,8 @@ pub(crate) struct Live {
     overflow_moved: AtomicBool,
     /// Only slots that begin before this may be spent: the region's lease.
     lease: AtomicU64,
+    /// The same while all regions are heard, else 0: what most decisions read of these.
+    calm: AtomicU64,
 }
 
 /// What a decision about one counter in one slot reads.
@@ -380,6 +382,7 @@ impl Live {
             assumed: [0, 0].map(AtomicU64::new),
             overflow_moved: AtomicBool::new(false),
             lease: AtomicU64::new(u64::MAX),
+            calm: AtomicU64::new(calm(mode, u64::MAX)),
         }
     }
 
@@ -390,9 +393,17 @@ impl Live {
         begin.as_unix_millis() < self.lease.load(SeqCst)
     }
 
+    /// Whether all regions are heard and the region has a lease of a slot that begins at `begin`.
+    #[inline]
+    pub fn is_calm(&self, begin: WallTime) -> bool {
+        begin.as_unix_millis() < self.calm.load(SeqCst)
+    }
+
     /// Says where the lease ends; a limit without leases has none that does.
     pub fn set_lease(&self, until: Option<WallTime>) {
-        self.lease.store(until.map_or(u64::MAX, WallTime::as_unix_millis), SeqCst);
+        let lease = until.map_or(u64::MAX, WallTime::as_unix_millis);
+        self.lease.store(lease, SeqCst);
+        self.calm.store(calm(self.mode(), lease), SeqCst);
     }
 
     /// Says that the overflow counter moved.
@@ -417,6 +428,7 @@ impl Live {
 
     pub fn set_mode(&self, mode: Mode) {
         self.mode.store(mode as u8, SeqCst);
+        self.calm.store(calm(mode, self.lease.load(SeqCst)), SeqCst);
     }
 
     /// Whether this side of a partition holds at most half of the shares.
@@ -469,6 +481,14 @@ impl Live {
                 word.store(0, SeqCst);
             }
         }
+    }
+}
+
+/// Slots that begin before this are spent as usual.
+const fn calm(mode: Mode, lease: u64) -> u64 {
+    match mode {
+        Mode::Healthy => lease,
+        Mode::Healing | Mode::Degraded => 0,
     }
 }
 

@@ -44,10 +44,11 @@ impl Shared {
     #[inline]
     pub fn wall(&self, now: Now) -> WallTime {
         let seen = self.latest();
-        if now.wall > seen {
-            self.raise_clock(now.wall);
+        if now.wall <= seen {
+            return seen;
         }
-        seen.max(now.wall)
+        self.raise_clock(now.wall);
+        now.wall
     }
 
     /// The latest civil time any thread has seen.

@@ -1,10 +1,9 @@
 //! Counters by key: a fixed table in which a known key is found and charged without a lock.
 //!
-//! A key lives in one of three buckets of eight entries, in four of five cases in the first. It is found by one byte of
+//! A key lives in one of four buckets of eight entries, in eight of nine cases in the first. It is found by one byte of
 //! each entry's key, which stand in a word per bucket: 1.3 bytes for each key, so that they are in a near cache where the
-//! entries are not. A guess at the entry itself would save that look where it is right, and where it is wrong, in four
-//! of ten cases, hold everything up until the entry has come from memory. Only the first request of a key takes a lock, that of its
-//! partition, for some tens of nanoseconds: two threads must not give one key two counters, and an entry must not change
+//! entries are not. A guess at the entry itself would save that look where it is right, and where it is wrong hold
+//! everything up until the entry has come from memory. Only the first request of a key takes a lock, that of its partition, for some tens of nanoseconds: two threads must not give one key two counters, and an entry must not change
 //! its key under a thread that charges it. The second is guarded by the counter's words: they are barred before the tag
 //! changes, so a charge meant for the old key fails. An entry with use in a live slot never changes its key; when no
 //! other is left the caller's overflow is used.
@@ -89,13 +88,14 @@ impl Table {
 
     /// The entry of a key if it has one, and now and then that of another key: ask it.
     #[inline(always)]
-    pub fn likely(&self, key: Key) -> Option<Place> {
+    pub fn likely(&self, key: Key) -> Option<(Place, &Counter)> {
         let print = print(key);
-        (0..HOMES).find_map(|nth| {
+        let place = (0..HOMES).find_map(|nth| {
             let bucket = self.home(key, nth);
-            let hits = matching(self.prints[bucket].load(Acquire), print);
+            let hits = matching(self.prints.get(bucket)?.load(Acquire), print);
             (hits != 0).then(|| place(bucket, hits.trailing_zeros() as usize / 8))
-        })
+        })?;
+        Some((place, self.entries.get(place.0 as usize)?))
     }
 
     /// The entry of a key, if it has one.
@@ -152,17 +152,21 @@ impl Table {
     }
 
     /// Says that the counter at `place` moved. Call after moving it.
-    #[inline]
+    #[inline(always)]
     pub fn note_move(&self, place: Place) {
         let at = place.0 as usize;
-        let (word, bit) = (&self.moved[at / 64], 1 << (at % 64));
+        if self.moved.get(at / 64).is_some_and(|word| word.load(SeqCst) >> (at % 64) & 1 == 0) {
+            self.note_first_move(at);
+        }
+    }
+
+    #[inline(never)]
+    fn note_first_move(&self, at: usize) {
+        self.moved[at / 64].fetch_or(1 << (at % 64), SeqCst);
+        // After the bit itself: a drain that comes in between finds it the next time.
+        let (word, bit) = (&self.stirred[at / 4096], 1 << (at / 64 % 64));
         if word.load(SeqCst) & bit == 0 {
             word.fetch_or(bit, SeqCst);
-            // After the bit itself: a drain that comes in between finds it the next time.
-            let (word, bit) = (&self.stirred[at / 4096], 1 << (at / 64 % 64));
-            if word.load(SeqCst) & bit == 0 {
-                word.fetch_or(bit, SeqCst);
-            }
         }
     }
 
@@ -249,17 +253,17 @@ impl Table {
     /// The buckets a key may live in, all in its partition; two may be the same.
     #[inline(always)]
     fn home(&self, key: Key, nth: usize) -> usize {
-        // The high part of a product spreads 32 bits over any size; of the first bucket it is the partition's too.
-        let spread = |bits: u64, over: usize| (((bits & 0xffff_ffff) * over as u64) >> 32) as usize;
         match nth {
-            0 => spread(key.bits() >> 8, self.prints.len()),
-            1 => self.partition(key) * self.size + spread(key.bits() >> 32, self.size),
-            _ => self.partition(key) * self.size + spread(key.bits().wrapping_mul(GOLDEN) >> 32, self.size),
+            0 => spread(spreading(key), self.prints.len()),
+            nth => {
+                let bits = spreading(key).wrapping_mul(GOLDEN[nth]);
+                self.partition(key) * self.size + spread(bits, self.size)
+            }
         }
     }
 
     fn partition(&self, key: Key) -> usize {
-        ((((key.bits() >> 8) & 0xffff_ffff) * self.partitions.len() as u64) >> 32) as usize
+        spread(spreading(key), self.partitions.len())
     }
 
     fn lock(&self, key: Key) -> MutexGuard<'_, ()> {
@@ -282,9 +286,21 @@ fn taken(word: &AtomicU64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The byte that a key is found by; never 0.
+/// The byte that a key is found by.
 fn print(key: Key) -> u8 {
-    ((key.bits() >> 40) as u8).max(1)
+    key.bits() as u8
+}
+
+/// The bits of a key that its homes are drawn from: all but those of its shard, so that a node that is asked for a few
+/// shards only fills its table evenly.
+fn spreading(key: Key) -> u64 {
+    key.bits() << 8
+}
+
+/// Spreads a number over any size. The high part of a product: the partition of a first bucket is the key's.
+#[inline(always)]
+fn spread(bits: u64, over: usize) -> usize {
+    ((u128::from(bits) * over as u128) >> 64) as usize
 }
 
 /// The top bit of every byte of `prints` that may be `print`: none that is stays out, one beside such may be in.
@@ -302,13 +318,13 @@ fn place(bucket: usize, way: usize) -> Place {
 }
 
 /// Buckets that a key may live in.
-const HOMES: usize = 3;
+const HOMES: usize = 4;
 
 /// Entries left free in a bucket while another home has room.
-const KEPT_FREE: usize = 2;
+const KEPT_FREE: usize = 1;
 
-/// 2^64 over the golden ratio, odd.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Odd; of the first home none.
+const GOLDEN: [u64; HOMES] = [1, 0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb];
 
 /// Entries per bucket: a byte of a word for each.
 const WAYS: usize = 8;

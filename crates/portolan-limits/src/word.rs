@@ -8,7 +8,7 @@
 /// Largest amount a word can hold, 1.4e11 per key, slot and region. Larger quotas are cut to it.
 pub(crate) const MAX_AMOUNT: u64 = AMOUNT_MASK - 1;
 
-/// Half the slot (22 bits, wrapping), reuse number (4 bits), seal (1 bit), amount (37 bits).
+/// Half the slot (22 bits, wrapping), seal (1 bit), amount (37 bits), reuse number (4 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
@@ -28,7 +28,7 @@ impl Word {
     #[inline]
     pub const fn new(slot: u64, reuse: u8, amount: u64) -> Self {
         let amount = if amount > MAX_AMOUNT { MAX_AMOUNT } else { amount };
-        Self((((slot >> 1) & HALF_MASK) << SLOT_SHIFT) | ((reuse as u64 & REUSE_MASK) << REUSE_SHIFT) | amount)
+        Self((((slot >> 1) & HALF_MASK) << SLOT_SHIFT) | amount << AMOUNT_SHIFT | (reuse as u64 & REUSE_MASK))
     }
 
     /// The word as stored.
@@ -46,13 +46,13 @@ impl Word {
     /// What was spent or taken in the word's slot.
     #[inline]
     pub const fn amount(self) -> u64 {
-        self.0 & AMOUNT_MASK
+        (self.0 >> AMOUNT_SHIFT) & AMOUNT_MASK
     }
 
     /// How often the entry was given to another key, modulo 16.
     #[inline]
     pub const fn reuse(self) -> u8 {
-        ((self.0 >> REUSE_SHIFT) & REUSE_MASK) as u8
+        (self.0 & REUSE_MASK) as u8
     }
 
     /// Whether the slot takes no more.
@@ -69,52 +69,53 @@ impl Word {
 
     /// The word that bars the path while an entry changes its key.
     pub const fn changing_key(self) -> Self {
-        let reuse = (self.reuse() as u64 + 1) & REUSE_MASK;
-        Self((self.0 & !(REUSE_MASK << REUSE_SHIFT)) | (reuse << REUSE_SHIFT) | AMOUNT_MASK)
+        Self(self.settled().0 | BAR)
     }
 
     /// Whether the entry is changing its key.
     #[inline]
     pub const fn is_changing_key(self) -> bool {
-        self.0 & AMOUNT_MASK == AMOUNT_MASK
+        self.0 & BAR == BAR
     }
 
     /// The same count, of which what was charged before can not be given back any more.
     pub const fn settled(self) -> Self {
-        let reuse = (self.reuse() as u64 + 1) & REUSE_MASK;
-        Self((self.0 & !(REUSE_MASK << REUSE_SHIFT)) | (reuse << REUSE_SHIFT))
+        let reuse = (self.0 + 1) & REUSE_MASK;
+        Self((self.0 & !REUSE_MASK) | reuse)
     }
 
     /// The same slot with another amount.
     pub const fn with_amount(self, amount: u64) -> Self {
-        Self((self.0 & !AMOUNT_MASK) | amount)
+        Self((self.0 & !BAR) | amount << AMOUNT_SHIFT)
     }
 
     /// The same entry in another slot, unsealed.
     #[inline]
     pub const fn rolled(self, slot: u64, amount: u64) -> Self {
         let amount = if amount > MAX_AMOUNT { MAX_AMOUNT } else { amount };
-        Self(((slot >> 1) << SLOT_SHIFT) | (self.0 & (REUSE_MASK << REUSE_SHIFT)) | amount)
-    }
-
-    /// The word that units of `slot` are added to: this one, or if it counts a slot before, one from nothing. `None` if it
-    /// takes none of that slot. One that bars the path may be returned: it has more than any rights.
-    #[inline(always)]
-    pub const fn open_for(self, slot: u64) -> Option<Self> {
-        let differing = self.0 ^ ((slot >> 1) << SLOT_SHIFT);
-        if differing & (SEAL | HALF_MASK << SLOT_SHIFT) == 0 {
-            return Some(self);
-        }
-        match self.age(slot) {
-            Age::Past(_) if !self.is_changing_key() => Some(self.rolled(slot, 0)),
-            _ => None,
-        }
+        Self(((slot >> 1) << SLOT_SHIFT) | amount << AMOUNT_SHIFT | (self.0 & REUSE_MASK))
     }
 
     /// With so many units more, which fit.
     #[inline(always)]
     pub const fn plus(self, units: u32) -> Self {
-        Self(self.0 + units as u64)
+        Self(self.0 + ((units as u64) << AMOUNT_SHIFT))
+    }
+
+    /// What is used of `slot`; more than any rights if the word counts another slot, takes no more, or bars the path.
+    #[inline(always)]
+    pub const fn open_amount(self, slot: u64) -> u64 {
+        // What is of this slot and not sealed has nothing above the amount.
+        (self.0 ^ ((slot >> 1) << SLOT_SHIFT)) >> AMOUNT_SHIFT
+    }
+
+    /// The word of `slot` that this one begins with its first unit, if it counts a slot before.
+    #[inline(always)]
+    pub const fn begun(self, slot: u64) -> Option<Self> {
+        match self.age(slot) {
+            Age::Past(_) if !self.is_changing_key() => Some(self.rolled(slot, 0)),
+            _ => None,
+        }
     }
 
     /// How the word's slot stands to `slot`; exact while they are less than 4 million slots apart.
@@ -176,10 +177,12 @@ impl Published {
 
 const AMOUNT_BITS: u32 = 37;
 const AMOUNT_MASK: u64 = (1 << AMOUNT_BITS) - 1;
-const SEAL: u64 = 1 << AMOUNT_BITS;
-const REUSE_SHIFT: u32 = AMOUNT_BITS + 1;
 const REUSE_MASK: u64 = 0xf;
-const SLOT_SHIFT: u32 = REUSE_SHIFT + 4;
+const AMOUNT_SHIFT: u32 = 4;
+/// The amount that bars the path.
+const BAR: u64 = AMOUNT_MASK << AMOUNT_SHIFT;
+const SEAL: u64 = 1 << (AMOUNT_SHIFT + AMOUNT_BITS);
+const SLOT_SHIFT: u32 = AMOUNT_SHIFT + AMOUNT_BITS + 1;
 const HALF_MASK: u64 = u64::MAX >> SLOT_SHIFT;
 const TAG_SHIFT: u32 = AMOUNT_BITS;
 const TAG_MASK: u64 = 0b11;
@@ -203,6 +206,31 @@ mod tests {
         );
         assert_eq!(word.changing_key().reuse(), 0);
         assert!(word.changing_key().is_changing_key() && !Word::new(slot, 0, u64::MAX).is_changing_key());
+    }
+
+    #[test]
+    fn what_is_open_in_a_slot_is_its_amount_and_all_else_is_more_than_any_rights() {
+        let slot = 1_795_000_000;
+        let open = Word::new(slot, 15, 1 << 36);
+        assert_eq!((open.open_amount(slot), open.plus(7).open_amount(slot)), (1 << 36, (1 << 36) + 7));
+        assert_eq!((open.plus(7).reuse(), Word::new(slot, 3, MAX_AMOUNT).open_amount(slot)), (15, MAX_AMOUNT));
+        let closed = [open.sealed(), open.changing_key(), open.sealed().changing_key()];
+        let others = [slot - 2, slot + 2, slot + 4].map(|other| Word::new(other, 15, 5));
+        let over = closed.into_iter().chain(others).chain(others.map(Word::sealed));
+        over.chain(others.map(Word::changing_key)).for_each(|word| {
+            assert!(word.open_amount(slot) > MAX_AMOUNT, "{word:?}");
+        });
+    }
+
+    #[test]
+    fn a_word_begins_later_slots_alone_and_never_while_its_entry_changes_its_key() {
+        let slot = 1_795_000_000;
+        let word = Word::new(slot, 15, 9);
+        assert_eq!(word.begun(slot + 2), Some(Word::new(slot + 2, 15, 0)));
+        assert_eq!(word.sealed().begun(slot + 2), Some(Word::new(slot + 2, 15, 0)));
+        assert_eq!(Word::from_bits(0).begun(slot), Some(Word::new(slot, 0, 0)));
+        let none = [word.begun(slot), word.begun(slot - 2), word.changing_key().begun(slot + 2)];
+        assert_eq!(none, [None; 3]);
     }
 
     #[test]

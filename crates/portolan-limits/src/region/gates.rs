@@ -10,8 +10,9 @@ use crate::{
     sync::{AtomicU64, Ordering::SeqCst},
 };
 
-/// One shard.
+/// One shard, one cache line.
 #[derive(Debug)]
+#[cfg_attr(not(loom), repr(align(64)))]
 pub(crate) struct Gate {
     /// Slots that begin before this durable instant may be spent, in Unix milliseconds; 0: none yet. [`FOREIGN`]: another
     /// node owns the shard.
@@ -24,9 +25,13 @@ pub(crate) struct Gate {
     flow: AtomicU64,
 }
 
+/// How far a shard may be spent of: everything that begins before an instant, or what its owner granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reach(u64);
+
 /// All shards.
 #[derive(Debug)]
-pub(crate) struct Gates(Box<[Gate; SHARDS]>);
+pub(crate) struct Gates([Gate; SHARDS]);
 
 impl Gates {
     /// All shards are this node's, and none may be spent of yet.
@@ -37,7 +42,7 @@ impl Gates {
             gate.set_barrier(barrier);
             gate
         };
-        Self(Box::new(std::array::from_fn(gate)))
+        Self(std::array::from_fn(gate))
     }
 
     #[inline]
@@ -59,14 +64,20 @@ impl Gate {
     /// Whether another node owns the shard: then only what it granted may be spent.
     #[inline]
     pub fn is_foreign(&self) -> bool {
-        self.horizon.load(SeqCst) == FOREIGN
+        self.reach().is_foreign()
     }
 
     /// Slots that begin before this may be spent; none of a foreign shard.
     #[inline]
     pub fn horizon(&self) -> Option<WallTime> {
-        let horizon = self.horizon.load(SeqCst);
-        (horizon != FOREIGN).then(|| WallTime::from_unix_millis(horizon))
+        let reach = self.reach();
+        (!reach.is_foreign()).then(|| WallTime::from_unix_millis(reach.0))
+    }
+
+    /// The same in one word.
+    #[inline]
+    pub fn reach(&self) -> Reach {
+        Reach(self.horizon.load(SeqCst))
     }
 
     /// Whether no process before can have spent a slot that begins at `begin`.
@@ -128,6 +139,20 @@ impl Gate {
             place.store(instant.as_unix_millis(), SeqCst);
         }
         self.untouched_from.store(barrier.last_spent().as_unix_millis(), SeqCst);
+    }
+}
+
+impl Reach {
+    /// Whether a slot that begins at `begin` lies within it, as any does of a foreign shard.
+    #[inline]
+    pub fn covers(self, begin: WallTime) -> bool {
+        begin.as_unix_millis() < self.0
+    }
+
+    /// Whether another node owns the shard.
+    #[inline]
+    pub fn is_foreign(self) -> bool {
+        self.0 == FOREIGN
     }
 }
 
