@@ -19,6 +19,7 @@ mod issuer;
 mod limits;
 mod local;
 mod output;
+mod pages;
 mod plan;
 mod probe;
 mod render;
@@ -37,6 +38,9 @@ fn main() -> ExitCode {
     if !cli.global.output.is_common() && !matches!(cli.command, Command::Simulate(_)) {
         eprintln!("portolan: only `simulate` has this form of output; write --output text or json");
         return ExitCode::from(2);
+    }
+    if matches!(cli.command, Command::Run(_)) {
+        pages::ask_for_large_ones();
     }
     // One provider for every TLS connection of the process; a second installation would only say that it is there.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
