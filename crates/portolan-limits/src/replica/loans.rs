@@ -3,12 +3,12 @@
 
 use smallvec::SmallVec;
 
-use super::Limits;
+use super::{Limits, Watch};
 use crate::{
     account::Field,
     counter::Counter,
     definition::Kind,
-    forecast::with_margin,
+    forecast::{Demand, with_margin},
     key::Key,
     leaf::Leaf,
     lending::{self, Ahead, Party},
@@ -188,7 +188,7 @@ impl Limits {
             let (demand, have) = if at == self.me {
                 let used = self.with_entry(rights, key, |counter| counter.used(slot)).unwrap_or(0);
                 let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
-                (mine.map(|watch| self.demand_of(rights, watch)).unwrap_or_default(), have)
+                (mine.map(|watch| self.demand_as_told(rights, watch)).unwrap_or_default(), have)
             } else {
                 let unspent = balance.unspent(base) as f64;
                 let Some(demand) = account.and_then(|account| account.demand(current, at)) else {
@@ -208,6 +208,15 @@ impl Limits {
             Party { need, later, risen, have, base, reachable }
         };
         (0..regions).map(party).collect()
+    }
+
+    /// The own demand as it can be held against what others told, which was on its way meanwhile: after a burst each would
+    /// take its own to be over and the others' not, and all would lend to each other.
+    fn demand_as_told(&self, rights: &Rights, watch: &Watch) -> Demand {
+        let demand = self.demand_of(rights, watch);
+        let recent = self.last.mono.since(watch.told_at).as_secs_f64() <= 2.0 * self.view_age();
+        let falls = watch.told.rate.units() > demand.rate.units();
+        if recent && falls { Demand { rate: watch.told.rate, ..demand } } else { demand }
     }
 }
 
