@@ -33,12 +33,14 @@ pub struct Forecast {
     pub healthy: CaseAnswer,
     /// While some cannot.
     pub partition: CaseAnswer,
+    /// In one window, by a region that hears no other for longer.
+    pub refused_wrongly_alone: BoundAnswer,
     /// Admitted in one window by 2, 3, … parts of an open limit that each hear themselves at once.
     pub parts: Vec<u64>,
     /// What else can happen, by name.
     pub also: BTreeMap<&'static str, BoundAnswer>,
-    /// Milliseconds for which a restarted region refuses.
-    pub restart_ms: u64,
+    /// Milliseconds for which a restarted region refuses at most; none where that depends on its other nodes.
+    pub restart_ms: Option<u64>,
     /// Other budgets: the same promises with other amounts.
     pub plans: BTreeMap<String, BudgetAnswer>,
     /// Consumers with a budget of their own.
@@ -61,8 +63,8 @@ pub struct CaseAnswer {
 /// A figure and why.
 #[derive(Debug, Serialize)]
 pub struct BoundAnswer {
-    /// Requests weighed by their cost.
-    pub units: u64,
+    /// Requests weighed by their cost; none where there is no bound.
+    pub units: Option<u64>,
     /// The reason.
     pub why: String,
 }
@@ -72,12 +74,16 @@ pub struct BoundAnswer {
 pub struct BudgetAnswer {
     /// Its amount.
     pub quota: u64,
-    /// In one window, healthy and in a partition.
-    pub admitted: u64,
-    /// In one window, in a partition.
-    pub admitted_in_a_partition: u64,
+    /// In one window, healthy and in a partition; none of a limit in shadow.
+    pub admitted: Option<u64>,
+    /// In one window, in a partition; none of a limit in shadow.
+    pub admitted_in_a_partition: Option<u64>,
     /// In a partition, in one window.
     pub refused_wrongly_in_a_partition: u64,
+    /// The same by a region that hears no other for longer.
+    pub refused_wrongly_alone: u64,
+    /// What the smallest region owns, if a request may cost more.
+    pub costly_request: Option<u64>,
 }
 
 /// The worst case of every limit of `snapshot`, by name.
@@ -107,15 +113,7 @@ fn forecast(limit: &Limit, regions: &RegionMap, fleet: &Fleet) -> Forecast {
     };
     let advice = advice::of(limit, &promise, &bounds, fleet);
     let verdict = verdict(limit, &bounds);
-    let also = [
-        ("overdraft", bounds.overdraft),
-        ("sliding_estimate", bounds.estimate),
-        ("clocks_apart", bounds.skewed),
-        ("node_cut_off", bounds.cut_node),
-        ("lender_failover", bounds.failover),
-        ("dead_region", Some(bounds.dead_region)),
-        ("restart", Some(bounds.restart)),
-    ];
+    let also = if limit.shadow { Vec::new() } else { also(&bounds) };
     let also = also.into_iter().filter_map(|(name, bound)| Some((name, answer(bound?)))).collect();
     Forecast {
         name: limit.name.clone(),
@@ -126,38 +124,63 @@ fn forecast(limit: &Limit, regions: &RegionMap, fleet: &Fleet) -> Forecast {
         shadow: limit.shadow,
         verdict,
         shares,
-        healthy: case(bounds.healthy),
-        partition: case(bounds.partition),
-        parts: bounds.parts,
+        healthy: case(limit, bounds.healthy),
+        partition: case(limit, bounds.partition),
+        refused_wrongly_alone: answer(bounds.refused_alone),
+        parts: if limit.shadow { Vec::new() } else { bounds.parts },
         also,
-        restart_ms: millis(bounds.restart_lasts),
+        restart_ms: if limit.shadow { Some(0) } else { bounds.restart_lasts.map(millis) },
         plans: limit.plans.as_ref().map_or_else(BTreeMap::new, |plans| budget(&plans.quotas)),
         overrides: budget(&limit.overrides),
         advice,
     }
 }
 
+/// What else can happen.
+fn also(bounds: &Bounds) -> Vec<(&'static str, Option<Bound>)> {
+    let Bounds { overdraft, estimate, skewed, cut_node, failover, costly, dead_region, restart, .. } = bounds.clone();
+    vec![
+        ("overdraft", overdraft),
+        ("sliding_estimate", estimate),
+        ("clocks_apart", skewed),
+        ("node_cut_off", cut_node),
+        ("lender_failover", failover),
+        ("costly_request", costly),
+        ("dead_region", Some(dead_region)),
+        ("restart", Some(restart)),
+    ]
+}
+
 fn budget(promise: &Promise, quota: u64, fleet: &Fleet) -> BudgetAnswer {
     let promise = Promise { algorithm: promise.algorithm.with_quota(quota), ..promise.clone() };
     let bounds = Bounds::of(&promise, fleet);
+    let enforced = |units| (!promise.shadow).then_some(units);
     BudgetAnswer {
         quota,
-        admitted: bounds.healthy.admitted_per_slot.units,
-        admitted_in_a_partition: bounds.partition.admitted_per_slot.units,
+        admitted: enforced(bounds.healthy.admitted_per_slot.units),
+        admitted_in_a_partition: enforced(bounds.partition.admitted_per_slot.units),
         refused_wrongly_in_a_partition: bounds.partition.refused_wrongly.units,
+        refused_wrongly_alone: bounds.refused_alone.units,
+        costly_request: bounds.costly.map(|bound| bound.units),
     }
 }
 
-fn case(case: Case) -> CaseAnswer {
+/// A limit in shadow bounds nothing.
+fn case(limit: &Limit, case: Case) -> CaseAnswer {
+    let admitted = |bound| if limit.shadow { unbounded() } else { answer(bound) };
     CaseAnswer {
-        admitted: answer(case.admitted_per_slot),
-        admitted_in_any_span: case.admitted_in_any_window.map(answer),
+        admitted: admitted(case.admitted_per_slot),
+        admitted_in_any_span: case.admitted_in_any_window.map(admitted),
         refused_wrongly: answer(case.refused_wrongly),
     }
 }
 
 fn answer(Bound { units, why }: Bound) -> BoundAnswer {
-    BoundAnswer { units, why }
+    BoundAnswer { units: Some(units), why }
+}
+
+fn unbounded() -> BoundAnswer {
+    BoundAnswer { units: None, why: "refusals are only counted: every request passes".to_owned() }
 }
 
 /// The worst case in one sentence, for somebody who reads nothing else.

@@ -80,6 +80,11 @@ limits:
   exports: { key: user, concurrency: 30, borrow_wait: 1s }
   flood: { key: client, rate: 100/10s, on_partition: open(1.5), overdraft: 10% }
   plans: { key: tenant, quota: 900/day, plans: { claim: plan, quotas: { pro: 9000 } } }
+  tokens:
+    key: tenant
+    quota: 900/day
+    cost: { header: x-tokens, most: 400 }
+    plans: { claim: plan, quotas: { free: 600, pro: 9000 } }
   total: { key: global, rate: 1000/s, algorithm: sliding, shares: { ap-southeast: 1, eu-west: 3, us-east: 6 } }
   trial: { key: global, rate: 9/s, shadow: true }
 ";
@@ -102,13 +107,13 @@ limits:
             let line = shown.lines().find(|line| line.trim_start().starts_with(name)).expect("a line per limit");
             line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
         };
-        assert_eq!(line("audit"), ["audit", "90/s", "90", "180", "60, cut off 90"]);
-        assert_eq!(line("burst"), ["burst", "600/min, token bucket of 50", "650", "650", "434"]);
-        assert_eq!(line("exports"), ["exports", "30 at one time", "30", "-", "20"]);
-        assert_eq!(line("flood"), ["flood", "100/10s", "109, cut off 300", "218, cut off 600", "64, cut off 51"]);
-        assert_eq!(line("plans"), ["plans", "900/day in UTC", "900", "1800", "600"]);
-        assert_eq!(line("total"), ["total", "1000/s, sliding", "1000", "2000", "900"]);
-        assert_eq!(line("trial"), ["trial", "9/s", "9", "18", "only counted"]);
+        assert_eq!(line("audit"), ["audit", "90/s", "90", "180", "90", "90"]);
+        assert_eq!(line("burst"), ["burst", "600/min, token bucket of 50", "650", "650", "650", "434"]);
+        assert_eq!(line("exports"), ["exports", "30 at one time", "30", "-", "20", "20"]);
+        assert_eq!(line("flood"), ["flood", "100/10s", "109, cut off 300", "218, cut off 600", "100", "51"]);
+        assert_eq!(line("plans"), ["plans", "900/day in UTC", "900", "1800", "900", "600"]);
+        assert_eq!(line("total"), ["total", "1000/s, sliding", "1000", "2000", "1000", "900"]);
+        assert_eq!(line("trial"), ["trial", "9/s", "all", "all", "only counted"]);
     }
 
     #[test]
@@ -131,9 +136,34 @@ limits:
         let plans = limits.iter().find(|it| it.name.as_str() == "plans").expect("the limit");
         let answer = serde_json::to_value(plans).expect("serializes");
         assert_eq!(answer["plans"]["pro"]["admitted"], 9000);
-        assert_eq!(answer["plans"]["pro"]["refused_wrongly_in_a_partition"], 6000);
+        assert_eq!(answer["plans"]["pro"]["refused_wrongly_in_a_partition"], 9000);
+        assert_eq!(answer["plans"]["pro"]["refused_wrongly_alone"], 6000);
         assert_eq!(answer["healthy"]["admitted"]["units"], 900);
         assert_eq!(answer["window"], "civil day (UTC)");
+    }
+
+    #[test]
+    fn a_limit_in_shadow_states_no_bound() {
+        let limits = limits(&regions());
+        let trial = limits.iter().find(|it| it.name.as_str() == "trial").expect("the limit");
+        let answer = serde_json::to_value(trial).expect("serializes");
+        assert_eq!(answer["healthy"]["admitted"]["units"], serde_json::Value::Null);
+        assert_eq!(answer["partition"]["admitted_in_any_span"]["units"], serde_json::Value::Null);
+        assert_eq!(answer["healthy"]["refused_wrongly"]["units"], 0);
+        assert_eq!(answer["also"], json!({}));
+    }
+
+    #[test]
+    fn a_request_that_costs_more_than_a_region_owns_is_told_of_by_check_and_plan() {
+        let (regions, dear) = (regions(), "  of free a request may cost more than the smallest region owns\n");
+        let limits = limits(&regions);
+        assert_eq!(
+            summary(&limits).matches("tokens: what costs more than a region owns, 300 in the smallest").count(),
+            1
+        );
+        let shown = text::plan(&regions, &Fleet::of(&regions, 1), &limits, &BTreeSet::new());
+        assert_eq!(shown.matches("  dear requests   what costs more than a region owns, 300 in").count(), 1, "{shown}");
+        assert_eq!(shown.matches(dear).count(), 1);
     }
 
     #[test]

@@ -65,13 +65,20 @@ fn figures(limit: &Forecast) -> Table {
         let span = window.filter(|window| !window.contains(' ')).unwrap_or("span as long");
         table.row([format!("in any {span}"), most(a.units), most(b.units)]);
     }
-    let wrongly = [healthy.refused_wrongly.units, partition.refused_wrongly.units];
-    table.row(["refused wrongly".to_owned(), most(wrongly[0]), most(wrongly[1])]);
+    let (wrongly, alone) = (&partition.refused_wrongly, &limit.refused_wrongly_alone);
+    table.row(["refused wrongly".to_owned(), most(healthy.refused_wrongly.units), most(wrongly.units)]);
+    if alone.units != wrongly.units {
+        table.row([ALONE.to_owned(), String::new(), most(alone.units)]);
+    }
     table
 }
 
-fn most(units: u64) -> String {
-    if units == 0 { "none".to_owned() } else { format!("at most {units}") }
+fn most(units: Option<u64>) -> String {
+    match units {
+        None => "all".to_owned(),
+        Some(0) => "none".to_owned(),
+        Some(units) => format!("at most {units}"),
+    }
 }
 
 /// Each reason once, under what it is the reason for.
@@ -86,9 +93,16 @@ fn reasons(limit: &Forecast) -> String {
     lines.extend(healthy.admitted_in_any_span.as_ref().map(|bound| ("in any …", bound.why.clone())));
     lines.push(("refused", healthy.refused_wrongly.why.clone()));
     lines.push(("… cut off", partition.refused_wrongly.why.clone()));
+    let alone = &limit.refused_wrongly_alone;
+    if alone.units != partition.refused_wrongly.units {
+        let from = if limit.window.is_some() { ", from the second window that begins then" } else { "" };
+        lines.push((ALONE, format!("a region to which all others count as unheard{from}: {}", alone.why)));
+    }
     let mut also = |key: &str, label: &'static str, what: &str| {
-        if let Some(bound) = limit.also.get(key).filter(|bound| bound.units > 0) {
-            lines.push((label, format!("{what} {}: {}", bound.units, bound.why)));
+        if let Some(bound) = limit.also.get(key)
+            && let Some(units) = bound.units.filter(|units| *units > 0)
+        {
+            lines.push((label, format!("{what} {units}: {}", bound.why)));
         }
     };
     also("overdraft", "overdraft", "adds up to");
@@ -98,11 +112,12 @@ fn reasons(limit: &Forecast) -> String {
     also("lender_failover", "failover", "up to");
     also("dead_region", "dead region", "refused up to");
     also("restart", "restart", "refused up to");
+    lines.extend(limit.also.get("costly_request").map(|bound| ("dear requests", bound.why.clone())));
     let mut text = String::new();
     let mut told = BTreeSet::new();
     for (label, why) in lines.into_iter().filter(|(_, why)| !why.is_empty()) {
         if told.insert(why.clone()) {
-            text += &wrapped(&format!("{label:<13} "), &" ".repeat(14), &why);
+            text += &wrapped(&format!("{label:<15} "), &" ".repeat(16), &why);
         }
     }
     text
@@ -112,23 +127,33 @@ fn budgets(what: &str, budgets: &std::collections::BTreeMap<String, BudgetAnswer
     if budgets.is_empty() {
         return String::new();
     }
-    let mut table = Table::new([what, "admitted at most", "regions cut off", "refused wrongly, cut off"]);
+    let mut table = Table::new([what, "admitted at most", "regions cut off", "refused wrongly", ALONE]);
     for (name, budget) in budgets.iter().take(MAX_BUDGETS) {
         table.row([
             name.clone(),
-            budget.admitted.to_string(),
-            budget.admitted_in_a_partition.to_string(),
+            count(budget.admitted),
+            count(budget.admitted_in_a_partition),
             budget.refused_wrongly_in_a_partition.to_string(),
+            budget.refused_wrongly_alone.to_string(),
         ]);
     }
+    let dear: Vec<&str> =
+        budgets.iter().filter(|(_, it)| it.costly_request.is_some()).map(|(name, _)| name.as_str()).collect();
+    let dear = match dear.split_first() {
+        Some((first, [])) => format!("  of {first} a request may cost more than the smallest region owns\n"),
+        Some((first, others)) => {
+            format!("  of {first} and {} more a request may cost more than the smallest region owns\n", others.len())
+        }
+        None => String::new(),
+    };
     let more = budgets.len().saturating_sub(MAX_BUDGETS);
     let more = if more > 0 { format!("  and {more} more; `--output json` has them all\n") } else { String::new() };
-    format!("\n{}{more}", indented(&table.to_string()))
+    format!("\n{}{more}{dear}", indented(&table.to_string()))
 }
 
 /// One line per limit.
 pub fn summary(limits: &[Forecast]) -> String {
-    let mut table = Table::new(["limit", "", "admitted at most", "in any span", "refused wrongly at most"]);
+    let mut table = Table::new(["limit", "", "admitted at most", "in any span", "refused wrongly at most", ALONE]);
     for limit in limits {
         let (healthy, partition) = (&limit.healthy, &limit.partition);
         let span = healthy.admitted_in_any_span.as_ref().zip(partition.admitted_in_any_span.as_ref());
@@ -142,14 +167,24 @@ pub fn summary(limits: &[Forecast]) -> String {
             } else {
                 both(healthy.refused_wrongly.units, partition.refused_wrongly.units)
             },
+            if limit.shadow { String::new() } else { count(limit.refused_wrongly_alone.units) },
         ]);
     }
-    if table.is_empty() { String::new() } else { indented(&table.to_string()) }
+    if table.is_empty() {
+        return String::new();
+    }
+    let dear = limits.iter().filter_map(|limit| Some((&limit.name, limit.also.get("costly_request")?)));
+    let dear = dear.map(|(name, bound)| wrapped("  ", "    ", &format!("{name}: {}", bound.why)));
+    indented(&table.to_string()) + &dear.collect::<String>()
 }
 
 /// Two figures, or one that holds in both states.
-fn both(healthy: u64, partition: u64) -> String {
-    if healthy == partition { healthy.to_string() } else { format!("{healthy}, cut off {partition}") }
+fn both(healthy: Option<u64>, partition: Option<u64>) -> String {
+    if healthy == partition { count(healthy) } else { format!("{}, cut off {}", count(healthy), count(partition)) }
+}
+
+fn count(units: Option<u64>) -> String {
+    units.map_or_else(|| "all".to_owned(), |units| units.to_string())
 }
 
 fn indented(text: &str) -> String {
@@ -176,6 +211,9 @@ fn wrapped(first: &str, rest: &str, text: &str) -> String {
     }
     lines + &line + "\n"
 }
+
+/// What a region refuses wrongly that hears no other.
+const ALONE: &str = "… cut off alone";
 
 /// Columns of a line of reasons.
 const WIDTH: usize = 100;
