@@ -79,7 +79,11 @@ impl Limiter {
     fn admit_asked(&self, claims: &[Claim], asked: Asked, wall: WallTime) -> Admission {
         let mut charges = SmallVec::<[Charge; 4]>::new();
         for claim in claims {
-            match self.charge_plain(claim, wall).map_or_else(|| self.claim(claim, asked, wall), Ok) {
+            if let Some(charge) = self.charge_plain(claim, wall) {
+                charges.push(charge);
+                continue;
+            }
+            match self.claim(claim, asked, wall) {
                 Ok(charge) => charges.push(charge),
                 Err(refusal) => {
                     charges.iter().rev().for_each(|charge| self.take_back(charge));

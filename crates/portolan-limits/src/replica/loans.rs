@@ -210,15 +210,19 @@ impl Limits {
         (0..regions).map(party).collect()
     }
 
-    /// The own demand as it can be held against what others told, which was on its way meanwhile: after a burst each would
-    /// take its own to be over and the others' not, and all would lend to each other.
+    /// The own demand as it can be held against what others told, which was on its way meanwhile. Of a small limit the last
+    /// reading says little: a region that went by it alone would take its own few requests to be over and those of the others
+    /// not, and all would lend to each other.
     fn demand_as_told(&self, rights: &Rights, watch: &Watch) -> Demand {
-        let demand = self.demand_of(rights, watch);
+        let (demand, told) = (self.demand_of(rights, watch), watch.told.rate.units());
         let recent = self.last.mono.since(watch.told_at).as_secs_f64() <= 2.0 * self.view_age();
-        let falls = watch.told.rate.units() > demand.rate.units();
-        if recent && falls { Demand { rate: watch.told.rate, ..demand } } else { demand }
+        let few = told * self.view_age() < FEW_ON_THEIR_WAY;
+        if recent && few && told > demand.rate.units() { Demand { rate: watch.told.rate, ..demand } } else { demand }
     }
 }
+
+/// Requests that come while a message is on its way, below which their number is mostly chance.
+const FEW_ON_THEIR_WAY: f64 = 2.0;
 
 /// What a silent region is taken to use of its share.
 const QUIET: f64 = 0.25;
