@@ -294,7 +294,8 @@ impl World<'_> {
         };
         let mut regions = vec![BTreeMap::new(); self.regions.len()];
         for host in &self.hosts {
-            for SlotDigest { limit, slot, digest } in host.process.as_ref()?.node.slot_digests(host.clock.at(self.now)) {
+            for SlotDigest { limit, slot, digest } in host.process.as_ref()?.node.slot_digests(host.clock.at(self.now))
+            {
                 if is_live(limit, slot) {
                     *regions[host.place].entry((limit, slot)).or_default() ^= digest;
                 }
