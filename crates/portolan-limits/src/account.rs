@@ -125,17 +125,6 @@ impl Account {
         self.of_region(slot, region).next().is_some()
     }
 
-    /// What a region told last of its demand, if anything, as of `slot`. A row that lent of a slot to come tells nothing
-    /// of it until the slot has begun, so the slot before counts until then.
-    pub fn demand(&self, slot: u64, region: usize) -> Option<Demand> {
-        let told = |slot| {
-            let cell = || self.find(slot, region, Field::Consumed).ok().map(|at| self.cells[at].demand);
-            self.has_row(slot, region).then(|| cell().unwrap_or_default())
-        };
-        let now = told(slot);
-        now.filter(|demand| *demand != Demand::default()).or_else(|| told(slot.saturating_sub(1))).or(now)
-    }
-
     /// Every region's position in a slot.
     pub fn balances(&self, slot: u64, regions: usize) -> SmallVec<[Balance; 8]> {
         let mut balances: SmallVec<[Balance; 8]> = smallvec![Balance::default(); regions];
@@ -374,18 +363,6 @@ mod tests {
         assert_eq!((balances[2].told, account.consumed(7, None), account.consumed(8, None)), (false, 5, 100));
         let row = account.row(7, 0);
         assert_eq!((row.consumed, row.refunded, row.lent.as_slice()), (9, 4, &[(2, 5)][..]));
-    }
-
-    #[test]
-    fn demand_of_the_slot_before_counts_only_until_a_region_tells_of_this_one() {
-        let (storm, calm) = (Demand::new(3600.0, 600.0), Demand::new(20.0, 500.0));
-        let mut account = Account::default();
-        account.raise(8, 0, Field::Lent(1), 5);
-        assert_eq!((account.demand(8, 0), account.demand(8, 1)), (Some(Demand::default()), None));
-        account.expect(7, 0, storm);
-        assert_eq!(account.demand(8, 0), Some(storm), "it lent of slot 8 before that began, and said nothing since");
-        account.expect(8, 0, calm);
-        assert_eq!(account.demand(8, 0), Some(calm), "it is hardly asked yet, whatever it has lent");
     }
 
     #[test]

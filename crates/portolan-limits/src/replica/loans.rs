@@ -3,9 +3,9 @@
 
 use smallvec::SmallVec;
 
-use super::{Limits, Watch};
+use super::Limits;
 use crate::{
-    account::Field,
+    account::{Balance, Field},
     counter::Counter,
     definition::Kind,
     forecast::{Demand, with_margin},
@@ -80,11 +80,8 @@ impl Limits {
             let mut row = self.ledger.row(rights.id, key, slot, self.me);
             let before = self.lent_to(rights, key, slot, to);
             row.lent = SmallVec::from_slice(&[(to as u8, before + taken)]);
-            // Of a slot to come nothing is told: what is asked for now would still stand there when the slot has begun.
-            if slot <= rights.terms.slot(self.wall()) || matches!(rights.terms.kind, Kind::Bucket(_)) {
-                let watch = self.watched.get(&(rights.id, key));
-                row.demand = watch.map_or(row.demand, |watch| self.demand_of(rights, watch));
-            }
+            let watch = self.watched.get(&(rights.id, key));
+            row.demand = watch.map_or(row.demand, |watch| self.demand_of(rights, watch));
             self.write_own(rights, key, slot, &row);
             self.hurry.insert((rights.id, key));
             if let Some(book) = self.books.get_mut(&rights.id) {
@@ -173,7 +170,11 @@ impl Limits {
         let current = rights.terms.slot(self.wall());
         let regions = self.regions.len();
         let account = self.ledger.account(rights.id, key);
-        let of_slot = account.map(|account| account.balances(slot, regions)).unwrap_or_default();
+        let balances = |slot| account.map(|account| account.balances(slot, regions)).unwrap_or_default();
+        let now = balances(current);
+        let of_next = (slot != current).then(|| balances(slot));
+        let of_slot = of_next.as_ref().unwrap_or(&now);
+        let before = |at| account.map(|account| account.balance(current.saturating_sub(1), at));
         let bases = self.books.get(&rights.id).map_or(&[][..], |book| book.bases(slot));
         let window = rights.terms.length(slot);
         let (left, to_come) = (self.left(rights, current), slot > current);
@@ -188,10 +189,10 @@ impl Limits {
             let (demand, have) = if at == self.me {
                 let used = self.with_entry(rights, key, |counter| counter.used(slot)).unwrap_or(0);
                 let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
-                (mine.map(|watch| self.demand_as_told(rights, watch)).unwrap_or_default(), have)
+                (mine.map(|watch| self.demand_of(rights, watch)).unwrap_or_default(), have)
             } else {
                 let unspent = balance.unspent(base) as f64;
-                let Some(demand) = account.and_then(|account| account.demand(current, at)) else {
+                let Some(demand) = latest(now.get(at), || before(at)) else {
                     // A silent region has used less than half, and expects to stay below its share.
                     let quiet = QUIET * base as f64 / window;
                     let need = quiet * horizon.min(window - elapsed);
@@ -209,20 +210,15 @@ impl Limits {
         };
         (0..regions).map(party).collect()
     }
-
-    /// The own demand as it can be held against what others told, which was on its way meanwhile. Of a small limit the last
-    /// reading says little: a region that went by it alone would take its own few requests to be over and those of the others
-    /// not, and all would lend to each other.
-    fn demand_as_told(&self, rights: &Rights, watch: &Watch) -> Demand {
-        let (demand, told) = (self.demand_of(rights, watch), watch.told.rate.units());
-        let recent = self.last.mono.since(watch.told_at).as_secs_f64() <= 2.0 * self.view_age();
-        let few = told * self.view_age() < FEW_ON_THEIR_WAY;
-        if recent && few && told > demand.rate.units() { Demand { rate: watch.told.rate, ..demand } } else { demand }
-    }
 }
 
-/// Requests that come while a message is on its way, below which their number is mostly chance.
-const FEW_ON_THEIR_WAY: f64 = 2.0;
+/// What a region told last of its demand. A row that only lends of a slot to come was told in the one before.
+fn latest(now: Option<&Balance>, before: impl FnOnce() -> Option<Balance>) -> Option<Demand> {
+    let now = now.copied().filter(|balance| balance.told);
+    let begun = now.filter(|balance| balance.consumed > 0 || balance.lent == 0);
+    let before = || before().filter(|balance| balance.told);
+    begun.or_else(before).or(now).map(|balance| balance.demand)
+}
 
 /// What a silent region is taken to use of its share.
 const QUIET: f64 = 0.25;

@@ -81,8 +81,7 @@ impl Limits {
         let Some(watch) = self.watched.get(&key) else { return true };
         let interval = self.limiter.rights(place.limit).map_or(GOSSIP_INTERVAL, row_interval);
         let row = || self.ledger.row(place.limit, place.key, place.slot, self.me);
-        let differs = || place.slot <= watch.slot && row().demand.differs(watch.told);
-        now.since(watch.told_at) + ROUNDING >= interval || self.hurry.contains(&key) || differs()
+        now.since(watch.told_at) + ROUNDING >= interval || self.hurry.contains(&key) || row().demand.differs(watch.told)
     }
 
     /// Tells every region that is heard of these rows, as far as the budget goes.
@@ -103,8 +102,7 @@ impl Limits {
             }
             self.untold.remove(&place);
             if let Some(watch) = self.watched.get_mut(&(place.limit, place.key)) {
-                watch.told = if place.slot <= watch.slot { row.demand } else { watch.told };
-                watch.told_at = now.mono;
+                (watch.told, watch.told_at) = (row.demand, now.mono);
             }
             told.push((place, row));
         }
