@@ -3,7 +3,8 @@
 //! A key lives in one of four buckets of eight entries, in eight of nine cases in the first. It is found by one byte of
 //! each entry's key, which stand in a word per bucket: 1.3 bytes for each key, so that they are in a near cache where the
 //! entries are not. A guess at the entry itself would save that look where it is right, and where it is wrong hold
-//! everything up until the entry has come from memory. Only the first request of a key takes a lock, that of its partition, for some tens of nanoseconds: two threads must not give one key two counters, and an entry must not change
+//! everything up until the entry has come from memory. Only the first request of a key takes a lock, that of its
+//! partition, for some tens of nanoseconds: two threads must not give one key two counters, and an entry must not change
 //! its key under a thread that charges it. The second is guarded by the counter's words: they are barred before the tag
 //! changes, so a charge meant for the old key fails. An entry with use in a live slot never changes its key; when no
 //! other is left the caller's overflow is used.
