@@ -55,7 +55,7 @@ pub use register::{Budgeted, Consumers, Fence, Leases, LimitBinding, LimitId, Li
 pub use roster::Roster;
 pub use scenario::{
     Action, Arrivals, Bound, Bursts, ClientLoad, Comparison, Condition, Cut, Direction, Disk, DiskState, Distribution,
-    Drift, Expect, Figure, GatewaySource, LenderState, LimitExpectation, LinkEffect, RegionSource, Scenario,
+    Drift, Expect, Figure, GatewaySource, LenderState, LimitExpectation, LinkEffect, Order, RegionSource, Scenario,
     ScenarioFault, Served, Shift, Start, Step, Target,
 };
 pub use schema::{json_schema, json_schemas};

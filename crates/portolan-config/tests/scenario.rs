@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{bundle, regions};
 use portolan_config::{
-    Action, Arrivals, Comparison, Condition, Cut, Direction, Disk, Distribution, GatewaySource, OperatorVerb,
+    Action, Arrivals, Comparison, Condition, Cut, Direction, Disk, Distribution, GatewaySource, OperatorVerb, Order,
     RegionSource, Scenario, ScenarioFault, Snapshot, SourceFile, Start, Target,
 };
 use portolan_model::{NodeName, RegionId};
@@ -80,7 +80,7 @@ steps:
   - { at: 19s, fault: redis, state: slow, by: 2s, for: 5s }
   - { at: 20s, fault: redis, state: down, regions: [b], for: 5s }
   - { at: 20s, fault: redis, state: lost, for: 5s }
-  - { at: 21s, do: apply other.yaml }
+  - { at: 21s, do: apply other.yaml, may_fail: true }
   - { at: 22s, do: limits fence b --reason "it is dead" }
   - { at: 23s, do: limits unfence b }
   - { when: leader in a, fault: crash, target: leader, for: 5s }
@@ -114,7 +114,7 @@ fn a_scenario_is_read_in_the_order_of_time() {
     let cut = Cut::Side { regions: vec![region("eu-west")], direction: Direction::Out };
     assert_eq!(scenario.steps[0].action, Action::Fault(ScenarioFault::Partition(cut)));
     let drain = OperatorVerb::Drain { region: region("eu-west"), reason: "planned work".to_owned() };
-    assert_eq!(scenario.steps[1].action, Action::Operator(drain));
+    assert_eq!(scenario.steps[1].action, Action::Order(Order { verb: drain, may_fail: false }));
     let crash = ScenarioFault::Crash { target: Target::Leader, disk: Disk::Kept };
     assert_eq!(scenario.steps[3].action, Action::Fault(crash));
     let condition = Condition::LeaderIn(region("us-east"));

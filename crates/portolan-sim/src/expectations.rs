@@ -12,6 +12,9 @@ pub fn failed(world: &World<'_>) -> Vec<FailedExpectation> {
     for &step in world.faults.never_begun() {
         failed.note(format!("a step begins: {}", world.scenario.steps[step].words()), "its condition never held");
     }
+    for (order, why) in world.faults.orders.failed() {
+        failed.note(format!("an order is carried out: {order}"), why);
+    }
     if let Some(bound) = expect.availability {
         let parts = figures.requests.answered_well() * 10_000 / figures.requests.sent.max(1);
         failed.hold("availability", bound, Ratio::from_parts(u32::try_from(parts).unwrap_or(u32::MAX)));

@@ -135,19 +135,21 @@ impl World<'_> {
         let words = planned.words();
         let at_ms = self.since_zero().as_nanos() / 1_000_000;
         let (kind, regions) = match &planned.action {
-            Action::Operator(verb) => (SpanKind::Order, verb.region().map(ToString::to_string).into_iter().collect()),
+            Action::Order(order) => {
+                (SpanKind::Order, order.verb.region().map(ToString::to_string).into_iter().collect())
+            }
             Action::Fault(ScenarioFault::Surge { regions, .. }) => (SpanKind::Load, names(regions)),
             Action::Fault(fault) => (SpanKind::Fault, self.regions_of_fault(fault)),
         };
         let momentary = matches!(
             planned.action,
-            Action::Operator(_) | Action::Fault(ScenarioFault::BadConfig | ScenarioFault::ClockStep { .. })
+            Action::Order(_) | Action::Fault(ScenarioFault::BadConfig | ScenarioFault::ClockStep { .. })
         ) && planned.duration.is_none();
         let until_ms = momentary.then_some(at_ms);
         let span = self.recorder.begin(Span { from_ms: at_ms, until_ms, kind, what: words.clone(), regions });
         self.faults.begun.insert(step, Begun { span, ..Begun::default() });
         match &planned.action {
-            Action::Operator(verb) => self.order(verb.clone()),
+            Action::Order(order) => self.order(order),
             Action::Fault(fault) => {
                 self.note(format_args!("begins: {words}"));
                 self.break_something(step, fault);
@@ -260,7 +262,7 @@ impl World<'_> {
         let lasts = |(step, begun): (&usize, &Begun)| {
             let harmless = matches!(
                 self.scenario.steps[*step].action,
-                Action::Operator(_)
+                Action::Order(_)
                     | Action::Fault(
                         ScenarioFault::BadConfig
                             | ScenarioFault::Surge { .. }

@@ -27,7 +27,18 @@ pub struct Orders(Vec<Order>);
 
 struct Order {
     what: What,
+    may_fail: bool,
     tries: u32,
+    end: End,
+}
+
+/// What became of an order.
+enum End {
+    /// Nobody has taken it yet.
+    Open,
+    /// It was carried out, or may have been: the operator did not hear.
+    Taken,
+    Refused(String),
 }
 
 /// What is ordered.
@@ -39,24 +50,38 @@ enum What {
     BadConfig,
 }
 
+impl Orders {
+    /// Orders that were refused or that nobody took, of those that may not fail, and what became of each.
+    pub fn failed(&self) -> impl Iterator<Item = (String, &str)> {
+        self.0.iter().filter(|order| !order.may_fail).filter_map(|order| {
+            let why = match &order.end {
+                End::Open => "no node took it",
+                End::Refused(why) => why,
+                End::Taken => return None,
+            };
+            Some((words(&order.what), why))
+        })
+    }
+}
+
 impl World<'_> {
     /// An operator gives an order.
-    pub fn order(&mut self, verb: OperatorVerb) {
-        self.order_what(What::Verb(verb));
+    pub fn order(&mut self, order: &portolan_config::Order) {
+        self.order_what(What::Verb(order.verb.clone()), order.may_fail);
     }
 
     /// Puts the scenario's document in force before the scenario begins.
     pub fn order_first_document(&mut self) {
-        self.order(OperatorVerb::Apply { file: String::new() });
+        self.order_what(What::Verb(OperatorVerb::Apply { file: String::new() }), false);
     }
 
     /// An operator pushes a document that must not be accepted.
     pub fn order_bad_config(&mut self) {
-        self.order_what(What::BadConfig);
+        self.order_what(What::BadConfig, true);
     }
 
-    fn order_what(&mut self, what: What) {
-        self.faults.orders.0.push(Order { what, tries: 0 });
+    fn order_what(&mut self, what: What, may_fail: bool) {
+        self.faults.orders.0.push(Order { what, may_fail, tries: 0, end: End::Open });
         self.give_order(self.faults.orders.0.len() - 1);
     }
 
@@ -128,12 +153,12 @@ impl World<'_> {
                 }
                 self.note(format_args!("{words}: revision {revision}"));
                 self.note_acknowledged(revision);
+                self.faults.orders.0[number].end = End::Taken;
             }
             Ok(applied) => {
                 if let (Applied::Drained, What::Verb(OperatorVerb::Drain { region, .. })) = (&applied, &what) {
                     self.note_drain(region, true);
                 }
-                let refused = matches!(applied, Applied::Refused(_));
                 match &applied {
                     // It quotes the document: the kind of answer is enough here.
                     Applied::Refused(_) if matches!(what, What::BadConfig) => {
@@ -141,13 +166,18 @@ impl World<'_> {
                     }
                     applied => self.note(format_args!("{words}: {applied:?}")),
                 }
-                if refused && !matches!(what, What::BadConfig) {
-                    self.figures.unacknowledged_orders += 1;
-                }
+                self.faults.orders.0[number].end = match applied {
+                    Applied::Refused(why) if !matches!(what, What::BadConfig) => {
+                        self.figures.unacknowledged_orders += 1;
+                        End::Refused(why.to_string())
+                    }
+                    _ => End::Taken,
+                };
             }
             Err(ProposeError::Timeout { may_have_been_applied: true }) => {
                 self.note(format_args!("{words}: no answer, it may have been applied"));
                 self.figures.unacknowledged_orders += 1;
+                self.faults.orders.0[number].end = End::Taken;
             }
             Err(error) => {
                 self.note(format_args!("{words}: {error}"));

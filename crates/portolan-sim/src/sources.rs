@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, hash::Hasher, sync::Arc};
 
 use portolan_config::{
-    Action, Bundle, Faults, GatewaySource, OperatorVerb, RegionMap, Scenario, Snapshot, SourceFile, attachments,
+    Action, Bundle, Faults, GatewaySource, OperatorVerb, Order, RegionMap, Scenario, Snapshot, SourceFile, attachments,
 };
 use siphasher::sip::SipHasher24;
 use thiserror::Error;
@@ -65,7 +65,7 @@ impl Sources {
         Snapshot::parse(&gateway, &regions)?;
         let mut documents = BTreeMap::new();
         for step in &scenario.steps {
-            if let Action::Operator(OperatorVerb::Apply { file }) = &step.action
+            if let Action::Order(Order { verb: OperatorVerb::Apply { file }, .. }) = &step.action
                 && !documents.contains_key(file)
             {
                 documents.insert(file.clone(), bundle(read_file(file, read)?, file, read)?);

@@ -5,7 +5,7 @@
 
 use portolan_config::{
     Action, Arrivals, Bursts, Cut, Direction, Disk, DiskState, Drift, Expect, LenderState, LinkEffect, OperatorVerb,
-    Scenario, ScenarioFault, Shift, Start, Step, Target,
+    Order, Scenario, ScenarioFault, Shift, Start, Step, Target,
 };
 use portolan_model::{ByteSize, NodeName, Rate, Ratio, RegionId, Revision};
 use rand::RngExt;
@@ -123,6 +123,11 @@ fn spare_disks(steps: &mut [Step]) {
     }
 }
 
+/// An order that nobody has thought about: it may well be refused.
+fn order(verb: OperatorVerb) -> Action {
+    Action::Order(Order { verb, may_fail: true })
+}
+
 struct Draw {
     draws: ChaCha8Rng,
     regions: Vec<RegionId>,
@@ -137,7 +142,7 @@ impl Draw {
         let lasting = self.lasting().min(room);
         let fault = match kind {
             Kind::Operator | Kind::Alternate => {
-                let action = Action::Operator(self.verb());
+                let action = order(self.verb());
                 return Some(Step { start: Start::At(at), action, duration: None });
             }
             Kind::BadConfig => {
@@ -193,7 +198,7 @@ impl Draw {
             at += Duration::from_millis(self.draws.random_range(200..9000));
             let Some(file) = self.documents.get((first + turn) % self.documents.len().max(1)).cloned() else { break };
             if at < faulty {
-                let action = Action::Operator(OperatorVerb::Apply { file });
+                let action = order(OperatorVerb::Apply { file });
                 steps.push(Step { start: Start::At(at), action, duration: None });
             }
         }

@@ -21,7 +21,7 @@ pub use condition::{Condition, Figure};
 pub use expect::{Bound, Comparison, Expect, LimitExpectation, Served};
 pub use fault::{Cut, Direction, Disk, DiskState, Drift, LenderState, LinkEffect, ScenarioFault, Shift, Target};
 pub use load::{Arrivals, Bursts, ClientLoad, Distribution};
-pub use step::{Action, Start, Step};
+pub use step::{Action, Order, Start, Step};
 
 /// One scenario file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use portolan_model::{ByteSize, NodeName, Ratio, RegionId, render_duration};
 
 use super::{
     Action, Arrivals, ClientLoad, Cut, Direction, Disk, DiskState, Distribution, Expect, GatewaySource, LenderState,
-    LimitExpectation, LinkEffect, RegionSource, Scenario, ScenarioFault, Start, Step, Target,
+    LimitExpectation, LinkEffect, Order, RegionSource, Scenario, ScenarioFault, Start, Step, Target,
 };
 use crate::{RegionMap, scenario_file::REDIS_RTT};
 
@@ -137,7 +137,10 @@ fn step(step: &Step) -> String {
 pub(super) fn action(step: &Step) -> String {
     let mut keys = Vec::new();
     match &step.action {
-        Action::Operator(verb) => keys.push(format!("do: {}", quoted(&verb.to_string()))),
+        Action::Order(Order { verb, may_fail }) => {
+            keys.push(format!("do: {}", quoted(&verb.to_string())));
+            keys.extend(may_fail.then(|| "may_fail: true".to_owned()));
+        }
         Action::Fault(broken) => fault(&mut keys, broken),
     }
     keys.extend(step.duration.map(|duration| format!("for: {}", render_duration(duration))));

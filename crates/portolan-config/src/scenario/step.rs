@@ -51,6 +51,15 @@ pub enum Start {
 pub enum Action {
     /// Something breaks.
     Fault(ScenarioFault),
-    /// An operator does something.
-    Operator(OperatorVerb),
+    /// An operator gives an order.
+    Order(Order),
+}
+
+/// What an operator orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// As on the command line.
+    pub verb: OperatorVerb,
+    /// Whether it may be refused, or find nobody who takes it; else a run in which that happens fails.
+    pub may_fail: bool,
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    Action, OperatorVerb, Start, Step,
-    decode::{Fields, Shape, choice, items, text, whole},
+    Action, OperatorVerb, Order, Start, Step,
+    decode::{Fields, Shape, choice, flag, items, text, whole},
     fault::{Report, Span},
     scenario_file::{
         Mentions,
@@ -22,6 +22,7 @@ pub(crate) const STEP: Shape = Shape {
         "at",
         "when",
         "do",
+        "may_fail",
         "fault",
         "regions",
         "pairs",
@@ -114,8 +115,9 @@ fn decode(
     let repeat = repeat(&fields, lasting, report);
     let action = match (fields.get("fault"), fields.get("do")) {
         (None, Some(verb)) => {
-            refuse_others(&fields, "an operator step", &["at", "when", "do", "every", "times"], report);
-            operator_verb(verb, mentions, report)
+            refuse_others(&fields, "an order", &["at", "when", "do", "may_fail", "every", "times"], report);
+            let may_fail = fields.optional("may_fail", false, report, flag);
+            operator_verb(verb, mentions, report).map(|verb| Action::Order(Order { verb, may_fail }))
         }
         (Some(kind), None) => {
             let kind = choice(kind, &FAULTS, report)?;
@@ -201,11 +203,11 @@ pub(super) fn refuse_others(fields: &Fields<'_>, what: &str, keys: &[&str], repo
     }
 }
 
-fn operator_verb(node: &Node, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<Action> {
+fn operator_verb(node: &Node, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<OperatorVerb> {
     match OperatorVerb::parse(text(node, report)?) {
         Ok(verb) => {
             mentions.extend(verb.region().map(|region| (region.clone(), node.at)));
-            Some(Action::Operator(verb))
+            Some(verb)
         }
         Err(error) => {
             let remedy = "write as on the command line, e.g. drain eu-west --reason test".to_owned();

@@ -138,6 +138,8 @@ struct Step {
     when: Option<Condition>,
     /// An order as on the command line.
     r#do: Option<OperatorVerb>,
+    /// Of an order: whether it may be refused, or find nobody who takes it. Default `false`: then the run fails.
+    may_fail: Option<bool>,
     /// A fault.
     fault: Option<Fault>,
     /// The regions it is about; of links: the side.

@@ -57,6 +57,18 @@ fn a_document_with_a_fault_is_refused_everywhere() {
 }
 
 #[test]
+fn an_order_that_is_refused_fails_the_run_unless_it_may() {
+    let failed = |last: &str| {
+        let drains = ["at: 3s, do: drain us-east --reason a", "at: 4s, do: drain eu-west --reason b", last];
+        let outcome = scenario(&drains).run(1);
+        outcome.failed_expectations.into_iter().map(|failed| failed.expected).collect::<Vec<_>>()
+    };
+    let last = "at: 5s, do: drain ap-southeast --reason c";
+    assert_eq!(failed(last), ["an order is carried out: drain ap-southeast"]);
+    assert_eq!(failed(&format!("{last}, may_fail: true")), [""; 0]);
+}
+
+#[test]
 fn worse_links_lose_and_double_packets() {
     let undisturbed = figures(&[]).packets;
     let lossy = figures(&["at: 2s, fault: loss, share: 30%, for: 5s"]).packets;
