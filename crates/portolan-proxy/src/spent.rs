@@ -52,7 +52,9 @@ impl Spent {
     /// nothing to give it back to.
     pub fn refund(&self, outcome: Outcome, now: Now) {
         let Some((prepared, _)) = &self.by else { return };
-        let refunded = self.charged().filter(|(binding, _)| is_refunded(&binding.limit.refund_on, outcome));
+        let Outcome { status, upstream_failed } = outcome;
+        let is_refunded = |on: &RefundOn| on.takes_in(status.as_u16(), upstream_failed);
+        let refunded = self.charged().filter(|(binding, _)| binding.limit.refund_on.iter().any(is_refunded));
         refunded.for_each(|(_, charge)| prepared.view.limiter.refund(charge, charge.cost, now));
     }
 
@@ -92,11 +94,4 @@ pub(crate) fn unit(algorithm: &Algorithm) -> Unit {
             Unit::Requests
         }
     }
-}
-
-fn is_refunded(refund_on: &[RefundOn], outcome: Outcome) -> bool {
-    refund_on.iter().any(|refunded| match refunded {
-        RefundOn::Status(range) => range.contains(&outcome.status.as_u16()),
-        RefundOn::UpstreamFailure => outcome.upstream_failed,
-    })
 }

@@ -11,8 +11,9 @@ use ipnet::IpNet;
 use portolan_config::{ClientLoad, Scenario};
 use portolan_geodns::{ClientSubnet, Query, Rcode, qtype};
 use portolan_limits::Charge;
-use portolan_model::{RegionId, Timestamp};
+use portolan_model::{Ratio, RegionId, Timestamp};
 use portolan_node::{Attributes, Subject};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use smallvec::SmallVec;
 use tokio::time::Duration;
@@ -21,6 +22,7 @@ use crate::{
     Sources, chance,
     load::{Due, Users, sends},
     outcome::Invariant,
+    tally::Seen,
     waiting::{Ask, Asked, Batch},
     world::{Plan, World},
 };
@@ -58,14 +60,16 @@ struct Resolved {
 
 /// An admitted request that is under way.
 pub struct Lasting {
-    /// Where.
-    pub host: usize,
-    /// In which life of it.
+    /// In which life of its host.
     pub life: u64,
+    /// When and where it was admitted.
+    pub seen: Seen,
     /// What it holds.
     pub charges: SmallVec<[Charge; 4]>,
     /// Where that is counted.
     pub counters: SmallVec<[u32; 4]>,
+    /// Which of the charges its end gives back.
+    pub refunded: SmallVec<[bool; 4]>,
 }
 
 impl Client {
@@ -109,6 +113,12 @@ impl Client {
         let place = u8::try_from(self.place).unwrap_or(u8::MAX);
         let network = (0xfd00 | u128::from(place)) << 112 | u128::from(user) << 80;
         IpAddr::V6(Ipv6Addr::from(network | 1))
+    }
+
+    /// Whether its next request that is admitted finds no answer. Draws nothing where none fails.
+    pub fn next_fails(&mut self) -> bool {
+        let failing = self.load.failing.parts();
+        failing > 0 && self.draws.random_range(0..Ratio::ONE.parts()) < failing
     }
 
     /// Asks `with` what a user's request carries.

@@ -149,6 +149,8 @@ pub struct RequestCounts {
     pub sent: u64,
     /// Passed to an endpoint.
     pub forwarded: u64,
+    /// Of those, the ones that the endpoint gave no answer to: 502.
+    pub failed: u64,
     /// 429: a limit was in force.
     pub limited: u64,
     /// Another 4xx: no route, or a method that is not taken.
@@ -162,7 +164,7 @@ pub struct RequestCounts {
 impl RequestCounts {
     /// Requests that got an answer other than 5xx.
     pub const fn answered_well(&self) -> u64 {
-        self.forwarded + self.limited + self.rejected
+        self.forwarded - self.failed + self.limited + self.rejected
     }
 }
 

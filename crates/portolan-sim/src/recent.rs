@@ -15,12 +15,22 @@ pub struct Recent {
 const PARTS: i64 = 1024;
 
 impl Recent {
+    /// Takes back what was admitted at `at_ms`, unless that is over.
+    pub fn take_back(&mut self, units: u64, at_ms: i64, span_ms: i64) {
+        let part_ms = part_of(at_ms, span_ms);
+        if let Some((_, part)) = self.parts.iter_mut().rev().find(|(at, _)| *at == part_ms) {
+            let taken = units.min(*part);
+            *part -= taken;
+            self.units -= taken;
+        }
+    }
+
     /// Adds what is admitted at `at_ms`; returns what was in the last `span_ms`, a part of it at most left out.
     pub fn add(&mut self, units: u64, at_ms: i64, span_ms: i64) -> u64 {
         while let Some((_, over)) = self.parts.pop_front_if(|(at, _)| *at <= at_ms - span_ms) {
             self.units -= over;
         }
-        let part_ms = at_ms - at_ms.rem_euclid((span_ms / PARTS).max(1));
+        let part_ms = part_of(at_ms, span_ms);
         match self.parts.back_mut().filter(|(at, _)| *at == part_ms) {
             Some((_, last)) => *last += units,
             None => self.parts.push_back((part_ms, units)),
@@ -28,6 +38,11 @@ impl Recent {
         self.units += units;
         self.units
     }
+}
+
+/// When the part begins that a moment belongs to.
+fn part_of(at_ms: i64, span_ms: i64) -> i64 {
+    at_ms - at_ms.rem_euclid((span_ms / PARTS).max(1))
 }
 
 #[cfg(test)]

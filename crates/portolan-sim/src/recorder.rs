@@ -65,6 +65,7 @@ impl Recorder {
             limited: sum.limited + counts.limited,
             rejected: sum.rejected + counts.rejected,
             unavailable: sum.unavailable + counts.unavailable,
+            failed: sum.failed + counts.failed,
             unanswered: sum.unanswered + counts.unanswered,
         };
         self.requests.iter().fold(RequestCounts::default(), add)

@@ -99,6 +99,20 @@ impl Slots {
         &mut self.open[at - 1]
     }
 
+    /// Takes back what was asked and admitted in a slot, as far as that is remembered.
+    pub fn refund(&mut self, slot: u64, cost: u64, place: usize) {
+        if let Some(kept) = self.open.iter_mut().rev().find(|kept| kept.slot == slot) {
+            kept.demand = kept.demand.saturating_sub(cost);
+            kept.admitted = kept.admitted.saturating_sub(cost);
+            kept.excused = kept.excused.min(kept.admitted);
+            if let Some(of_region) = kept.by_region.get_mut(place) {
+                *of_region = of_region.saturating_sub(cost);
+            }
+        } else if let Some((spent, _)) = self.closed.get_mut(&slot) {
+            *spent = spent.saturating_sub(cost);
+        }
+    }
+
     /// What was admitted in a slot and counts.
     pub fn spent(&self, slot: u64) -> u64 {
         let open = self.open.iter().rev().find(|kept| kept.slot == slot).map(Slot::spent);
@@ -184,6 +198,11 @@ impl Tank {
     /// A full one, before anything was taken.
     pub fn full(burst: u64) -> Self {
         Self { level: i128::from(burst) * UNIT, filled_at: Timestamp::ZERO }
+    }
+
+    /// Puts `cost` back; what then is above the burst runs over when something is taken next.
+    pub fn give_back(&mut self, cost: u64) {
+        self.level = self.level.saturating_add(i128::from(cost) * UNIT);
     }
 
     /// Takes `cost` of what drips in as `held` says; `false` when it is not there, less one unit for rounding, and would

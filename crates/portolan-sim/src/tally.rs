@@ -355,6 +355,23 @@ impl Tally {
         asked.ask(cost, part.quota, most.in_state(self.truth.trouble.state(&limit.limit, asked.since_ms())));
     }
 
+    /// Takes back what an allowed request was charged: its outcome is one that the limit does not count. Sums over all
+    /// verdicts keep it.
+    pub fn refund(&mut self, counter: u32, charged: Charged, seen: Seen) {
+        let Charged { slot, cost, quota } = charged;
+        let counter = &mut self.counters[counter as usize];
+        let limit = &self.limits[counter.limit];
+        // What is under way ends, refunded or not.
+        if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
+            return;
+        }
+        if let Some(tank) = &mut counter.tank {
+            tank.give_back(cost);
+        }
+        counter.slots.refund(limit.part(slot, quota, seen).slot, cost, seen.place);
+        counter.recent.take_back(cost, seen.at_ms(), limit.window_ms() - SKEW_MS);
+    }
+
     /// Counts the end of a request that a concurrency limit counts.
     pub fn release(&mut self, counter: u32, host: usize, cost: u64) {
         let live = &mut self.counters[counter as usize].live;

@@ -31,6 +31,9 @@ const fn retry(reason: WaitReason) -> Duration {
     }
 }
 
+/// What a client gets when the service gave no answer.
+const BAD_GATEWAY: u16 = 502;
+
 /// One request that is being decided.
 pub struct Ask {
     client: usize,
@@ -72,6 +75,8 @@ struct Way {
     closed: Vec<Arc<Limit>>,
     /// Whether one of the limits counts requests that are under way.
     holds: bool,
+    /// Which of the limits give back what a request cost that its endpoint gave no answer to.
+    refunded: SmallVec<[bool; 4]>,
 }
 
 /// Requests of one client that are decided at one moment: what they share is read once.
@@ -175,13 +180,19 @@ impl World<'_> {
 
     /// An admitted request has ended at its endpoint.
     pub fn finish(&mut self, lasting: &Lasting) {
-        let host = &self.hosts[lasting.host];
+        let host = &self.hosts[lasting.seen.host];
         // What was under way in a process that has ended has ended with it.
         let Some(process) = host.process.as_ref().filter(|_| host.lives == lasting.life) else { return };
-        let view = process.node.view();
-        for (charge, counter) in lasting.charges.iter().zip(&lasting.counters) {
+        let (view, now) = (process.node.view(), host.clock.at(self.now));
+        let refunded = lasting.refunded.iter().chain(std::iter::repeat(&false));
+        for ((charge, counter), refunded) in lasting.charges.iter().zip(&lasting.counters).zip(refunded) {
+            let charged = || Charged::of(charge, view.limiter.policy(charge).map_or(0, |policy| policy.quota));
+            if *refunded && !charge.shadow_refused {
+                view.limiter.refund(charge, charge.cost, now);
+                self.tally.refund(*counter, charged(), lasting.seen);
+            }
             view.limiter.release(charge);
-            self.tally.release(*counter, lasting.host, u64::from(charge.cost));
+            self.tally.release(*counter, lasting.seen.host, u64::from(charge.cost));
         }
     }
 
@@ -229,7 +240,9 @@ impl World<'_> {
                 |limit: &&Arc<Limit>| matches!(limit.on_partition, OnPartition::Closed | OnPartition::ClosedMinority);
             let closed = limits.iter().copied().filter(closes).cloned().collect();
             let holds = limits.iter().any(|limit| matches!(limit.algorithm, Algorithm::Concurrency { .. }));
-            Way { route: Arc::clone(&route), claims, counters, closed, holds }
+            let refunds = |limit: &&Arc<Limit>| limit.refund_on.iter().any(|on| on.takes_in(BAD_GATEWAY, true));
+            let refunded = limits.iter().map(refunds).collect();
+            Way { route: Arc::clone(&route), claims, counters, closed, holds, refunded }
         });
         Asked { revision, way: Some(way) }
     }
@@ -251,10 +264,12 @@ impl World<'_> {
             self.oracle.violate(at, Invariant::LimitBound, detail);
         }
         self.note_wait(ask, way);
-        if way.holds {
+        let fails = self.clients[ask.client].next_fails();
+        let refunded = if fails { way.refunded.clone() } else { SmallVec::new() };
+        if way.holds || refunded.contains(&true) {
             // One that lasts no time ends after all that is decided at this instant.
             let ends = place.now.mono + self.clients[ask.client].load.lasting;
-            let lasting = Lasting { host: ask.host, life: ask.life, charges, counters: way.counters.clone() };
+            let lasting = Lasting { life: ask.life, seen, charges, counters: way.counters.clone(), refunded };
             self.agenda.plan(ends, Plan::Finish(Box::new(lasting)));
         }
         let forwards = *place.forwards.get_or_insert_with(|| {
@@ -263,6 +278,7 @@ impl World<'_> {
         });
         let counts = &mut self.recorder.requests[region];
         *if forwards { &mut counts.forwarded } else { &mut counts.unavailable } += 1;
+        counts.failed += u64::from(forwards && fails);
     }
 
     /// Counts a refusal; `undecided` when it is only the answer to what did not come in time.

@@ -264,6 +264,16 @@ pub enum RefundOn {
     UpstreamFailure,
 }
 
+impl RefundOn {
+    /// Whether it takes in a request whose client gets `status`, and to which the service gave no answer or did.
+    pub fn takes_in(&self, status: u16, upstream_failed: bool) -> bool {
+        match self {
+            Self::Status(range) => range.contains(&status),
+            Self::UpstreamFailure => upstream_failed,
+        }
+    }
+}
+
 impl fmt::Display for RefundOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

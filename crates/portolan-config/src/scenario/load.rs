@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use portolan_model::{Rate, RegionId};
+use portolan_model::{Rate, Ratio, RegionId};
 
 /// Load from one region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub struct ClientLoad {
     pub bursts: Option<Bursts>,
     /// How long an admitted request stays at its endpoint: what concurrency limits count. Default not at all.
     pub lasting: Duration,
+    /// The share of admitted requests to which their endpoint gives no answer: 502, and a refund where limits say so.
+    /// Default none.
+    pub failing: Ratio,
 }
 
 /// How the load is spread over users.

@@ -120,6 +120,9 @@ fn client(load: &ClientLoad) -> String {
     if !load.lasting.is_zero() {
         keys.push(format!("lasting: {}", render_duration(load.lasting)));
     }
+    if load.failing.parts() > 0 {
+        keys.push(format!("failing: {}", load.failing));
+    }
     keys.join(", ")
 }
 

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use portolan_model::Rate;
+use portolan_model::{Rate, Ratio};
 
 use crate::{
     Arrivals, Bursts, ClientLoad, Distribution,
-    decode::{self, Fields, Shape, choice, duration, named, string, text, whole},
+    decode::{self, Fields, Shape, choice, duration, named, ratio, string, text, whole},
     fault::Report,
     scenario_file::{
         Mentions,
@@ -36,6 +36,7 @@ pub(crate) const CLIENT: Shape = Shape {
         "every",
         "for",
         "lasting",
+        "failing",
     ],
 };
 
@@ -73,6 +74,7 @@ pub(super) fn decode(
     let lasting = fields.optional("lasting", Duration::ZERO, report, |node, report| {
         duration(node, Duration::ZERO..=Duration::from_secs(3600), report)
     });
+    let failing = fields.optional("failing", Ratio::from_parts(0), report, ratio);
     Some(ClientLoad {
         region: region?,
         rate: rate?,
@@ -89,6 +91,7 @@ pub(super) fn decode(
         until,
         bursts,
         lasting,
+        failing,
     })
 }
 

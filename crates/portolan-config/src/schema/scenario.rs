@@ -119,6 +119,8 @@ struct Client {
     r#for: Option<Duration>,
     /// How long an admitted request stays at its endpoint. Default 0s.
     lasting: Option<Duration>,
+    /// The share of admitted requests to which their endpoint gives no answer. Default 0%.
+    failing: Option<Percentage>,
 }
 
 #[derive(JsonSchema)]

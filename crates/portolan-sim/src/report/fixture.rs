@@ -42,6 +42,7 @@ pub fn outcome(seed: u64, names: &[&str]) -> Outcome {
                 unavailable: 80,
                 unanswered: 20,
                 rejected: 0,
+                failed: 0,
             },
             limits: limits.iter().map(figures).collect::<BTreeMap<_, _>>(),
             leader_changes: 1,

@@ -69,6 +69,16 @@ fn an_order_that_is_refused_fails_the_run_unless_it_may() {
 }
 
 #[test]
+fn a_request_that_finds_no_answer_is_answered_badly_and_gives_its_cost_back() {
+    let outcome = Loaded::shipped("limits/refunds").run(1);
+    let (requests, limits) = (outcome.figures.requests, &outcome.figures.limits);
+    let failed = requests.failed as f64 / requests.forwarded as f64;
+    assert!((0.29..0.31).contains(&failed), "{failed}");
+    // Each window counts what was answered and admits three in seven more.
+    assert!(limits["fixed"].admitted > 65 * 300 * 5 / 4, "{:?}", limits["fixed"]);
+}
+
+#[test]
 fn worse_links_lose_and_double_packets() {
     let undisturbed = figures(&[]).packets;
     let lossy = figures(&["at: 2s, fault: loss, share: 30%, for: 5s"]).packets;
