@@ -186,13 +186,17 @@ impl Table {
         }
     }
 
-    /// Hands every key to `each`, for reports: costs a walk over the whole table.
+    /// Hands every key to `each`, while its entry cannot change its key: costs a walk over the whole table. `each` must not
+    /// look for a key under a lock.
     pub fn for_each(&self, mut each: impl FnMut(Key, &Counter)) {
-        self.entries.iter().for_each(|counter| {
-            if let Some(key) = counter.key() {
-                each(key, counter);
+        for bucket in 0..self.buckets() {
+            let _guard = self.lock_partition(bucket / self.size);
+            for counter in places(bucket).map(|place| self.counter(place)) {
+                if let Some(key) = counter.key() {
+                    each(key, counter);
+                }
             }
-        });
+        }
     }
 
     /// Frees the entries among `count` buckets from `from` on that are dead; returns where to go on. Only the state
@@ -405,6 +409,18 @@ mod tests {
         check(5, true);
         check(7, true);
         check(8, false);
+    }
+
+    #[test]
+    fn an_entry_keeps_its_key_while_it_is_shown() {
+        let table = Table::new(100);
+        enter(&table, 1, 5);
+        let mut shown = 0;
+        table.for_each(|key, _| {
+            shown += 1;
+            assert!(table.partitions[table.partition(key)].try_lock().is_err(), "another key could take it");
+        });
+        assert_eq!(shown, 1);
     }
 
     #[test]
