@@ -11,8 +11,10 @@ use crate::trouble::State;
 pub struct Most {
     /// While every node hears every other.
     pub calm: u64,
-    /// Whatever breaks but the memory of a lender.
+    /// Whatever breaks but the memory of a lender, and no node is kept from others of its region.
     pub troubled: u64,
+    /// Whatever breaks but the memory of a lender.
+    pub split: u64,
     /// Of a slot in which the limit's lender forgot what it had lent.
     pub forgotten: u64,
 }
@@ -23,20 +25,22 @@ impl Most {
         if let Algorithm::TokenBucket { .. } = limit.algorithm {
             let [calm, troubled] =
                 [State::Calm, State::Troubled].map(|state| bucket(limit, quota, regions, state).per_second());
-            return Self { calm, troubled, forgotten: troubled };
+            return Self { calm, troubled, split: troubled, forgotten: troubled };
         }
         let bounds = bounds(limit, quota, regions, nodes);
         let units = |bound: Option<Bound>| bound.map_or(0, |bound| bound.units);
         let calm = bounds.healthy.admitted_per_slot.units;
-        let troubled = calm.max(bounds.partition.admitted_per_slot.units).max(units(bounds.cut_node));
-        Self { calm, troubled, forgotten: troubled.max(units(bounds.failover)) }
+        let troubled = calm.max(bounds.partition.admitted_per_slot.units);
+        let split = troubled.max(units(bounds.cut_node));
+        Self { calm, troubled, split, forgotten: split.max(units(bounds.failover)) }
     }
 
-    /// In one of both states in which lenders remember.
+    /// In a state in which lenders remember.
     pub const fn in_state(self, state: State) -> u64 {
         match state {
             State::Calm => self.calm,
             State::Troubled => self.troubled,
+            State::Split => self.split,
         }
     }
 }
@@ -59,7 +63,7 @@ pub struct Bucket {
 /// them while it is open and they may not hear each other.
 pub fn bucket(limit: &Limit, quota: u64, regions: &RegionMap, state: State) -> Bucket {
     let times = match (limit.on_partition, state) {
-        (OnPartition::Open { .. }, State::Troubled) => regions.ids().len() as u64,
+        (OnPartition::Open { .. }, State::Troubled | State::Split) => regions.ids().len() as u64,
         _ => 1,
     };
     let (rate, burst) = match limit.algorithm.with_quota(quota) {

@@ -55,7 +55,7 @@ const TOLERATED_MS: i64 = 500;
 pub const SKEW_MS: i64 = 20;
 
 /// What a drifting clock may gain between looks, and what milliseconds hide.
-const TOLERANCE_MS: i64 = 10;
+pub const TOLERANCE_MS: i64 = 10;
 
 impl Clocks {
     /// The scenario begins.
@@ -123,6 +123,11 @@ impl Moment {
     /// The same for who looks ahead by this much.
     pub fn ahead_by(self, span: Duration) -> Self {
         Self { ahead_ms: self.ahead_ms + millis(span), ..self }
+    }
+
+    /// By how much the civil time of a node may be ahead of true time.
+    pub fn ahead_ms(&self) -> i64 {
+        self.ahead_ms
     }
 
     /// The latest that some node may take `at_ms` of the scenario for.

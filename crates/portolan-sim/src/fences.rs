@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use portolan_model::WallTime;
+use portolan_config::Fence;
+use portolan_model::{RegionId, WallTime};
 
 use crate::{host::Host, world::World};
 
@@ -19,23 +20,31 @@ pub struct Fences(BTreeMap<usize, Fenced>);
 struct Fenced {
     /// When the newest fence was ordered, and an index of the log by which it is there.
     ordered: (WallTime, u64),
+    /// Whether that is over.
+    lifted: bool,
     /// When some node of the region had not heard of it last, in milliseconds of the scenario.
     unaware_ms: Option<i64>,
 }
 
 impl Fences {
-    /// Takes in a fence that is in the log up to `index`.
-    fn order(&mut self, place: usize, at: WallTime, index: u64) {
-        let fenced = self.0.entry(place).or_insert(Fenced { ordered: (at, index), unaware_ms: None });
-        if fenced.ordered.0 != at {
-            fenced.ordered = (at, index);
+    /// Takes in which regions are fenced, and since when, as the log has it up to `index`.
+    fn order(&mut self, fences: &BTreeMap<usize, WallTime>, index: u64) {
+        for (&place, &at) in fences {
+            let new = Fenced { ordered: (at, index), lifted: false, unaware_ms: None };
+            let fenced = self.0.entry(place).or_insert(new);
+            fenced.lifted = false;
+            if fenced.ordered.0 != at {
+                fenced.ordered = (at, index);
+            }
         }
+        self.0.iter_mut().filter(|(place, _)| !fences.contains_key(place)).for_each(|(_, fenced)| fenced.lifted = true);
     }
 
     /// Takes in how much of the log a node of a region has applied; `None` while it is down: it comes back with what it
-    /// knew, which may be less than it did.
+    /// knew, which may be less than it did. Whoever does not know that a fence is lifted spends too little.
     fn look(&mut self, place: usize, applied: Option<u64>, at_ms: i64) {
-        if let Some(fenced) = self.0.get_mut(&place).filter(|fenced| applied < Some(fenced.ordered.1)) {
+        let unaware = |fenced: &&mut Fenced| !fenced.lifted && applied < Some(fenced.ordered.1);
+        if let Some(fenced) = self.0.get_mut(&place).filter(unaware) {
             fenced.unaware_ms = Some(at_ms);
         }
     }
@@ -61,11 +70,9 @@ impl World<'_> {
         let process = newest.and_then(|host| host.process.as_ref());
         let Some((process, index)) = process.zip(newest.and_then(applied)) else { return };
         let intent = process.node.view().intent.clone();
-        for (region, fence) in intent.limits.fences() {
-            if let Some(place) = self.place_of(region) {
-                self.tally.truth.fences.order(place, fence.at, index);
-            }
-        }
+        let placed = |(region, fence): (&RegionId, &Fence)| Some((self.place_of(region)?, fence.at));
+        let fences = intent.limits.fences().iter().filter_map(placed).collect();
+        self.tally.truth.fences.order(&fences, index);
         for host in &self.hosts {
             self.tally.truth.fences.look(host.place, applied(host), at_ms);
         }
@@ -81,9 +88,9 @@ mod tests {
         let mut fences = Fences::default();
         // When the fence was ordered and an index at which it is there; what a node of the region has applied.
         let mut check = |at_ms, ordered: Option<(u64, u64)>, applied, expected: bool| {
-            if let Some((at, index)) = ordered {
-                fences.order(0, WallTime::from_unix_millis(at), index);
-            }
+            let fence = |(at, index)| (BTreeMap::from([(0, WallTime::from_unix_millis(at))]), index);
+            let (ordered, index) = ordered.map_or((BTreeMap::new(), 0), fence);
+            fences.order(&ordered, index);
             fences.look(0, applied, at_ms);
             fences.look(1, Some(1), at_ms);
             assert_eq!((fences.excuse(0, at_ms), fences.excuse(1, at_ms)), (expected, false), "at {at_ms}");
@@ -100,6 +107,7 @@ mod tests {
         check(32_000, Some((1, 41)), Some(40), false);
         // Its fence is gone.
         check(40_000, None, Some(41), false);
+        check(45_000, None, None, false);
         // Another one is not that which it knows.
         check(50_000, Some((2, 60)), Some(59), true);
         check(51_000, Some((2, 61)), Some(60), false);

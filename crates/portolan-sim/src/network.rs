@@ -135,6 +135,13 @@ impl Network {
         self.faults.is_empty()
     }
 
+    /// Whether a cut lies between two nodes of one region.
+    pub fn splits_a_region(&self) -> bool {
+        let pairs = (0..self.nodes.len()).flat_map(|from| (0..self.nodes.len()).map(move |to| (from, to)));
+        let of_one_region = |(from, to): &(usize, usize)| self.nodes[*from].1 == self.nodes[*to].1;
+        !self.severed.is_empty() && pairs.filter(of_one_region).any(|(from, to)| self.is_severed(from, to))
+    }
+
     /// Whether a cut between nodes swallows what the node at `from` sends to that at `to`.
     pub fn is_severed(&self, from: usize, to: usize) -> bool {
         self.severed.get(from * self.nodes.len() + to).copied().unwrap_or_default()

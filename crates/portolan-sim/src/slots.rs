@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use portolan_model::Timestamp;
 
-use crate::bound::Bucket;
+use crate::{bound::Bucket, civil::TOLERANCE_MS};
 
 /// Slots of a counter that stay open. A clock that is set back may return to any slot: what was admitted in one is kept.
 const OPEN: usize = 128;
@@ -189,6 +189,10 @@ pub struct Tank {
     /// Billionths of a unit.
     level: i128,
     filled_at: Timestamp,
+    /// What it held when it was asked last.
+    held: Bucket,
+    /// By how much the civil time of each region was ahead of true time, by place, in milliseconds.
+    ahead_ms: BTreeMap<usize, i64>,
 }
 
 /// One unit.
@@ -196,8 +200,9 @@ const UNIT: i128 = 1_000_000_000;
 
 impl Tank {
     /// A full one, before anything was taken.
-    pub fn full(burst: u64) -> Self {
-        Self { level: i128::from(burst) * UNIT, filled_at: Timestamp::ZERO }
+    pub fn full(held: Bucket) -> Self {
+        let level = i128::from(held.burst) * UNIT;
+        Self { level, filled_at: Timestamp::ZERO, held, ahead_ms: BTreeMap::new() }
     }
 
     /// Puts `cost` back; what then is above the burst runs over when something is taken next.
@@ -205,24 +210,41 @@ impl Tank {
         self.level = self.level.saturating_add(i128::from(cost) * UNIT);
     }
 
+    /// The civil time of the region at `place` is so far ahead: what drips in by a clock that gains comes early, and only so
+    /// much finds room as is missing.
+    pub fn take_clock(&mut self, place: usize, ahead_ms: i64) {
+        let before = self.ahead_ms.insert(place, ahead_ms).unwrap_or(ahead_ms);
+        if ahead_ms > before {
+            // It goes on to gain until it is looked at again.
+            let gained = i128::from(ahead_ms - before + TOLERANCE_MS) * 1_000_000;
+            self.level = self.level.saturating_add(dripped(self.held, gained));
+        }
+    }
+
     /// Takes `cost` of what drips in as `held` says; `false` when it is not there, less one unit for rounding, and would
     /// not be of the `largest` that may be in force either.
     pub fn take(&mut self, cost: u64, held: Bucket, largest: impl FnOnce() -> Bucket, now: Timestamp) -> bool {
-        let level = |held: Bucket| {
-            let passed = i128::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(i128::MAX);
-            let per = i128::try_from(held.rate.per.as_nanos().max(1)).unwrap_or(i128::MAX);
-            let dripped = passed.saturating_mul(i128::from(held.rate.count)).saturating_mul(UNIT) / per;
-            self.level.saturating_add(dripped).min(i128::from(held.burst) * UNIT) - i128::from(cost) * UNIT
+        let passed = i128::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(i128::MAX);
+        let level = |held: Bucket, grown: u64| {
+            let level = self.level.saturating_add(i128::from(grown) * UNIT).saturating_add(dripped(held, passed));
+            level.min(i128::from(held.burst) * UNIT) - i128::from(cost) * UNIT
         };
-        let mut left = level(held);
+        // Where the bucket grows, so does what is in it.
+        let mut left = level(held, held.burst.saturating_sub(self.held.burst));
         if left < -UNIT {
-            left = level(largest());
+            left = level(largest(), 0);
         }
-        self.filled_at = now;
+        (self.filled_at, self.held) = (now, held);
         // What was not there is not owed: one excess is told once.
         self.level = left.max(-UNIT);
         left >= -UNIT
     }
+}
+
+/// What drips into a bucket in so many nanoseconds, in billionths of a unit.
+fn dripped(held: Bucket, nanos: i128) -> i128 {
+    let per = i128::try_from(held.rate.per.as_nanos().max(1)).unwrap_or(i128::MAX);
+    nanos.saturating_mul(i128::from(held.rate.count)).saturating_mul(UNIT) / per
 }
 
 #[cfg(test)]
@@ -282,7 +304,7 @@ mod tests {
     #[test]
     fn a_tank_gives_its_burst_and_then_what_drips_in() {
         let held = Bucket { rate: Rate { count: 10, per: Duration::from_secs(1) }, burst: 5 };
-        let mut tank = Tank::full(5);
+        let mut tank = Tank::full(held);
         let at = |millis: u64| Timestamp::from_nanos(millis * 1_000_000);
         let taken = |tank: &mut Tank, millis| (0..20).take_while(|_| tank.take(1, held, || held, at(millis))).count();
         // One more than the burst passes as rounding.
@@ -290,5 +312,32 @@ mod tests {
         assert_eq!(taken(&mut tank, 1000), 6);
         assert_eq!(taken(&mut tank, 1100), 1);
         assert_eq!(taken(&mut tank, 1300), 2);
+    }
+
+    #[test]
+    fn a_tank_that_grows_has_more_in_it() {
+        let bucket = |burst| Bucket { rate: Rate { count: 1, per: Duration::from_secs(1) }, burst };
+        let mut tank = Tank::full(bucket(5));
+        assert!(tank.take(5, bucket(5), || bucket(5), Timestamp::ZERO));
+        assert!(tank.take(10, bucket(15), || bucket(15), Timestamp::ZERO));
+        assert!(!tank.take(2, bucket(15), || bucket(15), Timestamp::ZERO));
+    }
+
+    #[test]
+    fn a_clock_that_gains_lets_drip_early_what_finds_room() {
+        let held = Bucket { rate: Rate { count: 10, per: Duration::from_secs(1) }, burst: 8 };
+        let check = |ahead_ms: [i64; 2], fits: u64| {
+            let mut tank = Tank::full(held);
+            tank.take_clock(0, 3);
+            assert!(tank.take(8, held, || held, Timestamp::ZERO));
+            ahead_ms.into_iter().for_each(|ahead_ms| tank.take_clock(0, ahead_ms));
+            let taken = (0..20).take_while(|_| tank.take(1, held, || held, Timestamp::ZERO)).count();
+            // One more passes as rounding.
+            assert_eq!(taken as u64, fits + 1, "{ahead_ms:?}");
+        };
+        check([3, 3], 0);
+        check([503, 503], 5);
+        check([503, 0], 5);
+        check([9003, 9003], 8);
     }
 }

@@ -115,7 +115,8 @@ impl Counter {
                 let held = of(charged.quota);
                 // A bucket that was lowered is as large as before where that is not known yet.
                 let largest = || of(truth.quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms())));
-                let tank = self.tank.get_or_insert_with(|| Tank::full(held.burst));
+                let tank = self.tank.get_or_insert_with(|| Tank::full(held));
+                tank.take_clock(seen.place, seen.moment.ahead_ms());
                 let Bucket { rate, burst } = held;
                 let detail =
                     || format!("limit `{name}` admitted more for {subject} than {burst} at once and {rate} after");

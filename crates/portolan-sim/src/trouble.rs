@@ -16,6 +16,8 @@ pub enum State {
     Calm,
     /// Something is cut off, down or late, or was a moment ago.
     Troubled,
+    /// So is a node, for others of its own region.
+    Split,
 }
 
 /// How long what was broken may be felt once it is mended and no region is stale any more: links heal, nodes start and
@@ -30,8 +32,9 @@ const ORDINARY_LOSS: Ratio = Ratio::from_parts(200);
 pub struct Trouble {
     /// Whether the network loses so much that regions may be unheard at any time.
     always: bool,
-    /// When something was broken last, in milliseconds of the scenario.
+    /// When something was broken last, in milliseconds of the scenario, and when between the nodes of a region.
     last_ms: Option<i64>,
+    split_ms: Option<i64>,
     /// How long it may be felt.
     felt_ms: i64,
     /// The longest that a request is under way.
@@ -46,14 +49,19 @@ impl Trouble {
         Self {
             always: scenario.loss > ORDINARY_LOSS,
             last_ms: None,
+            split_ms: None,
             felt_ms: millis(felt),
             lasting_ms: millis(lasting),
         }
     }
 
-    /// Notes that something is broken.
-    pub fn note(&mut self, at_ms: i64) {
-        self.last_ms = Some(at_ms);
+    /// Notes that something is broken, `State::Split` if it keeps nodes of one region from each other.
+    pub fn note(&mut self, state: State, at_ms: i64) {
+        match state {
+            State::Calm => {}
+            State::Troubled => self.last_ms = Some(at_ms),
+            State::Split => (self.last_ms, self.split_ms) = (Some(at_ms), Some(at_ms)),
+        }
     }
 
     /// The longest that a request is under way, in milliseconds.
@@ -71,8 +79,12 @@ impl Trouble {
                 Algorithm::SlidingWindow { window, .. } => millis(*window),
                 Algorithm::FixedWindow { .. } | Algorithm::TokenBucket { .. } => 0,
             };
-        let felt = self.last_ms.is_some_and(|last| from_ms <= last + felt_ms);
-        if self.always || felt { State::Troubled } else { State::Calm }
+        let felt = |last_ms: Option<i64>| last_ms.is_some_and(|last| from_ms <= last + felt_ms);
+        match (felt(self.split_ms), self.always || felt(self.last_ms)) {
+            (true, _) => State::Split,
+            (false, true) => State::Troubled,
+            (false, false) => State::Calm,
+        }
     }
 }
 
@@ -80,9 +92,15 @@ impl World<'_> {
     /// Looks whether something keeps nodes from each other or from lenders.
     pub fn note_trouble(&mut self) {
         let well = |host: &crate::host::Host| host.process.is_some() && host.paused.is_none() && host.slow_by.is_none();
-        let broken = !self.network.is_whole() || !self.lenders.are_well() || !self.hosts.iter().all(well);
-        if broken && self.watch.zero.is_some() {
-            self.tally.truth.trouble.note(self.at_ms());
+        let state = if !self.hosts.iter().all(well) || self.network.splits_a_region() {
+            State::Split
+        } else if !self.network.is_whole() || !self.lenders.are_well() {
+            State::Troubled
+        } else {
+            State::Calm
+        };
+        if self.watch.zero.is_some() {
+            self.tally.truth.trouble.note(state, self.at_ms());
         }
     }
 }

@@ -4,7 +4,7 @@ use portolan_config::{Bundle, GatewaySource, RegionSource, Snapshot, SourceFile}
 use portolan_model::HashKey;
 
 use super::*;
-use crate::civil::Clocks;
+use crate::{civil::Clocks, trouble::State};
 
 /// Three regions of three nodes that share one limit.
 struct Fleet {
@@ -67,24 +67,26 @@ impl Fleet {
 fn a_calm_fleet_is_held_to_what_plan_states_of_one_that_is_well() {
     let open = "rate: 90/s, on_partition: open";
     let parallel = "concurrency: 60";
-    let check = |limit: &str, troubled_at: Option<i64>, cost: u64, holds: bool| {
+    let check = |limit: &str, trouble: Option<(State, i64)>, cost: u64, holds: bool| {
         let mut fleet = Fleet::of(limit);
-        troubled_at.into_iter().for_each(|at_ms| fleet.tally.truth.trouble.note(at_ms));
+        trouble.into_iter().for_each(|(state, at_ms)| fleet.tally.truth.trouble.note(state, at_ms));
         let found = [fleet.admit(0, 20_100, 20, cost - 1), fleet.admit(4, 20_200, 20, 1)];
-        assert_eq!(found.iter().flatten().count(), usize::from(!holds), "{limit} {troubled_at:?} {cost}: {found:?}");
+        assert_eq!(found.iter().flatten().count(), usize::from(!holds), "{limit} {trouble:?} {cost}: {found:?}");
     };
     check(open, None, 90, true);
     check(open, None, 91, false);
     check(parallel, None, 60, true);
     check(parallel, None, 61, false);
     // What was mended long ago is not felt any more: 500 ms until a region is stale, five seconds, what lasts.
-    check(open, Some(14_400), 91, false);
-    check(open, Some(14_500), 91, true);
-    check(open, Some(20_150), 270, true);
-    check(open, Some(20_150), 271, false);
-    check(parallel, Some(14_200), 61, false);
-    check(parallel, Some(14_250), 120, true);
-    check(parallel, Some(14_250), 121, false);
+    check(open, Some((State::Troubled, 14_400)), 91, false);
+    check(open, Some((State::Troubled, 14_500)), 91, true);
+    check(open, Some((State::Troubled, 20_150)), 270, true);
+    check(open, Some((State::Troubled, 20_150)), 271, false);
+    check(parallel, Some((State::Split, 14_200)), 61, false);
+    check(parallel, Some((State::Split, 14_250)), 120, true);
+    check(parallel, Some((State::Split, 14_250)), 121, false);
+    // Regions that do not hear each other give nobody a unit more of what is in flight.
+    check(parallel, Some((State::Troubled, 20_150)), 61, false);
 }
 
 #[test]
