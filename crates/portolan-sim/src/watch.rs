@@ -5,8 +5,9 @@ use std::{
     net::IpAddr,
 };
 
+use portolan_config::{Action, LinkEffect, ScenarioFault};
 use portolan_geodns::{ClientSubnet, Query, qtype};
-use portolan_limits::{LimitId, SlotDigest};
+use portolan_limits::{Fleet, LimitId, SlotDigest};
 use portolan_model::{MemberId, RegionId, Revision, Timestamp};
 use portolan_node::View;
 use tokio::time::Duration;
@@ -27,8 +28,11 @@ const DNS_EVERY: u64 = 5;
 /// How long the fleet may name a region that is gone or drained.
 const DNS_SETTLED: Duration = Duration::from_secs(10);
 
-/// How long a `closed` limit may go on admitting after a region became unheard.
+/// How long at least a `closed` limit may go on admitting after a region became unheard.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long nodes may take to act on what they have heard.
+const ACTED_WITHIN: Duration = Duration::from_millis(500);
 
 /// What the oracle remembers between looks.
 #[derive(Default)]
@@ -242,11 +246,24 @@ impl World<'_> {
     /// has listened for as long.
     pub fn may_hear(&self, host: usize) -> Heard {
         let (now, place) = (self.now, self.hosts[host].place);
-        let long = |since: Timestamp| now.since(since) >= CLOSED_WITHIN;
+        let within = self.closed_within();
+        let long = |since: Timestamp| now.since(since) >= within;
         let resumed = self.hosts[host].resumed;
         let listens = self.hosts[host].process.as_ref().is_some_and(|process| long(process.started.max(resumed)));
         let impaired = |other| self.watch.impaired_since.get(&(place, other)).is_some_and(|since| long(*since));
         Heard((0..self.regions.len()).map(|other| !(listens && impaired(other))).collect())
+    }
+
+    /// How long a `closed` limit may go on admitting after a region became unheard: until it is stale, and of a cut that
+    /// lies one way only until the word of that has crossed.
+    fn closed_within(&self) -> Duration {
+        let fleet = Fleet::of(&self.sources.regions, 1);
+        let slower = self.scenario.steps.iter().map(|step| match &step.action {
+            Action::Fault(ScenarioFault::Link { effect: LinkEffect::Latency(by), .. }) => *by,
+            _ => Duration::ZERO,
+        });
+        let way = fleet.worst_rtt + 2 * slower.sum::<Duration>();
+        CLOSED_WITHIN.max(fleet.staleness + way + ACTED_WITHIN)
     }
 
     fn note_impaired_pairs(&mut self, now: Timestamp) {

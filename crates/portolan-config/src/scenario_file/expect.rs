@@ -51,6 +51,11 @@ fn limit(node: &Node, report: &mut Report<'_>) -> Option<LimitExpectation> {
     let unavailable = fields.get("unavailable").and_then(|node| bound(node, "\"<= 0\"", report));
     let from = fields.optional("from", Duration::ZERO, report, moment);
     let until = fields.get("until").and_then(|node| span(node, report));
+    let part = fields.get("from").or(fields.get("until"));
+    for counted in ["unavailable", "waited"].iter().filter(|_| part.is_some()).filter_map(|key| fields.get(key)) {
+        let message = format!("{} counts the whole run, not a part of it", counted.quoted());
+        report.fault(counted.at, message, "put it into an expectation without `from` and `until`".to_owned());
+    }
     let bounds = ["per_slot", "over", "over_mean", "false_rejects", "unavailable", "waited"];
     if bounds.iter().all(|key| fields.get(key).is_none()) {
         let remedy = "add for example `per_slot: \"<= 5000\"` or `false_rejects: \"<= 3%\"`";

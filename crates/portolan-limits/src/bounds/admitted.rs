@@ -163,7 +163,8 @@ pub(super) fn skewed(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
             let each = if times > 1 { " in each region" } else { "" };
             let why = format!(
                 "a clock that is set forward lets {dripped} tokens drip in at once{each}, what the rate gives in \
-                 {tolerance}"
+                 {tolerance}; one that is set further than clocks of sound nodes differ fills what its region has of the \
+                 burst"
             );
             let dripped = dripped.saturating_mul(times);
             Some(Bound { units: in_a_partition(promise, fleet).units.saturating_add(dripped), why })

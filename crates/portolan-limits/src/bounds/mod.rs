@@ -21,7 +21,7 @@
 //! * Token bucket: shares of rate and burst add up, and a bucket never holds more than its burst less what of it is out
 //!   (lent to regions or granted to nodes, until that is spent or too old). So buckets and what is out never hold more than
 //!   `b` together, and gain at most `r·t`: any interval `t` admits at most `b + r·t` (rule 9.8). A clock set forward by up
-//!   to `ε` adds `r·ε`.
+//!   to `ε` adds `r·ε`; further, what is missing of its region's part of `b`.
 //! * Refused wrongly: a region that stays cut off from all others admits exactly its share, so the smallest refuses
 //!   `L − base_min`. A slot that was lent of is worse: a lender keeps no certain part, so a region that demand jumps to may
 //!   refuse all of `L`, until a loan arrives or, if it is cut off, to the end of the slot and of the next, of which it may
@@ -39,7 +39,7 @@ use portolan_config::{Algorithm, Limit, OnPartition, RegionMap, Shares};
 use portolan_model::Ratio;
 
 pub use self::fleet::Fleet;
-use crate::shares::base_shares;
+use crate::{definition::can_be_lent, shares::base_shares};
 
 /// What bounds are computed from: the parts of a limit that decide them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +97,11 @@ impl Promise {
             shadow: false,
             cost: 1,
         }
+    }
+
+    /// Whether regions may lend each other units of it at all.
+    pub fn can_be_lent(&self) -> bool {
+        can_be_lent(&self.algorithm)
     }
 
     /// The shares that regions hold whoever they hear: of a limit with a lender, the part that it does not hold.

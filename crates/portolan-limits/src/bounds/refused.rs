@@ -4,7 +4,7 @@ use portolan_config::{Algorithm, OnPartition};
 use portolan_model::render_duration;
 
 use super::{Bound, Fleet, Promise, admitted::slot_units};
-use crate::{definition::can_be_lent, shares::base_shares};
+use crate::shares::base_shares;
 
 /// Refused in one slot while every region hears every other.
 pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
@@ -135,7 +135,7 @@ fn nothing(promise: &Promise, fleet: &Fleet) -> Option<Bound> {
 
 /// Whether a region may have lent others what it owns.
 pub(super) fn lends(promise: &Promise, fleet: &Fleet) -> bool {
-    fleet.regions > 1 && !promise.lent && !promise.shadow && can_be_lent(&promise.algorithm)
+    fleet.regions > 1 && !promise.lent && !promise.shadow && promise.can_be_lent()
 }
 
 /// The least that a region may admit in one slot by itself, of what it does not lend.

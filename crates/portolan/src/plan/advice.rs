@@ -11,13 +11,24 @@ pub fn of(limit: &Limit, promise: &Promise, bounds: &Bounds, fleet: &Fleet) -> V
         return Vec::new();
     }
     let advice = [
+        several_nodes(limit, fleet),
         small_shares(limit, promise, fleet),
-        loans_too_slow(limit, fleet),
+        loans_too_slow(limit, promise, fleet),
         open_without_cap(limit, bounds),
         closed(limit, fleet),
         two_windows(limit, bounds),
     ];
     advice.into_iter().flatten().collect()
+}
+
+/// What one node per region hides.
+fn several_nodes(limit: &Limit, fleet: &Fleet) -> Option<String> {
+    let hides = fleet.nodes == 1 && matches!(limit.algorithm, Algorithm::Concurrency { .. });
+    hides.then(|| {
+        "In a region of several nodes, one that is cut off goes on with what it had begun, beside what the others begin: \
+         `plan --nodes-per-region 2` says how much that may come to."
+            .to_owned()
+    })
 }
 
 /// A share that a handful of requests empties is refused at its region's first burst.
@@ -29,6 +40,13 @@ fn small_shares(limit: &Limit, promise: &Promise, fleet: &Fleet) -> Option<Strin
         return None;
     }
     let dear = if least < cost { format!(", and a request costs up to {cost}") } else { String::new() };
+    if !promise.can_be_lent() {
+        return Some(format!(
+            "The smallest share is {least}{dear}: what comes beyond it at once in one region is refused although the limit \
+             is not reached, since regions do not lend this kind of limit. A larger limit, or `shares` by weight where \
+             the load is, refuses less."
+        ));
+    }
     let wait = render_duration(fleet.until_lent());
     let pass = if windowed(limit) { ", `overdraft: 100%` lets them pass and the limit be exceeded" } else { "" };
     Some(format!(
@@ -38,9 +56,9 @@ fn small_shares(limit: &Limit, promise: &Promise, fleet: &Fleet) -> Option<Strin
 }
 
 /// Loans cross the longest round trip: a window that is hardly longer sees few of them.
-fn loans_too_slow(limit: &Limit, fleet: &Fleet) -> Option<String> {
+fn loans_too_slow(limit: &Limit, promise: &Promise, fleet: &Fleet) -> Option<String> {
     let (window, until) = (limit.window(), fleet.until_lent());
-    (windowed(limit) && window < 2 * until).then(|| {
+    (windowed(limit) && promise.can_be_lent() && window < 2 * until).then(|| {
         format!(
             "A loan takes up to {}, and a window is {}: little can be moved to where it is asked for. A longer window \
              with as many more units refuses less.",

@@ -190,6 +190,11 @@ fn verdict(limit: &Limit, bounds: &Bounds) -> String {
     }
     let (healthy, partition) = (bounds.healthy.admitted_per_slot.units, bounds.partition.admitted_per_slot.units);
     let per = window(&limit.algorithm).map_or_else(|| "at one time".to_owned(), |window| format!("per {window}"));
+    if let Some(Bound { units, .. }) = &bounds.cut_node {
+        return format!(
+            "At most {healthy} {per} while all is well; up to {units} while a node is cut from its region."
+        );
+    }
     match limit.on_partition {
         _ if healthy == partition && healthy > bounds.quota && bounds.overdraft.is_some() => {
             format!("At most {healthy} {per}, overdraft included, whatever is cut off.")

@@ -131,6 +131,25 @@ limits:
     }
 
     #[test]
+    fn a_concurrency_limit_is_told_of_nodes_that_are_cut_off_and_of_no_loans() {
+        let regions = regions();
+        let document = SourceFile { path: "gateway.yaml".to_owned(), text: LIMITS.to_owned() };
+        let bundle = Bundle { document, attachments: Default::default() };
+        let snapshot = Snapshot::parse(&bundle, &regions).expect("a good document");
+        let [one, three] = [1, 3].map(|nodes| {
+            let all = forecast::of(&snapshot, &regions, &Fleet::of(&regions, nodes));
+            all.into_iter().find(|it| it.name.as_str() == "exports").expect("the limit")
+        });
+        assert_eq!(one.verdict, "Never more than 30 at one time, whatever is cut off.");
+        assert_eq!(
+            three.verdict,
+            "At most 30 at one time while all is well; up to 60 while a node is cut from its region."
+        );
+        let advice = one.advice.join(" ");
+        assert!(advice.contains("--nodes-per-region 2") && !advice.contains("for a loan"), "{advice}");
+    }
+
+    #[test]
     fn plans_and_overrides_are_budgets_with_figures_of_their_own() {
         let limits = limits(&regions());
         let plans = limits.iter().find(|it| it.name.as_str() == "plans").expect("the limit");

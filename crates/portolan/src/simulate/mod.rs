@@ -49,7 +49,7 @@ fn rehearse(output: Format, arguments: &Rehearse) -> Result<u8> {
     if prepared.is_empty() {
         return Ok(BAD_SCENARIO);
     }
-    let reports = pool::run(&prepared, &arguments.seeds, &replay_arguments(&arguments.setting));
+    let reports = pool::run(&prepared, &arguments.seeds, &replay_arguments(&arguments.setting, arguments.seeds.swarm));
     let config = arguments.setting.config.as_ref().map(|path| path.display().to_string());
     let rehearsal = Rehearsal::new(config, reports);
     print(output, &rehearsal);
@@ -74,11 +74,12 @@ fn print(output: Format, rehearsal: &Rehearsal) {
 }
 
 /// What a replay line needs beside file and seed, as it was given.
-fn replay_arguments(setting: &Setting) -> String {
+fn replay_arguments(setting: &Setting, swarm: bool) -> String {
     let config = setting.config.as_ref().map(|path| format!("--config {}", path.display()));
     let usual = setting.regions.as_os_str() == "regions";
     let regions = (!usual).then(|| format!("--regions {}", setting.regions.display()));
-    config.into_iter().chain(regions).collect::<Vec<_>>().join(" ")
+    let swarm = swarm.then(|| "--swarm".to_owned());
+    config.into_iter().chain(regions).chain(swarm).collect::<Vec<_>>().join(" ")
 }
 
 /// `simulate replay`: the trace on standard output, the verdict on standard error.
@@ -93,7 +94,8 @@ fn replay(arguments: &One) -> Result<u8> {
     let flushed = broken || out.flush().is_err();
     drop((out, flushed));
     let code = outcome.verdict.exit_code();
-    eprint!("{}", report_of(&one, &arguments.setting, outcome).to_text());
+    let of_line = replay_arguments(&arguments.setting, arguments.swarm);
+    eprint!("{}", report_of(&one, &one.file, &of_line, outcome).to_text());
     Ok(code)
 }
 
@@ -101,13 +103,16 @@ fn replay(arguments: &One) -> Result<u8> {
 fn shrink(arguments: &One) -> Result<u8> {
     let (one, seed) = chosen(arguments)?;
     let shrunk = portolan_sim::shrink(&one.scenario, &one.sources, seed, &mut |told| eprintln!("{told}"));
-    let Some(shrunk) = shrunk else {
+    let Some(mut shrunk) = shrunk else {
         bail!("seed {seed} of {} does not fail: there is nothing to cut down", one.file);
     };
-    eprintln!("{} runs; what is left fails so:", shrunk.runs);
+    eprintln!("{} runs; saved as smallest.yaml, what is left fails so:", shrunk.runs);
     let code = shrunk.outcome.verdict.exit_code();
+    // Run as it is, it fails as it did here.
+    (shrunk.scenario.seed, shrunk.scenario.seeds) = (seed, 1);
     print!("{}", shrunk.scenario.render());
-    eprint!("{}", report_of(&one, &arguments.setting, shrunk.outcome).to_text());
+    let of_line = replay_arguments(&arguments.setting, false);
+    eprint!("{}", report_of(&one, "smallest.yaml", &of_line, shrunk.outcome).to_text());
     Ok(code)
 }
 
@@ -126,10 +131,10 @@ fn with_base(files: &[PathBuf], swarm: bool) -> Vec<PathBuf> {
     if swarm && files.is_empty() { vec![PathBuf::from(BUILT_IN).join("steady")] } else { files.to_owned() }
 }
 
-fn report_of(one: &gather::Prepared, setting: &Setting, outcome: Outcome) -> Report {
+fn report_of(one: &gather::Prepared, file: &str, arguments: &str, outcome: Outcome) -> Report {
     let mut runs = Runs::default();
     runs.add(outcome);
-    Report::new(&one.file, &one.scenario.title, &replay_arguments(setting), runs).with_terms(&one.sources)
+    Report::new(file, &one.scenario.title, arguments, runs).with_terms(&one.sources)
 }
 
 /// `simulate diff`
@@ -153,7 +158,7 @@ fn diff(output: Format, arguments: &Diff) -> Result<u8> {
     }
     let changed: Vec<_> = changed.into_iter().flatten().collect();
     let rehearse = |prepared: &[gather::Prepared], setting: &Setting| {
-        let reports = pool::run(prepared, &arguments.seeds, &replay_arguments(setting));
+        let reports = pool::run(prepared, &arguments.seeds, &replay_arguments(setting, arguments.seeds.swarm));
         Rehearsal::new(setting.config.as_ref().map(|path| path.display().to_string()), reports)
     };
     let comparison = Comparison::new(&rehearse(&prepared, &before), &rehearse(&changed, &after));

@@ -19,8 +19,6 @@ pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report>
     let work = Work::new(prepared, seeds);
     let runs: Vec<Mutex<Runs>> = prepared.iter().map(|_| Mutex::default()).collect();
     let (next, progress) = (AtomicU64::new(0), Progress::start(work.len(), work.length(prepared)));
-    let swarm = if seeds.swarm { " --swarm" } else { "" };
-    let arguments = format!("{arguments}{swarm}");
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = seeds.jobs.map_or(processors, NonZeroUsize::get).min(processors);
     std::thread::scope(|scope| {
@@ -46,7 +44,7 @@ pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report>
     drop(progress);
     let report = |(one, runs): (&Prepared, Mutex<Runs>)| {
         let runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Report::new(&one.file, &one.scenario.title, arguments.trim_start(), runs).with_terms(&one.sources)
+        Report::new(&one.file, &one.scenario.title, arguments, runs).with_terms(&one.sources)
     };
     prepared.iter().zip(runs).map(report).collect()
 }
@@ -56,13 +54,7 @@ struct Work(Vec<(u64, u64)>);
 
 impl Work {
     fn new(prepared: &[Prepared], seeds: &Seeds) -> Self {
-        let of = |one: &Prepared| {
-            let first = seeds.seed.unwrap_or(one.scenario.seed);
-            // One seed that is named is the one that is meant.
-            let usual = if seeds.seed.is_some() { 1 } else { one.scenario.seeds };
-            (first, seeds.seeds.unwrap_or(usual).min(u64::MAX - first))
-        };
-        Self(prepared.iter().map(of).collect())
+        Self(prepared.iter().map(|one| seeds_of(one.scenario.seed, one.scenario.seeds, seeds)).collect())
     }
 
     fn len(&self) -> usize {
@@ -90,6 +82,15 @@ impl Work {
     }
 }
 
+/// The first seed of a scenario and how many run: as the command line says, else as the file does. The last that there is
+/// ends them.
+fn seeds_of(first: u64, count: u64, named: &Seeds) -> (u64, u64) {
+    let first = named.seed.unwrap_or(first);
+    // One seed that is named is the one that is meant.
+    let usual = if named.seed.is_some() { 1 } else { count };
+    (first, named.seeds.unwrap_or(usual).min((u64::MAX - first).saturating_add(1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +102,12 @@ mod tests {
         assert_eq!(all, [Some((0, 7)), Some((0, 8)), Some((1, 1)), Some((1, 1_000_000_000))]);
         assert_eq!((work.at(u64::MAX), Work(vec![(7, 2)]).at(2)), (Some((1, u64::MAX - 1)), None));
         assert_eq!(work.len(), usize::MAX);
+    }
+
+    #[test]
+    fn a_seed_that_is_named_runs_even_if_it_is_the_last_there_is() {
+        let of = |seed, seeds| seeds_of(3, 20, &Seeds { seed, seeds, swarm: false, jobs: None });
+        assert_eq!([of(None, None), of(Some(7), None), of(Some(7), Some(2))], [(3, 20), (7, 1), (7, 2)]);
+        assert_eq!([of(Some(u64::MAX), None), of(Some(u64::MAX - 1), Some(9))], [(u64::MAX, 1), (u64::MAX - 1, 2)]);
     }
 }
