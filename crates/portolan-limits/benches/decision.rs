@@ -7,13 +7,18 @@
 //! machine. Keys are drawn before a batch is timed, uniformly: each decision misses the caches at its worst. They are hashed
 //! before too, on both sides: the limiter is given the keyed hash that names a counter, and the map hashes that number by
 //! its default hasher, as it would for any key that others choose. All entries were charged once before.
+//!
+//! `decision` is 64 decisions one after the other, each of which finds its entry by itself; `prefetched` asks for all 64
+//! entries first, as a request does that knows its keys, and decides then: both are timed. `+ clock` are the same two
+//! where the clocks are read before each decision, which ends what a processor would do of several at a time: a request
+//! that owes one limit and has nothing else to do between its key and its decision.
 
 use std::{
     collections::{BTreeMap, HashMap},
     hint::black_box,
     sync::atomic::{AtomicU64, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use criterion::Criterion;
@@ -30,17 +35,24 @@ const RUNS: usize = 5;
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let sizes = [("1k", 1_000), ("1m", 1_000_000), ("10m", 10_000_000)];
-    println!("ns, p50 and p99        {:>19} {:>19} {:>19}", "decision", "map of 8 bytes", "map of 64 bytes");
-    println!("keys threads {:>72}", "decision to map");
+    println!(
+        "ns, p50 and p99        {:>19} {:>19} {:>19} {:>19}",
+        "decision", "prefetched", "map of 8 bytes", "map of 64 bytes"
+    );
+    println!("keys threads {:>107}", "to map: decision, prefetched");
     for (name, keys) in sizes {
         if chosen.is_empty() || chosen.iter().any(|wanted| wanted == name) {
             let table = Table::new(keys);
             for threads in [1, 2] {
-                let [decision, narrow, wide] =
-                    best(threads, &table, [Table::decide, Table::probe_narrow, Table::probe_wide]);
-                let ratio = |map: Figures| decision.p50 / map.p50;
-                let (to_narrow, to_wide) = (ratio(narrow), ratio(wide));
-                println!("{name:>4} {threads:>7}         {decision} {narrow} {wide}  {to_narrow:.2} {to_wide:.2}");
+                let asks = [Table::decide, Table::prefetch_and_decide, Table::probe_narrow, Table::probe_wide];
+                let [decision, prefetched, narrow, wide] = best(threads, &table, asks);
+                let [alone, ahead] = [decision, prefetched].map(|ours| ours.p50 / narrow.p50);
+                println!(
+                    "{name:>4} {threads:>7}         {decision} {prefetched} {narrow} {wide}  {alone:.2} {ahead:.2}"
+                );
+                let [decision, prefetched] =
+                    best(threads, &table, [Table::decide_timed, Table::prefetch_and_decide_timed]);
+                println!("{name:>4} {threads:>7} + clock {decision} {prefetched}");
             }
             println!(
                 "{name:>4}  {:.1} bytes per key, {} per charge",
@@ -105,8 +117,28 @@ impl Table {
         Self { _limits: limits, resident, limiter, keys, narrow, wide }
     }
 
-    fn decide(&self, claim: &Claim) {
-        self.admit(std::slice::from_ref(claim));
+    fn decide(&self, claims: &[Claim]) {
+        claims.iter().for_each(|claim| self.admit(std::slice::from_ref(claim)));
+    }
+
+    fn prefetch_and_decide(&self, claims: &[Claim]) {
+        claims.iter().for_each(|claim| self.limiter.prefetch(claim.key));
+        self.decide(claims);
+    }
+
+    fn decide_timed(&self, claims: &[Claim]) {
+        claims.iter().for_each(|claim| {
+            read_clocks();
+            self.admit(std::slice::from_ref(claim));
+        });
+    }
+
+    fn prefetch_and_decide_timed(&self, claims: &[Claim]) {
+        claims.iter().for_each(|claim| {
+            self.limiter.prefetch(claim.key);
+            read_clocks();
+            self.admit(std::slice::from_ref(claim));
+        });
     }
 
     fn admit(&self, claims: &[Claim]) {
@@ -114,12 +146,12 @@ impl Table {
         assert!(matches!(black_box(&admission), Admission::Allow(_)));
     }
 
-    fn probe_narrow(&self, claim: &Claim) {
-        charge(&self.narrow[&claim.key]);
+    fn probe_narrow(&self, claims: &[Claim]) {
+        claims.iter().for_each(|claim| charge(&self.narrow[&claim.key]));
     }
 
-    fn probe_wide(&self, claim: &Claim) {
-        charge(&self.wide[&claim.key][1]);
+    fn probe_wide(&self, claims: &[Claim]) {
+        claims.iter().for_each(|claim| charge(&self.wide[&claim.key][1]));
     }
 }
 
@@ -127,6 +159,11 @@ impl Table {
 fn resident() -> f64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).map_or(f64::NAN, |pages: f64| pages * 4096.0)
+}
+
+/// What a request does between its keys and its decision, at the least.
+fn read_clocks() {
+    black_box((Instant::now(), SystemTime::now()));
 }
 
 fn charge(counter: &AtomicU64) {
@@ -170,7 +207,7 @@ impl std::fmt::Display for Figures {
 }
 
 /// The best of some runs of each, taken in turn, of the slowest thread.
-fn best<const N: usize>(threads: u64, table: &Table, asks: [fn(&Table, &Claim); N]) -> [Figures; N] {
+fn best<const N: usize>(threads: u64, table: &Table, asks: [fn(&Table, &[Claim]); N]) -> [Figures; N] {
     let run = |ask| {
         let slowest = thread::scope(|scope| {
             let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || on_core(thread, table, ask))).collect();
@@ -186,7 +223,7 @@ fn best<const N: usize>(threads: u64, table: &Table, asks: [fn(&Table, &Claim); 
     })
 }
 
-fn on_core(core: u64, table: &Table, ask: fn(&Table, &Claim)) -> Figures {
+fn on_core(core: u64, table: &Table, ask: fn(&Table, &[Claim])) -> Figures {
     let mut set = CpuSet::new();
     set.set(usize::try_from(core).expect("a small number"));
     sched_setaffinity(None, &set).expect("the core is there");
@@ -203,7 +240,7 @@ fn on_core(core: u64, table: &Table, ask: fn(&Table, &Claim)) -> Figures {
     for _ in 0..BATCHES {
         batch.fill_with(&mut draw);
         let begin = Instant::now();
-        batch.iter().for_each(|claim| ask(table, claim));
+        ask(table, &batch);
         times.push(begin.elapsed().as_nanos());
     }
     times.sort_unstable();

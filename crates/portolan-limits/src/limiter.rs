@@ -55,6 +55,14 @@ impl Limiter {
         Key::new(&self.shared.hash_key, limit, parts)
     }
 
+    /// Has the processor fetch what a decision about `key` will read, while the request does something else. Call it as soon
+    /// as the key is known: nearly all of a decision is that wait where there are many keys. Costs about as much as a
+    /// decision about a key in the cache, changes nothing, and decides nothing: a key without an entry is left alone.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        self.shared.table.prefetch(key);
+    }
+
     /// Charges every claim, or none; refusals are not counted. A claim of a limit that is not defined is answered
     /// `Wait`: it can only come from a view older or newer than this limiter. Limits in shadow never refuse: their charge
     /// says that they would have. Allocates only above four claims.

@@ -12,6 +12,7 @@
 use std::sync::PoisonError;
 
 use portolan_config::LimitId;
+use prefetch_index::prefetch_index;
 
 use crate::{
     counter::{Counter, Start},
@@ -90,13 +91,16 @@ impl Table {
     /// The entry of a key if it has one, and now and then that of another key: ask it.
     #[inline(always)]
     pub fn likely(&self, key: Key) -> Option<(Place, &Counter)> {
-        let print = print(key);
-        let place = (0..HOMES).find_map(|nth| {
-            let bucket = self.home(key, nth);
-            let hits = matching(self.prints.get(bucket)?.load(Acquire), print);
-            (hits != 0).then(|| place(bucket, hits.trailing_zeros() as usize / 8))
-        })?;
+        let place = self.likely_place(key)?;
         Some((place, self.entries.get(place.0 as usize)?))
+    }
+
+    /// Has a processor fetch what [`likely`](Self::likely) will give, and waits for nothing but the print. Changes nothing.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        if let Some(place) = self.likely_place(key) {
+            prefetch_index(&self.entries, place.0 as usize);
+        }
     }
 
     /// The entry of a key, if it has one.
@@ -215,6 +219,16 @@ impl Table {
             }
         }
         (from + count) % self.buckets()
+    }
+
+    #[inline(always)]
+    fn likely_place(&self, key: Key) -> Option<Place> {
+        let print = print(key);
+        (0..HOMES).find_map(|nth| {
+            let bucket = self.home(key, nth);
+            let hits = matching(self.prints.get(bucket)?.load(Acquire), print);
+            (hits != 0).then(|| place(bucket, hits.trailing_zeros() as usize / 8))
+        })
     }
 
     fn read(&self, place: Place) -> Option<Moved> {
@@ -381,6 +395,22 @@ mod tests {
         let table = Table::new(100_000);
         let full = (1..=100_000).filter(|&key| enter(&table, key, 5).is_none()).count();
         assert_eq!((full, table.len() <= 134_000), (0, true));
+    }
+
+    #[test]
+    fn to_prefetch_changes_nothing_whether_or_not_a_key_has_an_entry() {
+        let table = Table::new(8);
+        let known = enter(&table, 1, 5);
+        let prefetch_all = || (1..1000).for_each(|number| table.prefetch(key(number)));
+        prefetch_all();
+        table.drain_moved(|moved, _| panic!("{moved:?}"));
+        assert_eq!((table.find(key(1)), table.find(key(2))), (known, None));
+        // Nor where no entry is left for those that have none.
+        let found = || (1..1000).filter_map(|number| table.find(key(number))).collect::<Vec<_>>();
+        (1..1000).for_each(|number| drop(enter(&table, number, 5)));
+        let before = found();
+        prefetch_all();
+        assert_eq!((found(), before.len()), (before, table.len()));
     }
 
     #[test]

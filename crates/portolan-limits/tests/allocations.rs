@@ -36,6 +36,7 @@ fn a_decision_about_known_keys_allocates_nothing() {
             for _ in 0..120 {
                 let key = limiter.key(ids[0], &[b"known"]);
                 assert_eq!(key, claims[0].key);
+                limiter.prefetch(key);
                 match limiter.admit(&claims, now) {
                     Admission::Allow(charges) => {
                         seen.0 += 1;

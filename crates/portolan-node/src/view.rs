@@ -98,7 +98,9 @@ impl View {
     /// use [`View::admit`].
     pub fn claims(&self, route: &Route, subject: &Subject<'_>) -> Option<SmallVec<[Claim; 4]>> {
         let bindings = self.bindings.of_route(route)?;
-        Some(bindings.iter().map(|binding| binding.claim(&self.limiter, route, subject)).collect())
+        let claims = bindings.iter().map(|binding| binding.claim(&self.limiter, route, subject));
+        // On its way while the next key is worked out and the clock is read.
+        Some(claims.inspect(|claim| self.limiter.prefetch(claim.key)).collect())
     }
 }
 
