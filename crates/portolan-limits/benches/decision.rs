@@ -9,7 +9,7 @@
 //! its default hasher, as it would for any key that others choose. All entries were charged once before.
 //!
 //! `decision` is 64 decisions one after the other, each of which finds its entry by itself; `prefetched` asks for all 64
-//! entries first, as a request does that knows its keys, and decides then: both are timed. `+ clock` are the same two
+//! entries first, as a request does that knows its keys, and decides then: both are timed. `+ clock` are the same
 //! where the clocks are read before each decision, which ends what a processor would do of several at a time: a request
 //! that owes one limit and has nothing else to do between its key and its decision.
 
@@ -50,9 +50,9 @@ fn main() {
                 println!(
                     "{name:>4} {threads:>7}         {decision} {prefetched} {narrow} {wide}  {alone:.2} {ahead:.2}"
                 );
-                let [decision, prefetched] =
-                    best(threads, &table, [Table::decide_timed, Table::prefetch_and_decide_timed]);
-                println!("{name:>4} {threads:>7} + clock {decision} {prefetched}");
+                let asks = [Table::decide_in_turn, Table::prefetch_and_decide_in_turn, Table::probe_in_turn];
+                let [decision, prefetched, narrow] = best(threads, &table, asks);
+                println!("{name:>4} {threads:>7} + clock {decision} {prefetched} {narrow}");
             }
             println!(
                 "{name:>4}  {:.1} bytes per key, {} per charge",
@@ -126,18 +126,25 @@ impl Table {
         self.decide(claims);
     }
 
-    fn decide_timed(&self, claims: &[Claim]) {
-        claims.iter().for_each(|claim| {
+    fn decide_in_turn(&self, claims: &[Claim]) {
+        in_turn(claims, |claim| {
             read_clocks();
-            self.admit(std::slice::from_ref(claim));
+            self.decide(claim);
         });
     }
 
-    fn prefetch_and_decide_timed(&self, claims: &[Claim]) {
-        claims.iter().for_each(|claim| {
-            self.limiter.prefetch(claim.key);
+    fn prefetch_and_decide_in_turn(&self, claims: &[Claim]) {
+        in_turn(claims, |claim| {
+            self.limiter.prefetch(claim[0].key);
             read_clocks();
-            self.admit(std::slice::from_ref(claim));
+            self.decide(claim);
+        });
+    }
+
+    fn probe_in_turn(&self, claims: &[Claim]) {
+        in_turn(claims, |claim| {
+            read_clocks();
+            self.probe_narrow(claim);
         });
     }
 
@@ -159,6 +166,10 @@ impl Table {
 fn resident() -> f64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).map_or(f64::NAN, |pages: f64| pages * 4096.0)
+}
+
+fn in_turn(claims: &[Claim], ask: impl FnMut(&[Claim])) {
+    claims.chunks(1).for_each(ask);
 }
 
 /// What a request does between its keys and its decision, at the least.
