@@ -35,7 +35,8 @@ fn several_nodes(limit: &Limit, fleet: &Fleet) -> Option<String> {
 fn small_shares(limit: &Limit, promise: &Promise, fleet: &Fleet) -> Option<String> {
     let least = promise.shares(fleet).into_iter().min()?;
     let cost = u64::from(promise.cost);
-    let relieved = limit.borrow_wait >= fleet.until_lent() || limit.overdraft.parts() > 0 || promise.lent;
+    let waits = promise.can_be_lent() && limit.borrow_wait >= fleet.until_lent();
+    let relieved = waits || limit.overdraft.parts() > 0 || promise.lent;
     if least >= SMALL_SHARE.max(cost) || relieved {
         return None;
     }

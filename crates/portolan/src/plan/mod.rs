@@ -193,7 +193,7 @@ limits:
             limit.advice.iter().map(|advice| advice.split(' ').next().unwrap_or_default()).collect::<Vec<_>>()
         };
         assert_eq!(advice("audit"), ["`closed`", "If"]);
-        assert_eq!(advice("exports"), [""; 0], "it waits for loans already");
+        assert_eq!(advice("exports"), ["In", "The"]);
         assert_eq!(advice("trial"), [""; 0]);
         assert_eq!(advice("total"), [""; 0]);
     }
