@@ -17,16 +17,33 @@ const SYNC: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mil
 /// How often a write is tried again for which there was no space.
 const WRITE_RETRY: Duration = Duration::from_millis(100);
 
+/// From one turn of a node's loop to the next.
+const TURN: Duration = Duration::from_millis(1);
+
 /// What a probe takes besides the round trip.
 const PROBE_COST: Duration = Duration::from_millis(1);
 
 impl World<'_> {
+    /// Has everything that a node asks for carried out once all inputs of this instant have come: the production loop too
+    /// takes what has gathered before it looks at what the node wants.
+    pub fn stir(&mut self, host: usize) {
+        if !std::mem::replace(&mut self.hosts[host].stirred, true) {
+            self.agenda.plan(self.now, Plan::CarryOut(host));
+        }
+    }
+
     /// Carries out everything the node asks for, and plans its next waking.
-    pub fn pump(&mut self, host: usize) {
-        if self.hosts[host].paused.is_some() {
+    pub fn carry_out_wishes(&mut self, host: usize) {
+        let place = &mut self.hosts[host];
+        place.stirred = false;
+        if place.paused.is_some() {
             return;
         }
-        let life = Life { host, number: self.hosts[host].lives };
+        let wanted = std::mem::take(&mut place.wanted);
+        if let Some(process) = place.process.as_mut().filter(|_| wanted) {
+            process.node.handle_timeout(place.clock.at(self.now));
+        }
+        let life = Life { host, number: place.lives };
         let now = self.now;
         loop {
             let Some(process) = self.process(life) else { return };
@@ -56,10 +73,17 @@ impl World<'_> {
                 break;
             }
         }
-        if let Some(process) = self.process(life) {
-            process.reliefs += u64::from(process.node.take_relief());
-        }
         self.plan_waking(life);
+        if self.process(life).is_some_and(|process| process.node.take_relief()) {
+            // What those want that ask again is for the next turn, so that no instant lasts for ever.
+            self.hosts[host].stirred = true;
+            self.relieve(host);
+            let wanted = self.hosts[host].wanted;
+            self.hosts[host].stirred = wanted;
+            if wanted {
+                self.agenda.plan(now + TURN, Plan::CarryOut(host));
+            }
+        }
     }
 
     fn plan_waking(&mut self, life: Life) {
@@ -84,7 +108,7 @@ impl World<'_> {
         }
         process.wake_at = None;
         process.node.handle_timeout(now);
-        self.pump(life.host);
+        self.stir(life.host);
     }
 
     /// Marks have reached the disk, or found it full.
@@ -101,7 +125,7 @@ impl World<'_> {
         if let Some(process) = &mut place.process {
             process.node.handle_durable(sequence, now);
         }
-        self.pump(life.host);
+        self.stir(life.host);
     }
 
     /// A probe has come back; endpoints of a simulation do not fail.
@@ -109,16 +133,13 @@ impl World<'_> {
         let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         process.node.handle_probe(endpoint, ProbeOutcome::Success, now);
-        self.pump(life.host);
+        self.stir(life.host);
     }
 
     /// Its limits have asked for attention.
     pub fn attend(&mut self, host: usize) {
-        let now = self.hosts[host].clock.at(self.now);
-        if let Some(process) = &mut self.hosts[host].process {
-            process.node.handle_timeout(now);
-        }
-        self.pump(host);
+        self.hosts[host].wanted = true;
+        self.stir(host);
     }
 
     fn handle_event(&mut self, host: usize, event: Event) {

@@ -18,6 +18,7 @@ use crate::{
     clock::{Clock, HostClock},
     link::Link,
     marks::MarkFiles,
+    waiting::Ask,
     wire::{Errand, Life, SimulatedTransport},
     world::{Plan, World},
 };
@@ -43,6 +44,12 @@ pub struct Host {
     pub up: bool,
     /// While its process is stopped: what it would have been told.
     pub paused: Option<Vec<Plan>>,
+    /// What its node wants done is carried out at the end of this instant.
+    pub stirred: bool,
+    /// Requests that wait for its limits.
+    pub waiting: Vec<Ask>,
+    /// Its limits have asked for attention.
+    pub wanted: bool,
     /// When it last went on after it had stood still.
     pub resumed: Timestamp,
     /// While its process is stopped: what its Raft would have said.
@@ -69,8 +76,6 @@ pub struct Process {
     pub started: Timestamp,
     /// Where the next mark goes.
     pub marks: MarkLog,
-    /// How often it has relieved whoever waits for its limits.
-    pub reliefs: u64,
     /// The lenders of its document.
     pub links: BTreeMap<Name, Link>,
     /// What the marks of an earlier process say, until the limits have started.
@@ -92,6 +97,9 @@ impl Host {
             process: None,
             up: false,
             paused: None,
+            stirred: false,
+            waiting: Vec::new(),
+            wanted: false,
             resumed: Timestamp::ZERO,
             held_errands: Vec::new(),
             slow_by: None,
@@ -188,11 +196,11 @@ impl World<'_> {
         let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments());
         let (links, found) = (BTreeMap::new(), Some(found));
         self.hosts[life.host].process =
-            Some(Process { node, raft, started: now.mono, marks, reliefs: 0, links, found, wake_at: None });
+            Some(Process { node, raft, started: now.mono, marks, links, found, wake_at: None });
         self.follow_lenders(life, &intent);
         self.agenda.plan(now.mono, Plan::ReadRaft(life));
         self.start_limits(life.host);
-        self.pump(life.host);
+        self.stir(life.host);
     }
 
     /// The process of a host, if this life of it is still running.
@@ -217,7 +225,7 @@ impl World<'_> {
         self.follow_lenders(life, &intent);
         self.note_quotas(life.host, Some(&intent));
         self.start_limits(life.host);
-        self.pump(life.host);
+        self.stir(life.host);
         self.note_activation();
     }
 
@@ -242,7 +250,7 @@ impl World<'_> {
         }
         self.start_limits(life.host);
         self.agenda.plan(now.mono + RAFT_POLL, Plan::ReadRaft(life));
-        self.pump(life.host);
+        self.stir(life.host);
     }
 
     /// Starts the limits as soon as it is known what an earlier process may have spent: from its marks, or from how
@@ -280,6 +288,6 @@ impl World<'_> {
         let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
         process.node.start_limits(Recovery::FirstStart, now);
-        self.pump(life.host);
+        self.stir(life.host);
     }
 }

@@ -166,7 +166,7 @@ impl World<'_> {
         }
         link.hear(heard, now);
         self.turn_link(news.life, &news.lender);
-        self.pump(news.life.host);
+        self.stir(news.life.host);
     }
 
     /// Carries out what a link wants done.

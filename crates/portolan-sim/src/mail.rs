@@ -99,7 +99,7 @@ impl World<'_> {
                     // Refusals are ordinary for a moment after a change of limits; the node counts them.
                     let _ = process.node.handle_message(&sender, message, now);
                 }
-                self.pump(to);
+                self.stir(to);
             }
             Wire::Request(call, request) => {
                 let Some(caller) = self.mail.calls.get(&call).map(|call| call.caller) else { return };

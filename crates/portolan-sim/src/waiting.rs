@@ -12,7 +12,6 @@ use portolan_node::{Subject, View};
 use portolan_routing::{Found, RequestHead};
 use rand::RngExt;
 use smallvec::SmallVec;
-use tokio::time::Duration;
 
 use crate::{
     clients::Lasting,
@@ -21,15 +20,6 @@ use crate::{
     tally::{Charged, Refusal, Seen},
     world::{Plan, World},
 };
-
-/// How often it is seen to a waiting request: about as often as what it waits for can come.
-const fn retry(reason: WaitReason) -> Duration {
-    match reason {
-        WaitReason::Owner => Duration::from_millis(1),
-        WaitReason::Mark => Duration::from_millis(4),
-        WaitReason::Borrow => Duration::from_millis(5),
-    }
-}
 
 /// What a client gets when the service gave no answer.
 const BAD_GATEWAY: u16 = 502;
@@ -41,22 +31,14 @@ pub struct Ask {
     host: usize,
     life: u64,
     asked_at: Timestamp,
-    wait: Option<Waiting>,
-}
-
-/// What a request waits for.
-#[derive(Clone, Copy)]
-struct Waiting {
-    reason: WaitReason,
-    until: Timestamp,
-    /// How often its node had relieved whoever waits, when it asked last.
-    reliefs: u64,
+    /// Of one that waits: until when.
+    until: Option<Timestamp>,
 }
 
 impl Ask {
     /// A request of a client's user at a host in one of its lives.
     pub fn new(client: usize, user: u32, host: usize, life: u64, now: Timestamp) -> Self {
-        Self { client, user, host, life, asked_at: now, wait: None }
+        Self { client, user, host, life, asked_at: now, until: None }
     }
 }
 
@@ -114,7 +96,7 @@ impl World<'_> {
         };
         let now = batch.places[at].now;
         let unknown = || Admission::Wait(Wait::unknown(LimitId(u32::MAX), way.route.name.clone()));
-        let admit = if ask.wait.is_some() { Limiter::admit_again } else { Limiter::admit };
+        let admit = if ask.until.is_some() { Limiter::admit_again } else { Limiter::admit };
         let admission = way.claims.as_ref().map_or_else(unknown, |claims| admit(&view.limiter, claims, now));
         match admission {
             Admission::Allow(charges) => {
@@ -127,36 +109,43 @@ impl World<'_> {
             }
             Admission::Wait(wait) => {
                 batch.waiting += 1;
-                let again_at = now.mono + retry(wait.reason);
                 // What is awaited may change, so each is measured from the first time.
                 let until = ask.asked_at + wait.at_most;
-                if again_at > until {
+                if until <= self.now {
                     self.denied(&ask, way, &wait.otherwise, wait.reason != WaitReason::Borrow);
-                } else {
-                    let wait = Waiting { reason: wait.reason, until, reliefs: self.reliefs_of(ask.host) };
-                    self.agenda.plan(again_at, Plan::AskAgain(Box::new(Ask { wait: Some(wait), ..ask })));
+                    return;
                 }
+                if ask.until != Some(until) {
+                    self.agenda.plan(until, Plan::GiveUp(ask.host));
+                }
+                self.hosts[ask.host].waiting.push(Ask { until: Some(until), ..ask });
             }
         }
     }
 
-    /// A request that waits asks again, if its node has said since that it may help, as the proxy has it; and before its
-    /// time is up.
-    pub fn ask_again(&mut self, ask: Box<Ask>) {
-        let again_at = |wait: &Waiting| self.now + retry(wait.reason);
-        let idle = |wait: &Waiting| wait.reliefs == self.reliefs_of(ask.host) && again_at(wait) <= wait.until;
-        if let Some(again_at) = ask.wait.as_ref().filter(|wait| idle(wait)).map(again_at) {
-            self.agenda.plan(again_at, Plan::AskAgain(ask));
-            return;
-        }
-        let (client, mut batch) = (ask.client, Batch::default());
-        self.ask(*ask, &mut batch);
-        self.close_batch(&batch, client);
+    /// Requests that wait at a node ask again, in the order in which they came: something moved there that they may use.
+    pub fn relieve(&mut self, host: usize) {
+        let waiting = std::mem::take(&mut self.hosts[host].waiting);
+        self.ask_again(waiting);
     }
 
-    /// How often a node has relieved whoever waits for its limits.
-    fn reliefs_of(&self, host: usize) -> u64 {
-        self.hosts[host].process.as_ref().map_or(0, |process| process.reliefs)
+    /// The time of some that wait at a node is up: they ask for the last time.
+    pub fn give_up(&mut self, host: usize) {
+        let now = self.now;
+        let over = self.hosts[host].waiting.extract_if(.., |ask| ask.until.is_some_and(|until| until <= now));
+        let over = over.collect();
+        self.ask_again(over);
+    }
+
+    fn ask_again(&mut self, asks: Vec<Ask>) {
+        let mut asks = asks.into_iter().peekable();
+        while let Some(client) = asks.peek().map(|ask| ask.client) {
+            let mut batch = Batch::default();
+            while let Some(ask) = asks.next_if(|ask| ask.client == client) {
+                self.ask(ask, &mut batch);
+            }
+            self.close_batch(&batch, client);
+        }
     }
 
     /// Takes down what a batch came to, and lets nodes attend to what it left them.
@@ -305,7 +294,7 @@ impl World<'_> {
     }
 
     fn note_wait(&mut self, ask: &Ask, way: &Way) {
-        if ask.wait.is_some() {
+        if ask.until.is_some() {
             let wait = self.now.since(ask.asked_at);
             way.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
         }

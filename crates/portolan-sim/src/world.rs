@@ -31,7 +31,6 @@ use crate::{
     recorder::Recorder,
     tally::Tally,
     trace::Trace,
-    waiting::Ask,
     watch::Watch,
     wire::{Errand, Errands, Life, Wire},
 };
@@ -40,6 +39,8 @@ use crate::{
 pub enum Plan {
     /// A packet arrives.
     Arrive { from: usize, to: usize, wire: Box<Wire> },
+    /// What a host's node wants done is carried out.
+    CarryOut(usize),
     /// A node's timeout.
     Wake(Life),
     /// Raft's state is read.
@@ -54,8 +55,8 @@ pub enum Plan {
     Lender(Box<lenders::News>),
     /// A client sends what is due.
     Load(usize),
-    /// A request that waits is seen to.
-    AskAgain(Box<Ask>),
+    /// The time is up of requests that wait at a host.
+    GiveUp(usize),
     /// An admitted request ends.
     Finish(Box<Lasting>),
     /// A step of the scenario begins.
@@ -197,6 +198,7 @@ impl<'a> World<'a> {
     fn carry_out_now(&mut self, plan: Plan) {
         match plan {
             Plan::Arrive { from, to, wire } => self.arrive(from, to, *wire),
+            Plan::CarryOut(host) => self.carry_out_wishes(host),
             Plan::Wake(life) => self.wake(life),
             Plan::ReadRaft(life) => self.read_raft(life),
             Plan::Synced(life, sequence) => self.marks_synced(life, sequence),
@@ -204,7 +206,7 @@ impl<'a> World<'a> {
             Plan::Lend(errand) => self.lend(*errand),
             Plan::Lender(news) => self.hear_lender(*news),
             Plan::Load(client) => self.load(client),
-            Plan::AskAgain(ask) => self.ask_again(ask),
+            Plan::GiveUp(host) => self.give_up(host),
             Plan::Finish(lasting) => self.finish(&lasting),
             Plan::Begin(step) => self.begin_step(step),
             Plan::End(step) => self.end_step(step),
@@ -239,6 +241,7 @@ impl<'a> World<'a> {
         for errand in std::mem::take(&mut self.hosts[host].held_errands) {
             self.run_errand(errand);
         }
+        self.stir(host);
     }
 
     fn run_errand(&mut self, errand: Errand) {

@@ -58,8 +58,11 @@ fn what_redis_forgets_is_lent_again_and_no_more_than_the_plan_says() {
     let forgets = "{ at: 20s, fault: redis, state: lost, for: 20ms }";
     let kept = figures("9000/min", "{ at: 20s, fault: redis, state: down, for: 20ms }");
     assert_eq!((kept.bound, kept.most_admitted), (9000, 9000));
-    // A region that needs no more does not tell what it holds: that is lent again, to another one.
-    let forgotten = figures("9000/min", forgets);
+    // A region that needs no more does not tell what it holds: that is lent again, to another one. Which it is at that
+    // instant is chance.
+    let times = (190..=210).map(|tenth| format!("{{ at: {}ms, fault: redis, state: lost, for: 20ms }}", tenth * 100));
+    let forgotten = times.map(|forgets| figures("9000/min", &forgets)).find(|figures| figures.bound > 9000);
+    let forgotten = forgotten.expect("of twenty times one at which a region needs no more");
     assert_eq!(forgotten.bound, 16_200);
     assert!((9001..=16_200).contains(&forgotten.most_admitted), "{forgotten:?}");
     let (first, again) = (scenario("9000/min", forgets).run(3), scenario("9000/min", forgets).run(3));
