@@ -201,7 +201,10 @@ impl Account {
 
     /// Whether there are cells of slots before `floor`.
     pub fn reaches_before(&self, floor: u64) -> bool {
-        self.cells.iter().any(|cell| self.full_slot(cell.slot) < floor)
+        let (Some(first), Some(last)) = (self.cells.first(), self.cells.last()) else { return false };
+        let [first, last] = [first, last].map(|cell| self.full_slot(cell.slot));
+        // Cells are sorted by the low bits of their slots: where these have not turned over, the first is the oldest.
+        first < floor || last < first && self.cells.iter().any(|cell| self.full_slot(cell.slot) < floor)
     }
 
     /// Drops the cells of one slot.

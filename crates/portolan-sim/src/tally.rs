@@ -57,6 +57,8 @@ pub struct LimitTally {
     /// As the newest revision has it that was charged.
     pub limit: Arc<Limit>,
     windows: Windows,
+    /// The most that a slot of it may admit, by quota.
+    most: BTreeMap<u64, Most>,
     /// How long the scenario lasts.
     length_ms: i64,
     /// What each region admitted and refused, by place.
@@ -92,15 +94,16 @@ struct Counter {
 }
 
 impl Counter {
-    fn most_of(&mut self, limit: &Arc<Limit>, quota: u64, truth: &Truth) -> Most {
-        if let Some((of, with, most)) = &self.most
-            && Arc::ptr_eq(of, limit)
+    fn most_of(&mut self, of: &mut LimitTally, quota: u64, truth: &Truth) -> Most {
+        if let Some((limit, with, most)) = &self.most
+            && Arc::ptr_eq(limit, &of.limit)
             && *with == quota
         {
             return *most;
         }
-        let most = Most::of(limit, quota, &truth.map, truth.nodes);
-        self.most = Some((Arc::clone(limit), quota, most));
+        let most = || Most::of(&of.limit, quota, &truth.map, truth.nodes);
+        let most = *of.most.entry(quota).or_insert_with(most);
+        self.most = Some((Arc::clone(&of.limit), quota, most));
         most
     }
 
@@ -244,6 +247,7 @@ impl Tally {
                     known.windows = Windows::of(&limit.algorithm);
                 }
                 known.limit = Arc::clone(limit);
+                known.most.clear();
             }
             return at;
         }
@@ -252,6 +256,7 @@ impl Tally {
             name: limit.name.clone(),
             limit: Arc::clone(limit),
             windows: Windows::of(&limit.algorithm),
+            most: BTreeMap::new(),
             length_ms: self.length_ms,
             regions: vec![RegionUse::default(); self.truth.map.ids().len()],
             decided: 0,
@@ -280,7 +285,7 @@ impl Tally {
             return Some(wrong);
         }
         let part = limit.part(slot, quota, seen);
-        let most = counter.most_of(&limit.limit, quota, truth);
+        let most = counter.most_of(limit, quota, truth);
         let before = counter.slots.spent(part.slot.wrapping_sub(1));
         let about = counter.slots.bound_about(part.slot);
         let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
@@ -350,7 +355,7 @@ impl Tally {
             return;
         }
         let part = limit.part(denial.slot, denial.quota, seen);
-        let most = counter.most_of(&limit.limit, denial.quota, &self.truth);
+        let most = counter.most_of(limit, denial.quota, &self.truth);
         let close = |closed: &Slot| limit.close(closed, &self.expected);
         let asked = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), close);
         asked.ask(cost, part.quota, most.in_state(self.truth.trouble.state(&limit.limit, asked.since_ms())));

@@ -108,6 +108,8 @@ pub(crate) struct Ownership {
     /// The last epoch under which this node was a shard's owner or standby and knew that every earlier epoch was over: of
     /// each of them somebody is bound by a later one without whom nobody can spend under it. 0 for none.
     seated_at: Box<[u64; SHARDS]>,
+    /// Those of which that is the present epoch.
+    seated: ShardSet,
     /// Owned under the present epoch, and taken over.
     held: ShardSet,
     /// The last epoch of a write on disk.
@@ -129,7 +131,7 @@ impl Ownership {
             held.iter().for_each(|shard| held_at[shard.index()] = epoch);
             held.or(&seated).iter().for_each(|shard| seated_at[shard.index()] = epoch);
         }
-        Self {
+        let mut ownership = Self {
             others: others.into_iter().filter(|other| *other != me).take(MAX_NODES).collect(),
             me,
             life,
@@ -138,6 +140,7 @@ impl Ownership {
             past,
             held_at,
             seated_at,
+            seated: ShardSet::default(),
             held: ShardSet::default(),
             durable: 0,
             sought: ShardSet::default(),
@@ -146,7 +149,9 @@ impl Ownership {
             answers: BTreeMap::new(),
             mirror: Mirror::default(),
             outbox: VecDeque::new(),
-        }
+        };
+        ownership.count_seats();
+        ownership
     }
 
     pub fn ranking(&self) -> &Ranking {
@@ -220,11 +225,17 @@ impl Ownership {
                 *seated_at = epoch;
             }
         }
+        self.count_seats();
+    }
+
+    fn count_seats(&mut self) {
+        let epoch = self.ranking.epoch();
+        self.seated = Shard::all().filter(|shard| self.seated_at[shard.index()] == epoch).collect();
     }
 
     /// Shards that this node has a seat of under the present epoch, and of which every earlier one is over.
     pub fn seated(&self) -> ShardSet {
-        Shard::all().filter(|shard| self.seated_at[shard.index()] == self.ranking.epoch()).collect()
+        self.seated
     }
 
     /// The answer to a question, given what this node's own processes spent; none while another epoch is in force here.
@@ -279,6 +290,7 @@ impl Ownership {
             // Its owner has taken them over, so every earlier epoch is over.
             let of_pair = news.and(&self.ranking.pair(from, &self.me));
             of_pair.iter().for_each(|shard| self.seated_at[shard.index()] = epoch);
+            self.count_seats();
         }
         Some(answer)
     }
@@ -340,6 +352,7 @@ impl Ownership {
             self.held_at[shard.index()] = self.ranking.epoch();
             self.seated_at[shard.index()] = self.ranking.epoch();
         }
+        self.count_seats();
         let barrier = Barrier::of(legacy.horizon, legacy.floor, legacy.closed);
         Some(Taken { shards, barrier, marks: legacy.marks })
     }

@@ -55,7 +55,11 @@ impl Limits {
         }
         let parties = match &rights.terms.kind {
             Kind::Bucket(buckets) => self.token_parties(rights, buckets, key, slot),
-            _ => self.parties(rights, key, slot, when),
+            _ => match self.unspent_here(rights, key, slot) {
+                // Most keys under pressure have nothing left for most of a slot.
+                0 => return,
+                have => self.parties(rights, key, slot, when, have),
+            },
         };
         if matches!(rights.terms.kind, Kind::Bucket(_)) && !parties.iter().any(Party::lacks) {
             return;
@@ -165,8 +169,14 @@ impl Limits {
         });
     }
 
-    /// The regions as the lending rule sees them.
-    fn parties(&self, rights: &Rights, key: Key, slot: u64, when: Ahead) -> SmallVec<[Party; 8]> {
+    /// What this region may still spend or lend of a slot.
+    fn unspent_here(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
+        let used = self.with_entry(rights, key, |counter| counter.used(slot)).unwrap_or(0);
+        self.entitled(rights, key, slot).saturating_sub(used)
+    }
+
+    /// The regions as the lending rule sees them; this one has `have` left of the slot.
+    fn parties(&self, rights: &Rights, key: Key, slot: u64, when: Ahead, have: u64) -> SmallVec<[Party; 8]> {
         let current = rights.terms.slot(self.wall());
         let regions = self.regions.len();
         let account = self.ledger.account(rights.id, key);
@@ -187,9 +197,7 @@ impl Limits {
             let base = bases.get(at).copied().unwrap_or(0);
             let reachable = self.reaches_owner(at, key);
             let (demand, have) = if at == self.me {
-                let used = self.with_entry(rights, key, |counter| counter.used(slot)).unwrap_or(0);
-                let have = self.entitled(rights, key, slot).saturating_sub(used) as f64;
-                (mine.map(|watch| self.demand_of(rights, watch)).unwrap_or_default(), have)
+                (mine.map(|watch| self.demand_of(rights, watch)).unwrap_or_default(), have as f64)
             } else {
                 let unspent = balance.unspent(base) as f64;
                 let Some(demand) = latest(now.get(at), || before(at)) else {
