@@ -114,6 +114,8 @@ struct Targets {
     pressed: bool,
     /// Whether one lacks more than the slots before tell of, or, of a long window, at all: demand has moved there.
     moved: bool,
+    /// Of a long window: who lacks a unit and needs more than anyone else, wherever the last units are.
+    neediest: Option<usize>,
 }
 
 impl Targets {
@@ -131,6 +133,7 @@ impl Targets {
             idle: reachable().any(|party| party.have > party.need + 0.5),
             lacking: parties.iter().any(Party::lacks),
             moved: parties.iter().any(|party| party.lacks() && (ahead == Ahead::Unhurried || party.risen)),
+            neediest: neediest(parties).filter(|&at| ahead == Ahead::Unhurried && parties[at].lacks()),
             pressed: parties.iter().any(|party| party.lacks() && party.need >= 0.5),
         }
     }
@@ -186,6 +189,11 @@ impl Targets {
             party.have < party.need || party.have < target * self.reserve()
         };
         let due = GIVEN * short;
+        if self.neediest == Some(at) && self.scarce() {
+            // Of the last units the part of each is less than half a unit: where they lie nobody asks for them, and they
+            // would stay there until the slot ends.
+            return due.max(0.0).ceil() as u64;
+        }
         if party.reachable && lacks && due >= self.least { (due + 0.5) as u64 } else { 0 }
     }
 
@@ -201,6 +209,13 @@ impl Targets {
         let lends = !self.scarce() || party.have > party.need || party.have - target > Self::noise(target);
         if party.reachable && lends { over.max(0.0).min(party.have.max(0.0)) as u64 } else { 0 }
     }
+}
+
+/// The position of the region that needs most, and a whole unit.
+fn neediest(parties: &[Party]) -> Option<usize> {
+    let needs = |at: usize| parties[at].need;
+    let pressed = (0..parties.len()).filter(|&at| parties[at].reachable && needs(at) >= 0.5);
+    pressed.max_by(|&one, &other| needs(one).total_cmp(&needs(other)))
 }
 
 /// The part of a deficit that is filled at once; the rest when fresher views have come.
@@ -271,6 +286,12 @@ mod tests {
     fn in_a_long_window_units_stay_where_they_are_until_somebody_runs_dry() {
         let lent = |have| loans(&[party(20.0, 233.0), party(20.0, have)], 0, Ahead::Unhurried, 0).len();
         assert_eq!((lent(30.0), lent(10.0)), (0, 1));
+    }
+
+    #[test]
+    fn in_a_long_window_the_last_unit_goes_where_it_is_needed_most_unless_its_holder_needs_it_too() {
+        let lent = |own| loans(&[party(1.6, 0.0), party(own, 1.0), party(0.3, 0.0)], 1, Ahead::Unhurried, 0).to_vec();
+        assert_eq!((lent(0.9), lent(1.5), lent(2.0)), (vec![(0, 1)], vec![], vec![]));
     }
 
     #[test]

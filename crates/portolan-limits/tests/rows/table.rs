@@ -224,7 +224,7 @@ pub fn small(scale: Scale) -> Vec<Row> {
         ..row("L = 20 per s", Scale { seconds: scale.seconds * 2, ..scale }, Demand::steady(1.5, &HOT), 3.4)
     };
     let roaming = Demand::Roaming { load: 1.5, regions: 5, stay: 90.0 };
-    let client = row("L = 10 per min, one roaming client", scale, roaming, 8.0);
+    let client = row("L = 10 per min, one roaming client", scale, roaming, 5.0);
     let client = with_window(client, 10, Duration::from_secs(60), scale.seconds as u32);
     let equal = |row: &Row| Row { base: Base::Equal, ..row.clone() }.named("equal base");
     let rows = vec![
@@ -233,8 +233,8 @@ pub fn small(scale: Scale) -> Vec<Row> {
         few.waiting(4.0),
         equal(&few),
         few,
-        client.overdrawn(4.0, 11.3),
-        client.waiting(6.0),
+        client.overdrawn(4.0, 5.0),
+        client.waiting(4.0),
         client,
     ];
     rows
