@@ -125,6 +125,14 @@ impl Account {
         self.of_region(slot, region).next().is_some()
     }
 
+    /// What a region told that it consumed of a slot and is asked for, if it told anything.
+    pub fn told(&self, slot: u64, region: usize) -> Option<(u64, Demand)> {
+        let mut cells = self.of_region(slot, region).peekable();
+        cells.peek()?;
+        let consumed = cells.find(|cell| cell.field() == Field::Consumed);
+        Some(consumed.map(|cell| (cell.amount(), cell.demand)).unwrap_or_default())
+    }
+
     /// Every region's position in a slot.
     pub fn balances(&self, slot: u64, regions: usize) -> SmallVec<[Balance; 8]> {
         let mut balances: SmallVec<[Balance; 8]> = smallvec![Balance::default(); regions];
@@ -366,6 +374,17 @@ mod tests {
         assert_eq!((balances[2].told, account.consumed(7, None), account.consumed(8, None)), (false, 5, 100));
         let row = account.row(7, 0);
         assert_eq!((row.consumed, row.refunded, row.lent.as_slice()), (9, 4, &[(2, 5)][..]));
+    }
+
+    #[test]
+    fn a_region_that_only_lent_of_a_slot_told_nothing_of_demand() {
+        let demand = Demand::new(20.0, 500.0);
+        let mut account = Account::default();
+        account.raise(8, 0, Field::Lent(1), 5);
+        assert_eq!((account.told(8, 0), account.told(8, 1)), (Some((0, Demand::default())), None));
+        account.raise(8, 0, Field::Consumed, 3);
+        account.expect(8, 0, demand);
+        assert_eq!(account.told(8, 0), Some((3, demand)));
     }
 
     #[test]

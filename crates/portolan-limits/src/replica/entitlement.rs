@@ -198,12 +198,13 @@ impl Limits {
         for (at, balance) in balances.iter().enumerate().filter(|&(at, _)| at != self.me) {
             let unspent = self.unspent(rights, slot, at, *balance);
             let ahead = self.view_age() + self.left(rights, slot);
+            let rate = self.told_demand(rights, account, slot, at).unwrap_or_default().rate.units();
             let unseen = match self.peers.state(at) {
                 PeerState::Stale => unspent,
                 // In a long window every unit that is left will be lent to where it is asked for.
                 _ if rights.terms.marked() => unspent,
                 _ if !balance.told => unspent / 2,
-                _ => (with_margin(balance.demand.rate.units() * ahead).ceil() as u64).min(unspent),
+                _ => (with_margin(rate * ahead).ceil() as u64).min(unspent),
             };
             claimed = claimed.saturating_add(balance.consumed).saturating_add(unseen);
         }

@@ -153,12 +153,13 @@ impl Limits {
     fn runs_dry(&self, rights: &Rights, key: Key, slot: u64, region: usize) -> bool {
         let Some(account) = self.ledger.account(rights.id, key) else { return false };
         let balance = account.balance(slot, region);
+        let demand = self.told_demand(rights, account, slot, region).unwrap_or_default().rate.units();
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
             // It has told because it refuses, or soon will.
             let rate = self.base(rights, slot, region) as f64 * rights.terms.per_slot() / rights.terms.quota as f64;
-            return balance.demand.rate.units() > rate;
+            return demand > rate;
         }
-        let soon = 2.0 * balance.demand.rate.units() * self.worst_rtt.as_secs_f64();
+        let soon = 2.0 * demand * self.worst_rtt.as_secs_f64();
         soon > 0.0 && (self.unspent(rights, slot, region, balance) as f64) < soon
     }
 

@@ -3,9 +3,9 @@
 
 use smallvec::SmallVec;
 
-use super::Limits;
+use super::{Limits, transmit::row_interval};
 use crate::{
-    account::{Balance, Field},
+    account::{Account, Field},
     counter::Counter,
     definition::Kind,
     forecast::{Demand, with_margin},
@@ -84,8 +84,11 @@ impl Limits {
             let mut row = self.ledger.row(rights.id, key, slot, self.me);
             let before = self.lent_to(rights, key, slot, to);
             row.lent = SmallVec::from_slice(&[(to as u8, before + taken)]);
-            let watch = self.watched.get(&(rights.id, key));
-            row.demand = watch.map_or(row.demand, |watch| self.demand_of(rights, watch));
+            // Of a slot to come nothing is told: what is asked for now would still stand there when the slot has begun.
+            if slot <= rights.terms.slot(self.wall()) || matches!(rights.terms.kind, Kind::Bucket(_)) {
+                let watch = self.watched.get(&(rights.id, key));
+                row.demand = watch.map_or(row.demand, |watch| self.demand_of(rights, watch));
+            }
             self.write_own(rights, key, slot, &row);
             self.hurry.insert((rights.id, key));
             if let Some(book) = self.books.get_mut(&rights.id) {
@@ -180,11 +183,7 @@ impl Limits {
         let current = rights.terms.slot(self.wall());
         let regions = self.regions.len();
         let account = self.ledger.account(rights.id, key);
-        let balances = |slot| account.map(|account| account.balances(slot, regions)).unwrap_or_default();
-        let now = balances(current);
-        let of_next = (slot != current).then(|| balances(slot));
-        let of_slot = of_next.as_ref().unwrap_or(&now);
-        let before = |at| account.map(|account| account.balance(current.saturating_sub(1), at));
+        let of_slot = account.map(|account| account.balances(slot, regions)).unwrap_or_default();
         let bases = self.books.get(&rights.id).map_or(&[][..], |book| book.bases(slot));
         let window = rights.terms.length(slot);
         let (left, to_come) = (self.left(rights, current), slot > current);
@@ -200,7 +199,7 @@ impl Limits {
                 (mine.map(|watch| self.demand_of(rights, watch)).unwrap_or_default(), have as f64)
             } else {
                 let unspent = balance.unspent(base) as f64;
-                let Some(demand) = latest(now.get(at), || before(at)) else {
+                let Some(demand) = account.and_then(|account| self.told_demand(rights, account, current, at)) else {
                     // A silent region has used less than half, and expects to stay below its share.
                     let quiet = QUIET * base as f64 / window;
                     let need = quiet * horizon.min(window - elapsed);
@@ -218,14 +217,17 @@ impl Limits {
         };
         (0..regions).map(party).collect()
     }
-}
 
-/// What a region told last of its demand. A row that only lends of a slot to come was told in the one before.
-fn latest(now: Option<&Balance>, before: impl FnOnce() -> Option<Balance>) -> Option<Demand> {
-    let now = now.copied().filter(|balance| balance.told);
-    let begun = now.filter(|balance| balance.consumed > 0 || balance.lent == 0);
-    let before = || before().filter(|balance| balance.told);
-    begun.or_else(before).or(now).map(|balance| balance.demand)
+    /// What a region told last of its demand, if anything, in `slot`, which is the present one. A row that lent of it before
+    /// it began says nothing of demand; what was told in the slot before counts until the region's first word must have
+    /// come. From then on such a row says that nothing is asked for there.
+    pub(super) fn told_demand(&self, rights: &Rights, account: &Account, slot: u64, region: usize) -> Option<Demand> {
+        let now = account.told(slot, region);
+        let first_word = row_interval(rights).as_secs_f64() + GOSSIP_INTERVAL.as_secs_f64() + self.one_way();
+        let due = self.wall().since(rights.terms.begin(slot)).as_secs_f64() > first_word;
+        let spoken = now.filter(|&(consumed, demand)| due || consumed > 0 || demand != Demand::default());
+        spoken.or_else(|| account.told(slot.saturating_sub(1), region)).or(now).map(|(_, demand)| demand)
+    }
 }
 
 /// What a silent region is taken to use of its share.

@@ -81,7 +81,8 @@ impl Limits {
         let Some(watch) = self.watched.get(&key) else { return true };
         let interval = self.limiter.rights(place.limit).map_or(GOSSIP_INTERVAL, row_interval);
         let row = || self.ledger.row(place.limit, place.key, place.slot, self.me);
-        now.since(watch.told_at) + ROUNDING >= interval || self.hurry.contains(&key) || row().demand.differs(watch.told)
+        let differs = || place.slot <= watch.slot && row().demand.differs(watch.told);
+        now.since(watch.told_at) + ROUNDING >= interval || self.hurry.contains(&key) || differs()
     }
 
     /// Tells every region that is heard of these rows, as far as the budget goes.
@@ -102,7 +103,8 @@ impl Limits {
             }
             self.untold.remove(&place);
             if let Some(watch) = self.watched.get_mut(&(place.limit, place.key)) {
-                (watch.told, watch.told_at) = (row.demand, now.mono);
+                watch.told = if place.slot <= watch.slot { row.demand } else { watch.told };
+                watch.told_at = now.mono;
             }
             told.push((place, row));
         }
@@ -203,7 +205,7 @@ impl Limits {
 }
 
 /// How often a key under pressure is told about: a tenth of its window, for a longer one changes as much slower.
-fn row_interval(rights: &Rights) -> Duration {
+pub(super) fn row_interval(rights: &Rights) -> Duration {
     (rights.terms.window / 10).clamp(GOSSIP_INTERVAL, LONGEST_INTERVAL)
 }
 

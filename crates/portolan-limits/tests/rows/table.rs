@@ -174,6 +174,7 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
     let burst = row("3x burst in first 100 ms of slot", scale, burst_at(0.0), 0.7);
     let midway = row("3x burst in the middle of slot", scale, burst_at(0.5), 0.7);
     let late = row("3x burst in last 100 ms of slot", scale, burst_at(0.91), 0.7);
+    let before_end = row("3x burst until 10 ms before the end of slot", scale, burst_at(0.89), 0.7);
     let flashing =
         Demand::Flash { shares: vec![0.05, 0.05, 0.05, 0.05, 0.0], region: 4, load: 0.7, seconds: 6.0, period: 10.0 };
     let flash = row("idle region flashes to 0.7 L", long, flashing, 0.8);
@@ -202,6 +203,7 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
         equal(&twenty),
         equal(&burst),
         equal(&late),
+        equal(&before_end),
         hot,
         three,
         twenty,
@@ -210,6 +212,7 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
         rotating_light,
         burst,
         late,
+        before_end,
         equal(&midway),
         flash,
         ten,
@@ -221,7 +224,8 @@ pub fn healthy(scale: Scale) -> Vec<Row> {
 pub fn small(scale: Scale) -> Vec<Row> {
     let few = Row {
         quota: 20,
-        ..row("L = 20 per s", Scale { seconds: scale.seconds * 2, ..scale }, Demand::steady(1.5, &HOT), 3.4)
+        // Each request is a twentieth of a slot: a few slots say nothing.
+        ..row("L = 20 per s", Scale { seconds: scale.seconds * 10, ..scale }, Demand::steady(1.5, &HOT), 3.4)
     };
     let roaming = Demand::Roaming { load: 1.5, regions: 5, stay: 90.0 };
     let client = row("L = 10 per min, one roaming client", scale, roaming, 5.0);

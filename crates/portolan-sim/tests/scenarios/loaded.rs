@@ -37,11 +37,6 @@ impl Loaded {
         Self { file: file.path, scenario, sources }
     }
 
-    /// Whether its file has this name.
-    pub fn is(&self, name: &str) -> bool {
-        self.file.ends_with(&format!("/{name}.yaml"))
-    }
-
     /// Runs it once.
     pub fn run(&self, seed: u64) -> Outcome {
         run(&self.scenario, &self.sources, seed)
