@@ -147,6 +147,9 @@ pub struct Facts {
 struct Held {
     incarnation: u64,
     facts: BTreeMap<FactKey, Fact>,
+    /// Of `facts`, as digests tell them.
+    version: u64,
+    checksum: u64,
 }
 
 impl Facts {
@@ -179,12 +182,12 @@ impl Facts {
             return Merged::Refused;
         }
         let FactUpdate { node, key, incarnation, version, value } = update;
-        let held = self.nodes.entry(node).or_insert_with(|| Held { incarnation, facts: BTreeMap::new() });
+        let held = self.nodes.entry(node).or_insert_with(|| Held::new(incarnation));
         if incarnation < held.incarnation {
             return Merged::Known;
         }
         if incarnation > held.incarnation {
-            *held = Held { incarnation, facts: BTreeMap::new() };
+            *held = Held::new(incarnation);
         }
         match held.facts.get(&key) {
             Some(fact) if (fact.version, &fact.value) >= (version, &value) => return Merged::Known,
@@ -192,6 +195,7 @@ impl Facts {
             _ => {}
         }
         held.facts.insert(key, Fact { incarnation, version, value, received: now });
+        held.sum_up();
         Merged::Newer
     }
 
@@ -218,19 +222,19 @@ impl Facts {
         let mut difference = Difference::default();
         let theirs: BTreeMap<&NodeName, &DigestEntry> = theirs.0.iter().map(|entry| (&entry.node, entry)).collect();
         for (node, held) in &self.nodes {
-            let ours = held.digest(node);
             let Some(&entry) = theirs.get(node) else {
                 difference.to_send.push(node.clone());
                 continue;
             };
-            if ours == *entry {
+            let ours = (held.incarnation, held.version, held.checksum);
+            if ours == (entry.incarnation, entry.version, entry.checksum) {
                 continue;
             }
             // Within one life either side may lack something older than its newest, so both speak.
-            if ours.incarnation >= entry.incarnation {
+            if held.incarnation >= entry.incarnation {
                 difference.to_send.push(node.clone());
             }
-            if entry.incarnation >= ours.incarnation {
+            if entry.incarnation >= held.incarnation {
                 difference.to_request.push(node.clone());
             }
         }
@@ -241,18 +245,26 @@ impl Facts {
 }
 
 impl Held {
-    fn digest(&self, node: &NodeName) -> DigestEntry {
+    fn new(incarnation: u64) -> Self {
+        let mut held = Self { incarnation, facts: BTreeMap::new(), version: 0, checksum: 0 };
+        held.sum_up();
+        held
+    }
+
+    /// Brings what digests tell up to the facts: those come once, and are compared with every peer's.
+    fn sum_up(&mut self) {
         let mut bytes = Vec::new();
         for (key, fact) in &self.facts {
             bytes.extend_from_slice(&CHECKSUM_KEY.hash(&[key.0.as_bytes(), &fact.value]).0.to_le_bytes());
             bytes.extend_from_slice(&fact.version.to_le_bytes());
         }
-        DigestEntry {
-            node: node.clone(),
-            incarnation: self.incarnation,
-            version: self.facts.values().map(|fact| fact.version).max().unwrap_or(0),
-            checksum: CHECKSUM_KEY.hash(&[&bytes]).0 as u64,
-        }
+        self.version = self.facts.values().map(|fact| fact.version).max().unwrap_or(0);
+        self.checksum = CHECKSUM_KEY.hash(&[&bytes]).0 as u64;
+    }
+
+    fn digest(&self, node: &NodeName) -> DigestEntry {
+        let Self { incarnation, version, checksum, .. } = *self;
+        DigestEntry { node: node.clone(), incarnation, version, checksum }
     }
 }
 

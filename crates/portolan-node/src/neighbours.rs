@@ -61,11 +61,22 @@ impl Neighbours {
 
     /// How often `peer` and this node tell each other that they live, given who votes; `None`: never directly.
     pub fn period(&self, peer: &NodeName, voters: &[NodeName]) -> Option<Duration> {
-        let kind = self.peers.get(peer)?;
-        if self.small || *kind == Kind::OwnRegion || (voters.contains(peer) && voters.contains(&self.me)) {
+        let kind = *self.peers.get(peer)?;
+        self.period_of(kind, || voters.contains(peer) && voters.contains(&self.me))
+    }
+
+    /// The same of every peer, in the order of names.
+    pub fn periods(&self, voters: &[NodeName]) -> impl Iterator<Item = (&NodeName, Option<Duration>)> {
+        let votes = voters.contains(&self.me);
+        let period = move |(peer, kind): (&_, &Kind)| self.period_of(*kind, || votes && voters.contains(peer));
+        self.peers.iter().map(move |(peer, kind)| (peer, period((peer, kind))))
+    }
+
+    fn period_of(&self, kind: Kind, both_vote: impl FnOnce() -> bool) -> Option<Duration> {
+        if self.small || kind == Kind::OwnRegion || both_vote() {
             return Some(HEARTBEAT_PERIOD);
         }
-        (*kind == Kind::OwnRank).then_some(FAR_PERIOD)
+        (kind == Kind::OwnRank).then_some(FAR_PERIOD)
     }
 
     /// Silence after which a neighbour with heartbeats of this period is stale.

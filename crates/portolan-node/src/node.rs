@@ -33,7 +33,7 @@ use crate::{
     facts::{self, Known},
     neighbours::Neighbours,
     node::{ownership::Ownership, splits::Splits},
-    presence::{Liveness, Presence},
+    presence::{Evidence, Liveness, Presence},
     probes::ProbeSchedule,
     rosters::RosterWatch,
 };
@@ -121,6 +121,8 @@ pub struct Node {
     rng: ChaCha8Rng,
     /// What other nodes published last, decoded.
     known: BTreeMap<NodeName, Known>,
+    /// What they say of each region, and until when they do.
+    said_of_regions: Option<(Vec<Evidence>, Timestamp)>,
     heartbeats: BTreeMap<NodeName, LastHeartbeat>,
     /// Peers reported as stale.
     stale: BTreeSet<NodeName>,
@@ -178,6 +180,7 @@ impl Node {
             liveness: Liveness::default(),
             guard: ElectionGuard::new(config.name.clone()),
             known: BTreeMap::new(),
+            said_of_regions: None,
             heartbeats: BTreeMap::new(),
             stale: BTreeSet::new(),
             ready: false,

@@ -5,7 +5,10 @@
 //! are fresh; one that started lately has no say. So a region that died is down at all survivors, one that only some
 //! cannot reach is not, and a region cut off from all finds everyone else down and itself up.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use portolan_model::{NodeName, RegionId, Timestamp};
 
@@ -23,31 +26,40 @@ pub const RECOVERY_HOLD: Duration = Duration::from_secs(2);
 pub struct Presence {
     started: Timestamp,
     nodes: BTreeMap<NodeName, Observed>,
-    /// When any node of a region was heard last.
-    regions: BTreeMap<RegionId, Timestamp>,
+    /// When any node of a region was heard last, in the order of names.
+    regions: Vec<(RegionId, Option<Timestamp>)>,
 }
 
 #[derive(Debug)]
 struct Observed {
-    region: RegionId,
+    /// Its place among the regions.
+    region: usize,
     heard: Option<Timestamp>,
 }
 
 impl Presence {
     /// Starts listening for `peers`. No other node is ever counted, which bounds the state.
     pub fn new(peers: &BTreeMap<NodeName, RegionId>, now: Timestamp) -> Self {
-        let observed = |region: &RegionId| Observed { region: region.clone(), heard: None };
-        let nodes = peers.iter().map(|(node, region)| (node.clone(), observed(region)));
-        Self { started: now, nodes: nodes.collect(), regions: BTreeMap::new() }
+        let regions: BTreeSet<&RegionId> = peers.values().collect();
+        let regions: Vec<_> = regions.into_iter().map(|region| (region.clone(), None)).collect();
+        let nodes = peers.iter().map(|(node, region)| {
+            let region = regions.partition_point(|(other, _)| other < region);
+            (node.clone(), Observed { region, heard: None })
+        });
+        Self { started: now, nodes: nodes.collect(), regions }
     }
 
-    /// Takes note that `node` spoke.
-    pub fn hear(&mut self, node: &NodeName, now: Timestamp) {
-        if let Some(observed) = self.nodes.get_mut(node) {
-            observed.heard = Some(now);
-            let of_region = self.regions.entry(observed.region.clone()).or_insert(now);
-            *of_region = now.max(*of_region);
-        }
+    /// Takes note that `node` spoke; says whether for the first time.
+    pub fn hear(&mut self, node: &NodeName, now: Timestamp) -> bool {
+        let Some(observed) = self.nodes.get_mut(node) else { return false };
+        let of_region = &mut self.regions[observed.region].1;
+        *of_region = Some(now).max(*of_region);
+        observed.heard.replace(now).is_none()
+    }
+
+    /// When each node was heard last, in the order of names.
+    pub fn all_heard(&self) -> impl Iterator<Item = (&NodeName, Option<Timestamp>)> {
+        self.nodes.iter().map(|(node, observed)| (node, observed.heard))
     }
 
     /// When `node` was heard last; `None` for never.
@@ -62,18 +74,23 @@ impl Presence {
 
     /// The node of `region` that was heard last; before any was, the first by name.
     pub fn liveliest(&self, region: &RegionId) -> Option<&NodeName> {
-        let of_region = self.nodes.iter().filter(|(_, observed)| observed.region == *region);
+        let region = self.place(region)?;
+        let of_region = self.nodes.iter().filter(|(_, observed)| observed.region == region);
         of_region.rev().max_by_key(|(_, observed)| observed.heard).map(|(node, _)| node)
     }
 
     /// What this node hears of `region`.
     pub fn sight(&self, region: &RegionId, now: Timestamp) -> Sight {
-        match self.regions.get(region).copied() {
+        match self.place(region).and_then(|place| self.regions[place].1) {
             Some(heard) if now.since(heard) < SILENT_AFTER => Sight::Heard { age: now.since(heard) },
             Some(heard) => Sight::Silent { age: now.since(heard) },
             None if now.since(self.started) < SILENT_AFTER => Sight::Unknown,
             None => Sight::Silent { age: now.since(self.started) },
         }
+    }
+
+    fn place(&self, region: &RegionId) -> Option<usize> {
+        self.regions.binary_search_by(|(other, _)| other.cmp(region)).ok()
     }
 }
 

@@ -10,7 +10,7 @@ use portolan_routing::Health;
 use super::{HEARTBEAT_PERIOD, LastHeartbeat, MAX_QUEUE, Node, STALE_AFTER};
 use crate::{
     Class, Event, Heartbeat, Message, NodeFacts, PUBLISH_PERIOD, Sight, Transmit,
-    facts::{self, Known},
+    facts::{self, FRESH, Known},
     neighbours::Neighbours,
     presence::{Evidence, Verdict},
     rosters::{Proposed, ROSTER_SILENCE, SPEAKS, Words},
@@ -19,10 +19,11 @@ use crate::{
 impl Node {
     /// Looks at everything that changes by time alone.
     pub(super) fn tick(&mut self, now: Now) {
-        if now.mono >= self.next_heartbeat {
+        let speaks = now.mono >= self.next_heartbeat;
+        if speaks {
             self.send_heartbeats(now);
         }
-        self.find_stale_peers(now.mono);
+        self.find_stale_peers(speaks && self.heartbeats_sent.is_multiple_of(FAR_EVERY), now.mono);
         if self.weigh_regions(now) {
             self.refresh_view();
         }
@@ -87,8 +88,7 @@ impl Node {
 
     /// Takes note that `from` spoke.
     pub(super) fn hear(&mut self, from: &NodeName, now: Timestamp) {
-        let first = self.presence.heard(from).is_none();
-        self.presence.hear(from, now);
+        let first = self.presence.hear(from, now);
         if self.stale.remove(from) || first {
             self.emit(Event::PeerFresh { node: from.clone() });
         }
@@ -128,8 +128,8 @@ impl Node {
         };
         let voters = self.guard.raft().map_or(&[][..], |raft| &raft.voters);
         let far = self.heartbeats_sent.is_multiple_of(FAR_EVERY);
-        for to in self.config.peers.keys() {
-            match self.neighbours.period(to, voters) {
+        for (to, period) in self.neighbours.periods(voters) {
+            match period {
                 Some(period) if period <= HEARTBEAT_PERIOD || far => {}
                 _ => continue,
             }
@@ -160,19 +160,30 @@ impl Node {
 
     /// What speaks for and against each region. Of the own region only its own nodes are asked: whoever is cut off from
     /// everyone else still serves those who reach it.
-    fn evidence(&self, now: Timestamp) -> Vec<Evidence> {
-        let regions = self.config.regions.ids();
-        let mut all = vec![Evidence::default(); regions.len()];
-        for (evidence, region) in all.iter_mut().zip(regions) {
+    fn evidence(&mut self, now: Timestamp) -> Vec<Evidence> {
+        if self.said_of_regions.as_ref().is_none_or(|(_, until)| now > *until) {
+            self.said_of_regions = Some(self.what_is_said(now));
+        }
+        let mut all = self.said_of_regions.as_ref().map(|(all, _)| all.clone()).unwrap_or_default();
+        for (evidence, region) in all.iter_mut().zip(self.config.regions.ids()) {
             if *region == self.config.region {
                 evidence.add_own(self.ready);
             } else {
                 evidence.add_sight(self.presence.sight(region, now));
             }
         }
+        all
+    }
+
+    /// What the facts of other nodes say of each region, and until when, if none says anything else meanwhile.
+    fn what_is_said(&self, now: Timestamp) -> (Vec<Evidence>, Timestamp) {
+        let regions = self.config.regions.ids();
+        let mut all = vec![Evidence::default(); regions.len()];
+        let mut oldest = now;
         let own = regions.binary_search(&self.config.region).ok();
         let readable = |known: &&Known| known.is_fresh(now) && known.facts.region_list == self.region_list;
         for known in self.known.values().filter(readable) {
+            oldest = oldest.min(known.received);
             if let Some(theirs) = known.place {
                 all[theirs].add_own(known.facts.ready);
             }
@@ -180,7 +191,7 @@ impl Node {
             let of_others = sights.filter(|(at, _)| Some(*at) != own && Some(*at) != known.place);
             of_others.for_each(|(_, (evidence, sight))| evidence.add_sight(*sight));
         }
-        all
+        (all, oldest + FRESH)
     }
 
     fn state(&self, region: RegionId) -> (RegionId, RegionState) {
@@ -206,11 +217,21 @@ impl Node {
         }
     }
 
-    fn find_stale_peers(&mut self, now: Timestamp) {
-        let members = self.gossip.members();
-        let is_new = |node: &&NodeName| !self.stale.contains(*node) && self.is_silent(node, &members, now);
-        let silent: Vec<NodeName> = self.config.peers.keys().filter(is_new).cloned().collect();
-        for node in silent {
+    /// Finds neighbours that have fallen silent; of the other nodes, of which the membership protocol tells, only if `all`
+    /// are asked about.
+    fn find_stale_peers(&mut self, all: bool, now: Timestamp) {
+        let members = all.then(|| self.gossip.members());
+        let voters = self.guard.raft().map_or(&[][..], |raft| &raft.voters);
+        let started = self.presence.started();
+        // All peers, in the order of names, in both.
+        let peers = self.neighbours.periods(voters).zip(self.presence.all_heard());
+        let silent = peers.filter(|((node, period), (_, heard))| match period {
+            Some(period) => now.since(heard.unwrap_or(started)) > Neighbours::stale_after(*period),
+            None => members.as_ref().is_some_and(|members| !members.contains(*node)),
+        });
+        let new = silent.map(|((node, _), _)| node).filter(|node| !self.stale.contains(*node));
+        let new: Vec<NodeName> = new.cloned().collect();
+        for node in new {
             self.stale.insert(node.clone());
             self.emit(Event::PeerStale { node });
         }
@@ -233,6 +254,9 @@ impl Node {
                         Some(known) => self.known.insert(node, known),
                         None => self.known.remove(&node),
                     };
+                    if facts_changed {
+                        self.said_of_regions = None;
+                    }
                 }
                 portolan_gossip::Event::FactChanged { .. } => {}
             }
