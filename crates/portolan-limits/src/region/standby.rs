@@ -93,10 +93,21 @@ struct Newest {
     held: ShardSet,
 }
 
+/// What a write says to a standby beside marks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    held: ShardSet,
+    horizon: WallTime,
+    closed: WallTime,
+}
+
 #[derive(Debug, Default)]
 struct Stream {
     shards: ShardSet,
     acknowledged: u64,
+    /// The last write that says something to the standby, and what that said beside marks.
+    wanted: u64,
+    said: Said,
     /// Every live mark, with the write that raised it.
     marks: BTreeMap<(LimitId, Key, u64), (Mark, u64)>,
     /// Handed to the disk and not released.
@@ -120,6 +131,7 @@ impl Copies {
         for shard in ranking.owned(&self.me).iter() {
             self.streams.entry(ranking.standby(shard).cloned()).or_default().shards.insert(shard);
         }
+        self.streams.values_mut().for_each(|stream| stream.wanted = self.newest.number);
         all.for_each(|mark| self.keep(mark, self.newest.number));
         // A write waits in every stream it has marks of; here its parts come together again.
         let mut writes = BTreeMap::<u64, Released>::new();
@@ -164,7 +176,7 @@ impl Copies {
         let (newest, epoch, life) = (self.newest, self.epoch, self.life);
         let due = |stream: &Stream| match stream.sent {
             Some((again, _)) if now < again => false,
-            _ => stream.acknowledged < newest.number,
+            _ => stream.acknowledged < stream.wanted,
         };
         let (standby, stream) = self
             .streams
@@ -188,7 +200,7 @@ impl Copies {
 
     /// When an update has to be sent again.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let waiting = self.standbys().filter(|(_, stream)| stream.acknowledged < self.newest.number);
+        let waiting = self.standbys().filter(|(_, stream)| stream.acknowledged < stream.wanted);
         waiting.filter_map(|(_, stream)| stream.sent.map(|(again, _)| again)).min()
     }
 
@@ -224,12 +236,27 @@ impl Copies {
     }
 
     fn queue(&mut self, number: u64, horizon: WallTime, held: ShardSet, marks: &[Mark]) {
-        for stream in self.streams.values_mut() {
-            let marks = marks.iter().filter(|mark| mark.is_of(&stream.shards)).copied().collect();
+        let closed = self.newest.closed;
+        for (standby, stream) in &mut self.streams {
+            let marks: Vec<Mark> = marks.iter().filter(|mark| mark.is_of(&stream.shards)).copied().collect();
+            let said = Said { held: held.and(&stream.shards), horizon, closed };
+            if standby.is_some() && marks.is_empty() && stream.wanted > 0 && !stream.said.is_overtaken(&said) {
+                continue;
+            }
+            (stream.wanted, stream.said) = (stream.wanted.max(number), said);
             let released = Released { shards: stream.shards, held, horizon, marks };
             stream.pending.push_back((number, released));
             stream.shorten();
         }
+    }
+}
+
+impl Said {
+    /// Whether the standby has to hear of `next` though there is no mark for it: of a horizon that went on a little it
+    /// does not, for every write has another one.
+    fn is_overtaken(&self, next: &Self) -> bool {
+        let same = (self.held, self.closed) == (next.held, next.closed);
+        !same || self.horizon + HORIZON_STEP <= next.horizon
     }
 }
 
@@ -359,6 +386,9 @@ impl Mirrored {
         self.marks.values()
     }
 }
+
+/// By how much the horizon rises before a standby is told of that alone: a part of what it is ahead.
+const HORIZON_STEP: Duration = Duration::from_millis(250);
 
 /// After which time an update is sent again: some round trips within a region.
 const RESEND_AFTER: Duration = Duration::from_millis(20);
@@ -606,6 +636,29 @@ mod tests {
             marks.filter(|mark| mark.is_of(&[shard].into_iter().collect())).map(|mark| mark.spent).max(),
             Some(last)
         );
+    }
+
+    #[test]
+    fn a_write_without_a_mark_for_a_standby_reaches_it_only_when_the_horizon_went_on() {
+        let ranking = ranking(1, &["a", "b", "c"]);
+        let shard = shard_of(&ranking, "a", Some("b"));
+        let mut copies = copies(&ranking);
+        let mut told = |number: u64, marks: Vec<Mark>| {
+            copies.handle_write(&write(number, marks));
+            copies.handle_durable(MarkSequence(number));
+            let updates: Vec<_> = std::iter::from_fn(|| copies.poll_transmit(at(number * 100))).collect();
+            for (to, update) in &updates {
+                let answer = Acknowledgement { epoch: 1, life: 1, through: update.through };
+                copies.handle_acknowledgement(to, answer);
+            }
+            let to: Vec<String> = updates.iter().map(|(to, _)| to.to_string()).collect();
+            (to.join(" "), released(&mut copies))
+        };
+        assert_eq!(told(1, vec![]), ("b c".to_owned(), vec![(100, 0), (100, 0)]));
+        assert_eq!(told(2, vec![mark(shard, 7)]), ("b".to_owned(), vec![(200, 1)]));
+        assert_eq!(told(3, vec![]), (String::new(), vec![]));
+        assert_eq!(told(4, vec![]), ("c".to_owned(), vec![(400, 0)]));
+        assert_eq!(told(5, vec![]), ("b".to_owned(), vec![(500, 0)]));
     }
 
     #[test]
