@@ -51,8 +51,8 @@ impl Limits {
         self.siblings.copies.handle_ranking(&ranking, kept, marks.into_iter());
         let table = &self.shared.table;
         let used = |cell: &Cell| table.with(cell.key, |counter| counter.used(cell.slot)).unwrap_or(0);
-        self.siblings.requests.handle_lost(|cell| lost(cell.key), used);
-        self.siblings.requests.handle_owner_change(|_| true);
+        self.siblings.requests.handle_lost(lost, used);
+        self.siblings.requests.handle_owner_change();
         self.events.push(Event::Roster { epoch: roster.epoch, owned: ranking.owned(self.siblings.me()).len() });
         self.take_over(now);
     }

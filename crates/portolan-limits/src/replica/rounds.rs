@@ -26,7 +26,7 @@ impl Limits {
                 unlent.push((rights, look.refused));
             }
             let marked = rights.terms.marked();
-            if marked || self.watched.contains_key(&(rights.id, key)) || self.is_pressed(rights, look) {
+            if marked || self.watched.contains_key(&(rights.id, key)) || self.is_pressed(rights, key, look) {
                 pressed.push((rights.id, key, look));
             }
         };
@@ -51,7 +51,7 @@ impl Limits {
         for (limit, key, look) in pressed {
             let Some(rights) = limiter.rights(limit) else { continue };
             let known = self.watched.contains_key(&(limit, key));
-            if known || self.is_pressed(rights, look) {
+            if known || self.is_pressed(rights, key, look) {
                 self.look(rights, key, look, now);
                 self.ask_lender(rights, key, look);
                 if look.refused > 0 {

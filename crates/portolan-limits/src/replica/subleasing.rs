@@ -18,7 +18,7 @@ use crate::{
         sublease::{
             MAX_ITEMS,
             grants::Grants,
-            requests::{HAND_BACK, Published},
+            requests::Published,
         },
     },
     rights::Rights,
@@ -45,22 +45,24 @@ impl Limits {
             let rights = limiter.rights(cell.limit)?;
             (rights.terms.slot(wall) <= cell.slot).then(|| rights.terms.end(cell.slot).since(wall))
         };
-        for cell in self.siblings.requests.idle(now.mono, left) {
+        for idle in self.siblings.requests.idle(now.mono, left) {
+            let cell = idle.cell;
             let foreign = self.shared.gates.of(cell.key).is_foreign();
             let Some(rights) = limiter.rights(cell.limit).filter(|_| foreign) else { continue };
+            // Nobody misses what is left of plenty, but who weighs the slot in the one to come.
+            let keeps = idle.ends && idle.plenty && rights.terms.kind == Kind::Fixed;
             let take = |counter: &Counter| {
                 let published = counter.rights(cell.slot).map_or(0, |published| published.amount);
-                counter.withdraw(cell.slot, u64::MAX, published, 0)
+                let at_most = if keeps { 0 } else { u64::MAX };
+                (counter.withdraw(cell.slot, at_most, published, 0), counter.used(cell.slot))
             };
-            let taken = self.shared.table.with(cell.key, take).unwrap_or(0);
-            let spent = self.siblings.requests.spent(&cell);
-            self.siblings.requests.handle_withdrawn(cell, taken, now.mono);
-            let window = rights.terms.end(cell.slot).since(rights.terms.begin(cell.slot));
-            if left(&cell).is_some_and(|left| left <= HAND_BACK) && spent > 0 {
+            let (taken, used) = self.shared.table.with(cell.key, take).unwrap_or_default();
+            self.siblings.requests.handle_withdrawn(idle, taken, now.mono);
+            if idle.ends {
+                let window = rights.terms.end(cell.slot).since(rights.terms.begin(cell.slot));
                 let share = AHEAD.as_secs_f64() / window.as_secs_f64().max(AHEAD.as_secs_f64());
-                let need = (spent as f64 * share).ceil() as u64;
-                let next = Cell { slot: cell.slot + 1, ..cell };
-                self.siblings.requests.ask_ahead(next, need, now.mono);
+                let need = |spent: u64| (spent.saturating_sub(1) as f64 * share).ceil() as u64;
+                self.siblings.requests.turn(cell, used, window, need, now.mono);
             }
         }
     }
@@ -127,8 +129,9 @@ impl Limits {
         if step.refund > 0 {
             self.shared.table.with(key, |counter| counter.restore(slot, step.refund));
         }
-        if ask.need == 0 || !step.grants {
-            return Some(self.siblings.grants.settle(from, ask, 0, true));
+        let watched = self.watched.contains_key(&(limit, key));
+        if !step.grants {
+            return (!ask.silent).then(|| self.siblings.grants.settle(from, ask, 0, true, !watched));
         }
         let nodes = self.siblings.ownership.ranking().nodes().len();
         let begin = rights.terms.begin(slot);
@@ -137,15 +140,16 @@ impl Limits {
             let leaf = Leaf::new(&self.shared, rights, key, counter);
             let view = leaf.view(slot)?;
             let left = view.rights.amount.saturating_sub(view.used);
-            let chunk = Grants::chunk(left, nodes, ask, rights.terms.most_cost);
+            let plenty = !watched && left >= view.used;
+            let chunk = Grants::chunk(left, nodes, ask, plenty, rights.terms.most_cost);
             let taken = if gives { leaf.withdraw(slot, chunk, view.rights.amount) } else { 0 };
             if taken < ask.waiting {
                 // Demand of the region, be it asked of another node of it.
                 counter.refuse(u32::try_from(ask.waiting - taken).unwrap_or(u32::MAX));
             }
-            Some((taken, view.used + taken, view.rights))
+            Some((taken, view.used + taken, view.rights, plenty))
         };
-        let (taken, used, allowance) = self.with_entry(rights, key, take)??;
+        let (taken, used, allowance, plenty) = self.with_entry(rights, key, take)??;
         self.stats.granted += taken;
         if gives {
             self.consider_mark(rights, key, slot, used, allowance);
@@ -159,7 +163,7 @@ impl Limits {
                 self.siblings.grants.wait(from.clone(), life, *ask);
             }
         }
-        let settled = self.siblings.grants.settle(from, ask, taken, more);
+        let settled = self.siblings.grants.settle(from, ask, taken, more, plenty);
         // Nothing to tell yet: it is told when more has come, or asked again.
         (taken > 0 || !pending || step.refund > 0).then_some(settled)
     }

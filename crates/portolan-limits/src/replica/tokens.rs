@@ -206,7 +206,7 @@ impl Limits {
         let Cell { key, slot, .. } = ask.cell;
         let out = self.out(rights, key, slot);
         let nodes = self.siblings.ownership.ranking().nodes().len();
-        let asks = ask.need > 0 && step.grants;
+        let asks = step.grants;
         let gives = asks && self.may_give(rights, key, slot, rights.terms.begin(slot)) && !self.stopped(rights, slot);
         let take = |counter: &Counter| {
             let leaf = Leaf::new(&self.shared, rights, key, counter);
@@ -216,7 +216,7 @@ impl Limits {
                 return (0, 0, 0);
             }
             let (own, borrowed) = (leaf.purse(buckets).tokens(), leaf.borrowed_left(slot));
-            let chunk = Grants::chunk(own.saturating_add(borrowed), nodes, ask, rights.terms.most_cost);
+            let chunk = Grants::chunk(own.saturating_add(borrowed), nodes, ask, false, rights.terms.most_cost);
             let of_bucket = leaf.take_tokens(buckets, chunk, out);
             let rights_of_slot = counter.rights(slot).map_or(0, |borrowed| borrowed.amount);
             let passed_on = leaf.withdraw(slot, chunk - of_bucket, rights_of_slot);
@@ -233,7 +233,7 @@ impl Limits {
             self.press(rights, key);
         }
         self.siblings.grants.pass_on(from, ask, passed_on);
-        Some(self.siblings.grants.settle(from, ask, taken, left > 0 || !gives && life > 0))
+        Some(self.siblings.grants.settle(from, ask, taken, left > 0 || !gives && life > 0, false))
     }
 
     /// What of a bucket is out: lent, or granted from it and not known to be spent, in slots that some clock may still be in.

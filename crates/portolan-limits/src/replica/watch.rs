@@ -7,6 +7,7 @@ use smallvec::smallvec;
 
 use super::{Limits, Place, tokens::Drawn};
 use crate::{
+    Cell,
     account::Row,
     counter::Counter,
     definition::Kind,
@@ -78,7 +79,7 @@ impl Limits {
     }
 
     /// Whether a key deserves a closer look: told cheaply, for it is asked of every key that moved.
-    pub(super) fn is_pressed(&self, rights: &Rights, look: Look) -> bool {
+    pub(super) fn is_pressed(&self, rights: &Rights, key: Key, look: Look) -> bool {
         if rights.terms.kind == Kind::Concurrency {
             // Nothing in flight can be lent.
             return self.shares_view(rights);
@@ -90,9 +91,12 @@ impl Limits {
         let base = rights.terms.base(slot);
         let elapsed = self.wall().since(rights.terms.begin(slot)).as_secs_f64();
         let window = rights.terms.length(slot);
-        // At the pace of the slot so far, with a margin that keeps a few first requests from looking like a flood.
-        let paced = (look.used as f64 - 2.0 * (look.used as f64).sqrt()) * window > base as f64 * elapsed;
-        look.refused > 0 || look.used.saturating_mul(2) >= base || paced || self.shares_view(rights)
+        // At the pace of the slot so far, with a margin that keeps a few first requests from looking like a flood. What the
+        // other nodes were granted for the whole slot is nobody's pace.
+        let paced = |used: u64| (used as f64 - 2.0 * (used as f64).sqrt()) * window > base as f64 * elapsed;
+        let spare = || self.siblings.grants.spare(&Cell { limit: rights.id, key, slot });
+        let fast = paced(look.used) && paced(look.used.saturating_sub(spare()));
+        look.refused > 0 || look.used.saturating_mul(2) >= base || fast || self.shares_view(rights)
     }
 
     /// Takes in what happened to a key since the last look, and says whether it is under pressure.
@@ -156,7 +160,7 @@ impl Limits {
     /// Whether a key is asked for so much that the others have to know of it. That some of it was lent is no pressure.
     fn under_pressure(&self, rights: &Rights, key: Key, watch: &Watch, look: Look) -> bool {
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
-            return self.is_pressed(rights, look);
+            return self.is_pressed(rights, key, look);
         }
         let lent = self.ledger.lent_out(rights.id, key, watch.slot, self.me);
         let own = self.entitled(rights, key, watch.slot).saturating_sub(lent);

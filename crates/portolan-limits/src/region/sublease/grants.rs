@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
 
 use portolan_model::NodeName;
+use smallvec::SmallVec;
 
 use super::{Ask, Cell, Grant};
 
@@ -11,8 +12,9 @@ use super::{Ask, Cell, Grant};
 #[derive(Debug)]
 pub(crate) struct Grants {
     life: u64,
-    /// The nodes of a cell by name.
-    given: BTreeMap<Cell, Vec<(NodeName, Given)>>,
+    /// Nodes that ever asked; below by their position.
+    nodes: Vec<NodeName>,
+    given: BTreeMap<Cell, SmallVec<[(u16, Given); 2]>>,
     /// Cells of nodes in `given`.
     held: usize,
     /// Asks that found nothing while more was expected.
@@ -27,6 +29,8 @@ struct Given {
     life: u64,
     granted: u64,
     returned: u64,
+    /// Of what was granted, what there was plenty for.
+    spare: u64,
     /// Of a bucket: what is known to be spent.
     spent: u64,
     /// Of a bucket: of what is out, what was borrowed.
@@ -49,7 +53,7 @@ pub(crate) struct Step {
 impl Grants {
     /// Of a process; `life` tells it from every other one of the region.
     pub fn new(life: u64) -> Self {
-        Self { life, given: BTreeMap::new(), held: 0, waiting: VecDeque::new(), refused: 0 }
+        Self { life, nodes: Vec::new(), given: BTreeMap::new(), held: 0, waiting: VecDeque::new(), refused: 0 }
     }
 
     /// Takes an ask of the process `life` of `from`. `None`: nothing can be granted for want of room.
@@ -74,7 +78,7 @@ impl Grants {
         // is missing from the bucket is never told to be less than it is.
         let borrowed = back.min(given.borrowed);
         given.borrowed = (given.borrowed - borrowed).saturating_sub(given.spent - before);
-        Some(Step { refund: back - borrowed, borrowed, grants: ask.need > 0 && granted == given.granted })
+        Some(Step { refund: back - borrowed, borrowed, grants: ask.asks() && granted == given.granted })
     }
 
     /// Of the units that are granted next for an ask, so many were borrowed for the slot.
@@ -84,22 +88,24 @@ impl Grants {
         }
     }
 
-    /// How many of the `available` units a node of `nodes` is granted for an ask, where one request costs at most
-    /// `most_cost`.
-    pub fn chunk(available: u64, nodes: usize, ask: &Ask, most_cost: u64) -> u64 {
-        chunk(available, nodes, ask.waiting, ask.need, most_cost)
+    /// How many of the `available` units, which may be `plenty`, a node of `nodes` is granted for an ask, where one request
+    /// costs at most `most_cost`.
+    pub fn chunk(available: u64, nodes: usize, ask: &Ask, plenty: bool, most_cost: u64) -> u64 {
+        let need = if plenty { ask.need.max(ask.wish) } else { ask.need };
+        chunk(available, nodes, ask.waiting, need, most_cost)
     }
 
     /// The answer after `taken` units were taken for an ask.
-    pub fn settle(&mut self, from: &NodeName, ask: &Ask, taken: u64, more: bool) -> Grant {
+    pub fn settle(&mut self, from: &NodeName, ask: &Ask, taken: u64, more: bool, plenty: bool) -> Grant {
         let Some(given) = self.given_to(from, ask) else { return Self::nothing(ask) };
         given.granted += taken;
-        Grant { cell: ask.cell, granted: given.granted, returned: given.returned, more }
+        given.spare += if plenty { taken } else { 0 };
+        Grant { cell: ask.cell, granted: given.granted, returned: given.returned, more, plenty }
     }
 
     /// The answer to an ask for which there is no room or which this node has no say in.
     pub fn nothing(ask: &Ask) -> Grant {
-        Grant { cell: ask.cell, granted: 0, returned: 0, more: false }
+        Grant { cell: ask.cell, granted: 0, returned: 0, more: false, plenty: false }
     }
 
     /// Units of a bucket that are granted, not returned, and not known to be spent. Those that were borrowed are missing
@@ -109,23 +115,39 @@ impl Grants {
         given.fold(0, |sum, (_, given)| sum.saturating_add(given.of_bucket()))
     }
 
+    /// Units of a cell that are granted because there was plenty, and not returned: for the whole slot, be they spent or not.
+    pub fn spare(&self, cell: &Cell) -> u64 {
+        let given = self.given.get(cell).into_iter().flatten();
+        given.fold(0, |sum, (_, given)| sum.saturating_add(given.spare.saturating_sub(given.returned)))
+    }
+
     /// What a node was granted of a cell; `None` when there is no room to keep it.
     fn given_to(&mut self, from: &NodeName, ask: &Ask) -> Option<&mut Given> {
+        let node = self.number(from)?;
         let full = self.held >= MAX_GIVEN;
         let nodes = match self.given.entry(ask.cell) {
             Entry::Vacant(_) if full => return None,
             entry => entry.or_default(),
         };
-        let at = match nodes.binary_search_by(|(node, _)| node.cmp(from)) {
-            Ok(at) => at,
-            Err(_) if full => return None,
-            Err(at) => {
+        let at = match nodes.iter().position(|(of, _)| *of == node) {
+            Some(at) => at,
+            None if full => return None,
+            None => {
                 self.held += 1;
-                nodes.insert(at, (from.clone(), Given::default()));
-                at
+                nodes.push((node, Given::default()));
+                nodes.len() - 1
             }
         };
         Some(&mut nodes[at].1)
+    }
+
+    fn number(&mut self, node: &NodeName) -> Option<u16> {
+        let known = self.nodes.iter().position(|known| known == node);
+        let at = known.unwrap_or_else(|| {
+            self.nodes.push(node.clone());
+            self.nodes.len() - 1
+        });
+        u16::try_from(at).ok()
     }
 
     /// Keeps an ask that found nothing until more has come. The latest of a node and cell counts; of too many the oldest
@@ -146,7 +168,7 @@ impl Grants {
     /// Forgets cells that are not `live`.
     pub fn retain(&mut self, live: impl Fn(&Cell) -> bool) {
         self.given.retain(|cell, _| live(cell));
-        self.held = self.given.values().map(Vec::len).sum();
+        self.held = self.given.values().map(SmallVec::len).sum();
         self.waiting.retain(|(_, _, ask)| live(&ask.cell));
     }
 }

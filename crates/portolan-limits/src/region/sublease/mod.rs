@@ -6,6 +6,8 @@
 //! lost with a process on either side is never spent, which wastes it and cannot exceed the limit.
 
 pub(crate) mod grants;
+mod held;
+mod pace;
 pub(crate) mod requests;
 #[cfg(test)]
 mod tests;
@@ -41,8 +43,19 @@ pub struct Ask {
     pub spent: u64,
     /// Units that wait for a decision.
     pub waiting: u64,
-    /// Units that would last for a moment, those that wait included; 0 to hand back only.
+    /// Units that would last for a moment, those that wait included.
     pub need: u64,
+    /// Units that would last for longer, for an owner that has plenty. This and `need` 0: to hand back only.
+    pub wish: u64,
+    /// No answer is waited for.
+    pub silent: bool,
+}
+
+impl Ask {
+    /// Whether it is for more than to hand back.
+    pub(crate) fn asks(&self) -> bool {
+        self.need > 0 || self.wish > 0
+    }
 }
 
 /// The owner's answer to an [`Ask`].
@@ -56,6 +69,8 @@ pub struct Grant {
     pub returned: u64,
     /// Asking again may give more.
     pub more: bool,
+    /// The key is far from its limit: what is not used may be kept for a while.
+    pub plenty: bool,
 }
 
 /// Asks or grants in one message: 20 of at most 55 bytes fit a datagram.

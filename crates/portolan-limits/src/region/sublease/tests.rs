@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     grants::{Grants, Step},
-    requests::Requests,
+    requests::{Idle, Requests},
     *,
 };
 
@@ -20,18 +20,22 @@ fn cell() -> Cell {
     Cell { limit: LimitId(1), key: Key::from_bits(9), slot: 4 }
 }
 
+fn idle() -> Idle {
+    Idle { cell: cell(), ends: false, plenty: false }
+}
+
 fn ask(granted: u64, returned: u64, need: u64) -> Ask {
-    Ask { cell: cell(), granted_by: 7, granted, returned, spent: 0, waiting: need.min(1), need }
+    Ask { cell: cell(), granted_by: 7, granted, returned, spent: 0, waiting: need.min(1), need, wish: 0, silent: false }
 }
 
 #[test]
 fn chunks_shrink_with_what_is_left_and_the_last_units_go_one_at_a_time() {
-    let chunk = |available, need| Grants::chunk(available, 3, &ask(0, 0, need), 1);
+    let chunk = |available, need| Grants::chunk(available, 3, &ask(0, 0, need), false, 1);
     assert_eq!([1000, 100, 12, 6, 1, 0].map(|available| chunk(available, 10_000)), [167, 17, 2, 1, 1, 0]);
     assert_eq!(chunk(1000, 5), 5);
     let dear = Ask { waiting: 5, ..ask(0, 0, 5) };
-    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, 1)), [5, 5, 2], "five requests");
-    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, 5)), [5, 5, 5], "one that costs as much");
+    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, false, 1)), [5, 5, 2], "five requests");
+    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, false, 5)), [5, 5, 5], "one that costs as much");
 }
 
 #[test]
@@ -40,7 +44,7 @@ fn an_ask_that_is_repeated_or_late_is_granted_once() {
     let from = node("b");
     let step = |refund, grants| Some(Step { refund, borrowed: 0, grants });
     assert_eq!(grants.handle_ask(&from, 1, &ask(0, 0, 5)), step(0, true));
-    assert_eq!(grants.settle(&from, &ask(0, 0, 5), 5, true).granted, 5);
+    assert_eq!(grants.settle(&from, &ask(0, 0, 5), 5, true, false).granted, 5);
     assert_eq!(grants.handle_ask(&from, 1, &ask(0, 0, 5)), step(0, false));
     assert_eq!(grants.handle_ask(&from, 1, &ask(5, 3, 4)), step(3, true));
     assert_eq!(grants.handle_ask(&from, 1, &ask(5, 3, 0)), step(0, false));
@@ -61,7 +65,7 @@ fn tokens_that_were_borrowed_and_passed_on_are_not_missing_from_the_owner_s_buck
         assert_eq!(grants.handle_ask(&from, life, &ask), Some(expected));
         if ask.granted == 0 && life == 1 {
             grants.pass_on(&from, &ask, 6);
-            grants.settle(&from, &ask, 10, true);
+            grants.settle(&from, &ask, 10, true, false);
         }
         assert_eq!(grants.out(&cell()), out);
     };
@@ -82,13 +86,12 @@ fn a_late_answer_of_an_owner_s_earlier_process_is_not_counted_again() {
         requests.handle_use(cell(), used, 1, now);
         let sent = requests.poll_ask(now, |_| Some(by.clone())).map(|(_, ask)| ask.granted);
         now = now + Duration::from_millis(200);
-        let grant = Grant { cell: cell(), granted, returned: 0, more: true };
+        let grant = Grant { cell: cell(), granted, returned: 0, more: true, plenty: false };
         (sent, requests.handle_grant(by, life, grant, now).map(|published| published.rights))
     };
     assert_eq!(ask(&mut requests, 0, &owner, 1, 10), (Some(0), Some(10)));
     assert_eq!(ask(&mut requests, 10, &heir, 1, 5), (Some(0), Some(15)));
     assert_eq!(ask(&mut requests, 15, &owner, 1, 12), (Some(0), None));
-    assert_eq!(requests.spent(&cell()), 15);
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn of_a_key_that_a_node_owned_for_a_while_it_may_use_what_is_granted_after_that(
             requests.handle_use(cell(), used, 1, now);
             let sent = requests.poll_ask(now, |_| Some(owner.clone())).map(|(_, ask)| (ask.waiting, ask.need));
             now = now + Duration::from_millis(200);
-            let grant = Grant { cell: cell(), granted, returned: 0, more: true };
+            let grant = Grant { cell: cell(), granted, returned: 0, more: true, plenty: false };
             (sent, requests.handle_grant(&owner, life, grant, now).map(|published| published.rights))
         };
         // Five were used before the first grant.
@@ -176,7 +179,7 @@ impl Region {
         let node = &mut self.nodes[at];
         let taken = node.rights - node.used;
         node.used += taken;
-        node.requests.handle_withdrawn(cell(), taken, self.now);
+        node.requests.handle_withdrawn(idle(), taken, self.now);
     }
 
     fn send(&mut self) {
@@ -194,9 +197,10 @@ impl Region {
         let name = self.nodes[from].name.clone();
         let Some(step) = self.grants.handle_ask(&name, life, &ask) else { return };
         self.pool += step.refund;
-        let taken = if step.grants { Grants::chunk(self.pool, 3, &ask, 1) } else { 0 };
+        let plenty = self.pool * 2 > self.quota;
+        let taken = if step.grants { Grants::chunk(self.pool, 3, &ask, plenty, 1) } else { 0 };
         self.pool -= taken;
-        let grant = self.grants.settle(&name, &ask, taken, self.pool > 0);
+        let grant = self.grants.settle(&name, &ask, taken, self.pool > 0, plenty);
         self.answers.push((from, life, self.owner_life, grant));
     }
 
@@ -259,7 +263,7 @@ fn what_an_idle_node_holds_goes_back_and_is_spent_elsewhere() {
     let held = region.nodes[0].rights - region.nodes[0].used;
     assert!(held > 0);
     region.pass(1000);
-    assert_eq!(region.nodes[0].requests.idle(region.now, |_| None), [cell()]);
+    assert_eq!(region.nodes[0].requests.idle(region.now, |_| None), [idle()]);
     region.hand_back(0);
     exchange(&mut region);
     assert_eq!(region.nodes[0].requests.idle(region.now, |_| None), []);

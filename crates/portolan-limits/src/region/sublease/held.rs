@@ -1,0 +1,230 @@
+//! What a node was granted of one cell, by which processes of owners, and what it did with that.
+
+use std::time::Duration;
+
+use portolan_model::{NodeName, Timestamp};
+
+use super::{Ask, Cell, Grant};
+
+/// Of one cell.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    /// None where the place is free.
+    pub cell: Option<Cell>,
+    /// The owner's process that grants at present, and what it granted.
+    by: Option<(NodeName, u64)>,
+    granted: u64,
+    returned: u64,
+    /// Processes that granted before, and what: their late answers are not counted again.
+    past: Vec<(NodeName, u64, u64)>,
+    /// The last addition.
+    chunk: u64,
+    /// The owner said that there is plenty.
+    pub plenty: bool,
+    /// Use when it was last asked for more, units handed back included.
+    used: u64,
+    /// Units handed back, which the entry counts as used.
+    withdrawn: u64,
+    /// Of a bucket: use when it was last settled, and when that was.
+    settled: u64,
+    settled_at: Timestamp,
+    /// Settled after the rest was handed back.
+    settled_last: bool,
+    /// Use of the slot from no grant: what this node spent while it owned the key, or took over as spent.
+    pub before: u64,
+    /// Units that wait, and those that would last for a moment; none: only to hand back.
+    pub waiting: u64,
+    pub need: u64,
+    /// Units that would last for longer, where there is plenty.
+    pub wish: u64,
+    /// An ask is to be sent.
+    pub due: bool,
+    /// When the ask on its way is sent again.
+    pub again: Option<Timestamp>,
+    /// No ask before this: the owner had nothing.
+    pub quiet_until: Timestamp,
+    /// Last use.
+    pub touched: Timestamp,
+    /// When to look whether something goes back.
+    pub look_at: Timestamp,
+    more: bool,
+    /// Something came since the rest was last handed back.
+    rest: bool,
+    /// The slot ends: its rest was handed back.
+    pub closing: bool,
+}
+
+impl Held {
+    pub fn new(cell: Cell, now: Timestamp) -> Self {
+        Self { cell: Some(cell), touched: now, ..Self::default() }
+    }
+
+    /// Takes note of use, and says whether more should be asked for: `used` of the slot and units `refused` since the last
+    /// call.
+    pub fn handle_use(&mut self, used: u64, refused: u64, now: Timestamp) -> bool {
+        let used = used.saturating_sub(self.before);
+        self.touched = now;
+        self.waiting = self.waiting.saturating_add(refused);
+        let left = self.rights().saturating_sub(used);
+        let runs_low = self.more && self.chunk > 1 && left <= self.ahead() && !self.closing;
+        let empty = self.waiting > left;
+        let asks = (runs_low || empty) && self.again.is_none() && now >= self.quiet_until;
+        if asks {
+            // Twice what was used since the last time: a node that speeds up gets there in a few asks, and one that slows
+            // down holds little. A chunk of plenty was meant to last.
+            let recent = used.saturating_sub(self.used);
+            let soon = if self.plenty { recent } else { recent.saturating_mul(2) };
+            self.need = self.waiting.saturating_add(soon).max(1);
+            self.used = used;
+        }
+        asks
+    }
+
+    /// Takes an answer; says whether there is more now, or `None` when it is not to be heeded.
+    pub fn handle_grant(&mut self, from: &NodeName, life: u64, grant: &Grant, now: Timestamp) -> Option<bool> {
+        let before = self.rights();
+        match &self.by {
+            Some((node, by)) if (node, *by) == (from, life) => {
+                self.chunk = if grant.granted > self.granted { grant.granted - self.granted } else { self.chunk };
+                self.granted = self.granted.max(grant.granted);
+            }
+            _ if !self.takes(from, life) => return None,
+            _ => {
+                if let Some((node, by)) = self.by.replace((from.clone(), life)) {
+                    self.past.push((node, by, self.granted));
+                }
+                (self.granted, self.returned, self.chunk) = (grant.granted, 0, grant.granted);
+            }
+        }
+        (self.again, self.more, self.plenty) = (None, grant.more, grant.plenty);
+        let gained = self.rights() > before;
+        self.rest |= gained;
+        if !gained && !grant.more {
+            self.quiet_until = now + QUIET;
+        }
+        // What waited has its answer; whoever is refused anew counts anew.
+        (self.waiting, self.need, self.wish) = (0, 0, 0);
+        Some(gained)
+    }
+
+    /// Whether less came back to the owner than was handed back, by its own word.
+    pub fn misses(&self, grant: &Grant) -> bool {
+        grant.returned < self.returned
+    }
+
+    /// The key was this node's, and is not from now on; `used` of the slot.
+    pub fn handle_lost(&mut self, used: u64) {
+        self.before = self.before.max(used.saturating_sub(self.rights()));
+        self.used = used.saturating_sub(self.before);
+        (self.waiting, self.need, self.wish, self.closing) = (0, 0, 0, false);
+    }
+
+    /// `units` were taken from the entry to be handed back; says whether an owner gets any.
+    pub fn handle_withdrawn(&mut self, units: u64, now: Timestamp) -> bool {
+        self.touched = now;
+        self.withdrawn += units;
+        self.used = self.used.saturating_add(units);
+        (self.chunk, self.rest) = (0, false);
+        // What an owner granted that is gone is lost.
+        let to_owner = units.min(self.granted - self.returned);
+        self.returned += to_owner;
+        to_owner > 0
+    }
+
+    /// What of `used` was spent here.
+    pub fn spent_of(&self, used: u64) -> u64 {
+        used.saturating_sub(self.before).saturating_sub(self.withdrawn)
+    }
+
+    /// Whether nobody has used it for so long that the rest, if there is one, goes back.
+    pub fn is_idle(&self, now: Timestamp) -> bool {
+        self.rest && now.since(self.touched) >= self.kept()
+    }
+
+    /// When something may go back next, `left` before the slot ends or when it was not used for long enough.
+    pub fn next_look(&self, now: Timestamp, left: Option<Duration>) -> Timestamp {
+        let kept = if self.rest { self.kept() } else { KEPT_OF_PLENTY };
+        let idle = if self.touched + kept > now { self.touched + kept } else { now + kept };
+        let ends = left.map(|left| now + left.saturating_sub(HAND_BACK).max(LOOK));
+        ends.map_or(idle, |ends| idle.min(ends))
+    }
+
+    /// Whether the next ask should say what is spent: not oftener than a counter allows.
+    pub fn settles(&self, now: Timestamp) -> bool {
+        let last = self.closing && !self.settled_last;
+        now.since(self.settled_at) >= SETTLE || last
+    }
+
+    /// Of the slot's use so much can not be given back any more.
+    pub fn settle(&mut self, used: u64, now: Timestamp) {
+        (self.settled, self.settled_at, self.settled_last) = (used, now, self.closing);
+    }
+
+    /// What to tell and ask `owner`, with the totals of its process that is known here.
+    pub fn ask(&self, cell: Cell, owner: &NodeName) -> Ask {
+        let Self { waiting, need, wish, granted, returned, .. } = *self;
+        let (granted_by, granted, returned, spent) = match &self.by {
+            Some((node, life)) if node == owner => (*life, granted, returned, self.spent()),
+            _ => (0, 0, 0, 0),
+        };
+        // What is lost on its way back to who has plenty is missed by nobody.
+        let silent = need == 0 && wish == 0 && self.plenty;
+        Ask { cell, granted_by, granted, returned, spent, waiting, need, wish, silent }
+    }
+
+    /// All that was ever granted.
+    pub fn rights(&self) -> u64 {
+        self.past.iter().fold(self.granted, |sum, (.., granted)| sum.saturating_add(*granted))
+    }
+
+    /// What is left when more is asked for. A chunk of plenty is meant for the whole slot.
+    pub fn ahead(&self) -> u64 {
+        match (self.plenty, self.chunk) {
+            (_, 0 | 1) => 0,
+            (true, chunk) => chunk / 4,
+            (false, chunk) => chunk.div_ceil(2),
+        }
+    }
+
+    /// More may come soon.
+    pub fn more(&self) -> bool {
+        self.more
+    }
+
+    /// What is spent for certain of what the present owner granted: what earlier ones did goes first.
+    fn spent(&self) -> u64 {
+        let past = self.rights() - self.granted;
+        self.settled.saturating_sub(self.before).saturating_sub(past).saturating_sub(self.returned)
+    }
+
+    /// Whether another process than the present one may grant: one that never did, in answer to an ask.
+    fn takes(&self, from: &NodeName, life: u64) -> bool {
+        let known = self.past.iter().any(|(node, by, _)| (node, *by) == (from, life));
+        !known && self.again.is_some() && self.past.len() < MAX_PAST
+    }
+
+    /// How long a rest is kept that nobody uses: else a node that served one request of a day would hold a chunk of the day.
+    fn kept(&self) -> Duration {
+        if self.plenty { KEPT_OF_PLENTY } else { KEPT }
+    }
+}
+
+/// How long before a slot's end the rest of it goes back: long enough for the owner to grant it to another node or to
+/// lend it to another region of the neighbourhood.
+pub(crate) const HAND_BACK: Duration = Duration::from_millis(50);
+
+/// How often a cell is looked at while its slot ends: units may still come.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+
+const KEPT: Duration = Duration::from_secs(1);
+
+const KEPT_OF_PLENTY: Duration = Duration::from_secs(10);
+
+/// A counter can be settled 16 times in a slot, and slots of a bucket last a second.
+const SETTLE: Duration = Duration::from_millis(80);
+
+/// Owner's processes that grant in one slot; beyond it the slot's rest is left to the other nodes.
+const MAX_PAST: usize = 16;
+
+/// How long a node asks nothing after the owner had nothing: one round of lending between regions.
+const QUIET: Duration = Duration::from_millis(100);
