@@ -19,7 +19,10 @@ impl Limits {
             let rights: &Rights = rights;
             let look = self.look_at(rights, key, counter);
             if self.shared.gates.of(key).is_foreign() {
-                foreign.push((rights.id, key, look));
+                let low = look.used >= counter.others(rights.terms.slot(wall));
+                if low || look.refused > 0 || rights.terms.kind == Kind::Concurrency {
+                    foreign.push((rights.id, key, look));
+                }
                 return;
             }
             if rights.terms.kind == Kind::Concurrency && look.refused > 0 {

@@ -45,7 +45,9 @@ impl Limits {
             let rights = limiter.rights(cell.limit)?;
             (rights.terms.slot(wall) <= cell.slot).then(|| rights.terms.end(cell.slot).since(wall))
         };
-        for idle in self.siblings.requests.idle(now.mono, left) {
+        let table = &self.shared.table;
+        let used = |cell: &Cell| table.with(cell.key, |counter| counter.used(cell.slot)).unwrap_or(0);
+        for idle in self.siblings.requests.idle(now.mono, left, used) {
             let cell = idle.cell;
             let foreign = self.shared.gates.of(cell.key).is_foreign();
             let Some(rights) = limiter.rights(cell.limit).filter(|_| foreign) else { continue };
@@ -57,12 +59,12 @@ impl Limits {
                 (counter.withdraw(cell.slot, at_most, published, 0), counter.used(cell.slot))
             };
             let (taken, used) = self.shared.table.with(cell.key, take).unwrap_or_default();
-            self.siblings.requests.handle_withdrawn(idle, taken, now.mono);
+            self.siblings.requests.handle_withdrawn(&idle, taken, now.mono);
             if idle.ends {
                 let window = rights.terms.end(cell.slot).since(rights.terms.begin(cell.slot));
                 let share = AHEAD.as_secs_f64() / window.as_secs_f64().max(AHEAD.as_secs_f64());
                 let need = |spent: u64| (spent.saturating_sub(1) as f64 * share).ceil() as u64;
-                self.siblings.requests.turn(cell, used, window, need, now.mono);
+                self.siblings.requests.turn(&idle, used, window, need, now.mono);
             }
         }
     }

@@ -23,6 +23,8 @@ pub(super) struct Held {
     pub plenty: bool,
     /// Use when it was last asked for more, units handed back included.
     used: u64,
+    /// Use when it was last looked at.
+    seen: u64,
     /// Units handed back, which the entry counts as used.
     withdrawn: u64,
     /// Of a bucket: use when it was last settled, and when that was.
@@ -55,10 +57,6 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub fn new(cell: Cell, now: Timestamp) -> Self {
-        Self { cell: Some(cell), touched: now, ..Self::default() }
-    }
-
     /// Takes note of use, and says whether more should be asked for: `used` of the slot and units `refused` since the last
     /// call.
     pub fn handle_use(&mut self, used: u64, refused: u64, now: Timestamp) -> bool {
@@ -139,6 +137,13 @@ impl Held {
     /// Whether nobody has used it for so long that the rest, if there is one, goes back.
     pub fn is_idle(&self, now: Timestamp) -> bool {
         self.rest && now.since(self.touched) >= self.kept()
+    }
+
+    /// Whether something was used since it was last looked at, and takes note of that.
+    pub fn was_used(&mut self, used: u64, now: Timestamp) -> bool {
+        let was = std::mem::replace(&mut self.seen, used) != used;
+        self.touched = if was { now } else { self.touched };
+        was
     }
 
     /// When something may go back next, `left` before the slot ends or when it was not used for long enough.

@@ -23,19 +23,24 @@ use crate::key::Key;
 #[derive(Debug)]
 pub(crate) struct Requests {
     keys: BTreeMap<(LimitId, Key), Asker>,
-    /// The cells of `keys`, and those of them that are free. A place in one of the queues below may be another cell's by
-    /// then: each cell knows what it waits for.
-    cells: Vec<Held>,
+    cells: Cells,
+}
+
+/// The cells of a node's keys, and what is to be done for them. A place in one of the queues may be another cell's by then:
+/// each cell knows what it waits for.
+#[derive(Debug, Default)]
+struct Cells {
+    held: Vec<Held>,
     free: Vec<At>,
     capacity: usize,
+    /// Cells there was no room for.
+    refused: u64,
     /// Cells whose ask is to be sent.
     due: VecDeque<At>,
     /// When asks on their way are sent again: all after the same time, so in the order in which they left.
     overdue: VecDeque<(Timestamp, At)>,
     /// When to look whether something of a cell goes back, in steps of [`LOOK`].
     looks: BTreeMap<Timestamp, Vec<At>>,
-    /// Cells there was no room for.
-    pub refused: u64,
 }
 
 /// One key: it goes on from slot to slot while it is used.
@@ -53,6 +58,7 @@ type At = u32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Idle {
     pub cell: Cell,
+    at: At,
     /// For its slot ends.
     pub ends: bool,
     /// The owner has plenty.
@@ -73,56 +79,52 @@ pub(crate) struct Published {
 impl Requests {
     /// For so many cells at one time; further ones are refused and counted.
     pub fn new(capacity: usize) -> Self {
-        Self {
-            keys: BTreeMap::new(),
-            cells: Vec::new(),
-            free: Vec::new(),
-            capacity: capacity.min(At::MAX as usize),
-            due: VecDeque::new(),
-            overdue: VecDeque::new(),
-            looks: BTreeMap::new(),
-            refused: 0,
-        }
+        Self { keys: BTreeMap::new(), cells: Cells { capacity: capacity.min(At::MAX as usize), ..Cells::default() } }
+    }
+
+    /// Cells there was no room for.
+    pub fn refused(&self) -> u64 {
+        self.cells.refused
     }
 
     /// Takes note of an entry's use: `used` of the slot, what was handed back included, and units `refused` since the
-    /// last call.
+    /// last call. What was granted and is not used up need not be told of.
     pub fn handle_use(&mut self, cell: Cell, used: u64, refused: u64, now: Timestamp) {
         let asker = self.keys.get(&(cell.limit, cell.key));
         let (wish, known) = asker.map_or((0, None), |asker| (asker.pace.wish(), asker.of(cell.slot)));
-        let Some(at) = known.or_else(|| self.begin(cell, now)) else { return };
-        let held = &mut self.cells[at as usize];
-        if known.is_none() {
-            held.before = used;
-        }
+        let Some(at) = known.or_else(|| self.begin(cell, used, now)) else { return };
+        let held = self.cells.at(at);
         if held.handle_use(used, refused, now) {
             held.wish = wish;
-            self.ask(at);
+            self.cells.ask(at);
         }
     }
 
     /// Takes note that a slot of a key, which lasts for `window`, ends with so much `used` in all, and asks ahead for the
     /// next: for `need` units at any rate, and where there is plenty for what the key is likely to use.
-    pub fn turn(&mut self, cell: Cell, used: u64, window: Duration, need: impl Fn(u64) -> u64, now: Timestamp) {
+    pub fn turn(&mut self, ended: &Idle, used: u64, window: Duration, need: impl Fn(u64) -> u64, now: Timestamp) {
+        let cell = ended.cell;
         let Some(asker) = self.keys.get_mut(&(cell.limit, cell.key)) else { return };
-        let spent = asker.of(cell.slot).map_or(0, |at| self.cells[at as usize].spent_of(used));
+        let spent = self.cells.at(ended.at).spent_of(used);
         asker.pace.note(spent, window);
         let (need, wish) = (need(spent), asker.pace.wish());
         let next = Cell { slot: cell.slot + 1, ..cell };
         if need == 0 && wish == 0 || asker.of(next.slot).is_some() {
             return;
         }
-        if let Some(at) = self.begin(next, now) {
-            let held = &mut self.cells[at as usize];
+        if let Some(at) = self.cells.begin(next, 0, now) {
+            asker.slots.push((next.slot, at));
+            let held = self.cells.at(at);
             (held.need, held.wish) = (need, wish);
-            self.ask(at);
+            self.cells.ask(at);
         }
     }
 
     /// Takes an answer of the process `life` of `from`.
     pub fn handle_grant(&mut self, from: &NodeName, life: u64, grant: Grant, now: Timestamp) -> Option<Published> {
-        let at = self.find(&grant.cell)?;
-        let held = &mut self.cells[at as usize];
+        let Cell { limit, key, slot } = grant.cell;
+        let at = self.keys.get(&(limit, key))?.of(slot)?;
+        let held = self.cells.at(at);
         let gained = held.handle_grant(from, life, &grant, now)?;
         let rights = held.rights().saturating_add(held.before);
         let low_water = rights.saturating_sub(held.ahead());
@@ -131,21 +133,21 @@ impl Requests {
         let early = gained && now + LOOK < held.look_at;
         let misses = held.misses(&grant);
         if early {
-            self.look(at, now + LOOK);
+            self.cells.look(at, now + LOOK);
         }
         if misses {
-            self.ask(at);
+            self.cells.ask(at);
         }
         Some(published)
     }
 
     /// The owner of cells has changed: what is on its way will not be answered.
     pub fn handle_owner_change(&mut self) {
-        for at in 0..self.cells.len() {
-            let held = &mut self.cells[at];
+        for at in 0..self.cells.held.len() as At {
+            let held = self.cells.at(at);
             held.quiet_until = Timestamp::ZERO;
             if held.again.take().is_some() && held.need > 0 {
-                self.ask(at as At);
+                self.cells.ask(at);
             }
         }
     }
@@ -153,49 +155,54 @@ impl Requests {
     /// Cells of keys that this node owned, and another one owns from now on: what is `used` of them was spent from this
     /// node's own account, and of what will be granted nothing is.
     pub fn handle_lost(&mut self, lost: impl Fn(Key) -> bool, used: impl Fn(&Cell) -> u64) {
-        for held in self.cells.iter_mut() {
+        for held in &mut self.cells.held {
             if let Some(cell) = held.cell.filter(|cell| lost(cell.key)) {
                 held.handle_lost(used(&cell));
             }
         }
     }
 
-    /// Cells of which something should go back: `left` says how long a slot still lasts. The caller takes what is unused
-    /// from the entry and reports it by [`handle_withdrawn`](Self::handle_withdrawn).
-    pub fn idle(&mut self, now: Timestamp, left: impl Fn(&Cell) -> Option<Duration>) -> Vec<Idle> {
+    /// Cells of which something should go back: `left` says how long a slot still lasts, `used` what is used of it. The
+    /// caller takes what is unused from the entry and reports it by [`handle_withdrawn`](Self::handle_withdrawn).
+    pub fn idle(
+        &mut self,
+        now: Timestamp,
+        left: impl Fn(&Cell) -> Option<Duration>,
+        used: impl Fn(&Cell) -> u64,
+    ) -> Vec<Idle> {
         let mut idle = Vec::new();
-        while let Some(looks) = self.looks.first_entry().filter(|looks| *looks.key() <= now) {
+        while let Some(looks) = self.cells.looks.first_entry().filter(|looks| *looks.key() <= now) {
             let (planned, places) = looks.remove_entry();
             for at in places {
-                let held = &mut self.cells[at as usize];
+                let held = self.cells.at(at);
                 let Some(cell) = held.cell.filter(|_| held.look_at == planned) else { continue };
                 let left = left(&cell).filter(|_| !held.closing);
                 let ends = left.is_some_and(|left| left <= HAND_BACK);
-                if ends || held.is_idle(now) {
-                    idle.push(Idle { cell, ends, plenty: held.plenty });
+                if ends || held.is_idle(now) && !held.was_used(used(&cell), now) {
+                    idle.push(Idle { cell, at, ends, plenty: held.plenty });
                 }
                 let next = held.next_look(now, left);
-                self.look(at, next);
+                self.cells.look(at, next);
             }
         }
         idle
     }
 
     /// `units` of a cell were taken from its entry to be handed back.
-    pub fn handle_withdrawn(&mut self, Idle { cell, ends, .. }: Idle, units: u64, now: Timestamp) {
-        let Some(at) = self.find(&cell) else { return };
-        let held = &mut self.cells[at as usize];
-        held.closing |= ends;
+    pub fn handle_withdrawn(&mut self, idle: &Idle, units: u64, now: Timestamp) {
+        let held = self.cells.at(idle.at);
+        held.closing |= idle.ends;
         if held.handle_withdrawn(units, now) {
-            self.ask(at);
+            self.cells.ask(idle.at);
         }
     }
 
     /// Settles the use of cells whose ask is due: `settle` says what of a cell's use can not be given back any more, if
     /// that matters for its limit. Not oftener than a counter allows.
     pub fn settle_due(&mut self, now: Timestamp, settle: impl Fn(&Cell) -> Option<u64>) {
-        for at in &self.due {
-            let held = &mut self.cells[*at as usize];
+        let Cells { held, due, .. } = &mut self.cells;
+        for at in due {
+            let held = &mut held[*at as usize];
             let Some(cell) = held.cell.filter(|_| held.settles(now)) else { continue };
             if let Some(used) = settle(&cell) {
                 held.settle(used, now);
@@ -205,14 +212,14 @@ impl Requests {
 
     /// The next ask to send, of a key whose owner `owner` tells; none of a key that has no other owner.
     pub fn poll_ask(&mut self, now: Timestamp, owner: impl Fn(&Cell) -> Option<NodeName>) -> Option<(NodeName, Ask)> {
-        while let Some(at) = self.due.pop_front() {
-            let held = &mut self.cells[at as usize];
+        while let Some(at) = self.cells.due.pop_front() {
+            let held = self.cells.at(at);
             let Some(cell) = held.cell.filter(|_| std::mem::take(&mut held.due)) else { continue };
             let Some(owner) = owner(&cell) else { continue };
             let ask = held.ask(cell, &owner);
             if !ask.silent {
                 held.again = Some(now + ASK_AGAIN);
-                self.overdue.push_back((now + ASK_AGAIN, at));
+                self.cells.overdue.push_back((now + ASK_AGAIN, at));
             }
             return Some((owner, ask));
         }
@@ -221,12 +228,12 @@ impl Requests {
 
     /// Sends asks again that were not answered.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        while let Some((planned, at)) = self.overdue.pop_front_if(|(planned, _)| *planned <= now) {
+        while let Some((planned, at)) = self.cells.overdue.pop_front_if(|(planned, _)| *planned <= now) {
             // It may have been answered, and asked anew since.
-            let held = &mut self.cells[at as usize];
+            let held = self.cells.at(at);
             if held.again == Some(planned) {
                 held.again = None;
-                self.ask(at);
+                self.cells.ask(at);
             }
         }
     }
@@ -238,52 +245,68 @@ impl Requests {
 
     /// Forgets cells that are not `live`.
     pub fn retain(&mut self, live: impl Fn(&Cell) -> bool) {
-        let Self { keys, cells, free, .. } = self;
+        let Self { keys, cells } = self;
         keys.retain(|&(limit, key), asker| {
             asker.slots.retain(|(slot, at)| {
                 let lives = live(&Cell { limit, key, slot: *slot });
                 if !lives {
-                    cells[*at as usize] = Held::default();
-                    free.push(*at);
+                    cells.end(*at);
                 }
                 lives
             });
             !asker.slots.is_empty()
         });
-        if self.keys.is_empty() {
-            (self.cells, self.free) = (Vec::new(), Vec::new());
-            (self.due, self.overdue, self.looks) = (VecDeque::new(), VecDeque::new(), BTreeMap::new());
+        if keys.is_empty() {
+            // Room for a flood of keys is not kept for ever.
+            let Cells { capacity, refused, .. } = *cells;
+            *cells = Cells { capacity, refused, ..Cells::default() };
         }
     }
 
-    fn find(&self, cell: &Cell) -> Option<At> {
-        self.keys.get(&(cell.limit, cell.key))?.of(cell.slot)
+    #[cfg(test)]
+    pub fn idle_cell(&self, cell: &Cell) -> Option<Idle> {
+        let at = self.keys.get(&(cell.limit, cell.key))?.of(cell.slot)?;
+        Some(Idle { cell: *cell, at, ends: false, plenty: false })
     }
 
-    /// Makes room for a cell that is not held.
-    fn begin(&mut self, cell: Cell, now: Timestamp) -> Option<At> {
-        let held = Held::new(cell, now);
+    /// Makes room for a cell that is not held, of which so much is used already.
+    fn begin(&mut self, cell: Cell, before: u64, now: Timestamp) -> Option<At> {
+        let at = self.cells.begin(cell, before, now)?;
+        self.keys.entry((cell.limit, cell.key)).or_default().slots.push((cell.slot, at));
+        Some(at)
+    }
+}
+
+impl Cells {
+    fn at(&mut self, at: At) -> &mut Held {
+        &mut self.held[at as usize]
+    }
+
+    fn begin(&mut self, cell: Cell, before: u64, now: Timestamp) -> Option<At> {
         let at = match self.free.pop() {
-            Some(at) => {
-                self.cells[at as usize] = held;
-                at
-            }
-            None if self.cells.len() < self.capacity => {
-                self.cells.push(held);
-                (self.cells.len() - 1) as At
+            Some(at) => at,
+            None if self.held.len() < self.capacity => {
+                self.held.push(Held::default());
+                (self.held.len() - 1) as At
             }
             None => {
                 self.refused += 1;
                 return None;
             }
         };
-        self.keys.entry((cell.limit, cell.key)).or_default().slots.push((cell.slot, at));
+        let held = self.at(at);
+        (held.cell, held.before, held.touched) = (Some(cell), before, now);
         self.look(at, now);
         Some(at)
     }
 
+    fn end(&mut self, at: At) {
+        *self.at(at) = Held::default();
+        self.free.push(at);
+    }
+
     fn ask(&mut self, at: At) {
-        if !std::mem::replace(&mut self.cells[at as usize].due, true) {
+        if !std::mem::replace(&mut self.at(at).due, true) {
             self.due.push_back(at);
         }
     }
@@ -291,7 +314,7 @@ impl Requests {
     /// Plans the next look at a cell.
     fn look(&mut self, at: At, when: Timestamp) {
         let when = Timestamp::from_nanos(when.as_nanos().next_multiple_of(LOOK.as_nanos() as u64));
-        self.cells[at as usize].look_at = when;
+        self.at(at).look_at = when;
         self.looks.entry(when).or_default().push(at);
     }
 }

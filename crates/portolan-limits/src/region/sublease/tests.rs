@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     grants::{Grants, Step},
-    requests::{Idle, Requests},
+    requests::Requests,
     *,
 };
 
@@ -18,10 +18,6 @@ fn node(name: &str) -> NodeName {
 
 fn cell() -> Cell {
     Cell { limit: LimitId(1), key: Key::from_bits(9), slot: 4 }
-}
-
-fn idle() -> Idle {
-    Idle { cell: cell(), ends: false, plenty: false }
 }
 
 fn ask(granted: u64, returned: u64, need: u64) -> Ask {
@@ -124,6 +120,8 @@ fn of_a_key_that_a_node_owned_for_a_while_it_may_use_what_is_granted_after_that(
 struct Region {
     quota: u64,
     pool: u64,
+    /// There is never plenty.
+    scarce: bool,
     grants: Grants,
     owner_life: u64,
     nodes: Vec<Asker>,
@@ -154,6 +152,7 @@ impl Region {
         Self {
             quota,
             pool: quota,
+            scarce: false,
             grants: Grants::new(100),
             owner_life: 100,
             nodes: (0..3).map(|at| Asker::new(at, 1)).collect(),
@@ -179,7 +178,9 @@ impl Region {
         let node = &mut self.nodes[at];
         let taken = node.rights - node.used;
         node.used += taken;
-        node.requests.handle_withdrawn(idle(), taken, self.now);
+        if let Some(idle) = node.requests.idle_cell(&cell()) {
+            node.requests.handle_withdrawn(&idle, taken, self.now);
+        }
     }
 
     fn send(&mut self) {
@@ -197,7 +198,7 @@ impl Region {
         let name = self.nodes[from].name.clone();
         let Some(step) = self.grants.handle_ask(&name, life, &ask) else { return };
         self.pool += step.refund;
-        let plenty = self.pool * 2 > self.quota;
+        let plenty = !self.scarce && self.pool * 2 > self.quota;
         let taken = if step.grants { Grants::chunk(self.pool, 3, &ask, plenty, 1) } else { 0 };
         self.pool -= taken;
         let grant = self.grants.settle(&name, &ask, taken, self.pool > 0, plenty);
@@ -245,33 +246,41 @@ fn under_overload_every_unit_is_spent_and_not_one_more() {
 
 #[test]
 fn what_an_idle_node_holds_goes_back_and_is_spent_elsewhere() {
-    let mut region = Region::new(100);
-    let exchange = |region: &mut Region| {
-        region.send();
-        while !region.asks.is_empty() {
-            region.take_ask(0, false);
+    for (scarce, kept) in [(true, 1000), (false, 10_000)] {
+        let mut region = Region { scarce, ..Region::new(100) };
+        let exchange = |region: &mut Region| {
+            region.send();
+            while !region.asks.is_empty() {
+                region.take_ask(0, false);
+            }
+            while !region.answers.is_empty() {
+                region.take_answer(0, false);
+            }
+            region.pass(1);
+        };
+        let idle = |region: &mut Region| {
+            let used = region.nodes[0].used;
+            region.nodes[0].requests.idle(region.now, |_| None, |_| used).len()
+        };
+        for _ in 0..6 {
+            region.request(0);
+            exchange(&mut region);
         }
-        while !region.answers.is_empty() {
-            region.take_answer(0, false);
+        assert!(region.nodes[0].rights > region.nodes[0].used);
+        region.pass(kept + 20);
+        assert_eq!(idle(&mut region), 0, "it was used since the last look");
+        region.pass(kept + 20);
+        assert_eq!(idle(&mut region), 1, "after {kept} ms");
+        region.hand_back(0);
+        exchange(&mut region);
+        region.pass(kept + 20);
+        assert_eq!(idle(&mut region), 0, "nothing is left");
+        for _ in 0..500 {
+            region.request(1);
+            exchange(&mut region);
         }
-        region.pass(1);
-    };
-    for _ in 0..6 {
-        region.request(0);
-        exchange(&mut region);
+        assert_eq!(region.spent, 100);
     }
-    let held = region.nodes[0].rights - region.nodes[0].used;
-    assert!(held > 0);
-    region.pass(1000);
-    assert_eq!(region.nodes[0].requests.idle(region.now, |_| None), [idle()]);
-    region.hand_back(0);
-    exchange(&mut region);
-    assert_eq!(region.nodes[0].requests.idle(region.now, |_| None), []);
-    for _ in 0..500 {
-        region.request(1);
-        exchange(&mut region);
-    }
-    assert_eq!(region.spent, 100);
 }
 
 #[derive(Clone, Debug)]
