@@ -7,8 +7,8 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::forecast::Demand;
 
-/// Most regions of a scope: a cell names its region, and the one lent to, in a byte below the two special fields.
-pub(crate) const MAX_REGIONS: usize = 200;
+/// Most regions of a scope: a cell names the one lent to, and what, in a byte below the two special fields.
+pub(crate) const MAX_REGIONS: usize = 127;
 
 /// Largest number in a cell.
 pub(crate) const MAX_AMOUNT: u64 = (1 << 40) - 1;
@@ -17,11 +17,20 @@ pub(crate) const MAX_AMOUNT: u64 = (1 << 40) - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Field {
     /// Moved to the region at this position.
-    Lent(u8),
+    Lent(Loan, u8),
     /// Consumed and given back.
     Refunded,
     /// Consumed, whether given back since or not.
     Consumed,
+}
+
+/// What is lent. It is told, since what it means may not follow from anything that regions hear of one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loan {
+    /// Units of the slot, to be spent in it.
+    Units,
+    /// Rate of a bucket: so many tokens of those that drip in during the slot.
+    Rate,
 }
 
 /// One region's row in one slot, as it travels.
@@ -32,7 +41,7 @@ pub struct Row {
     /// Consumed and given back.
     pub refunded: u64,
     /// Moved to other regions, by their position in the scope.
-    pub lent: SmallVec<[(u8, u64); 2]>,
+    pub lent: SmallVec<[(Loan, u8, u64); 2]>,
     /// What the region expects to be asked for.
     pub demand: Demand,
 }
@@ -44,6 +53,9 @@ pub(crate) struct Balance {
     pub consumed: u64,
     pub lent: u64,
     pub borrowed: u64,
+    /// Of a bucket's rate.
+    pub rate_lent: u64,
+    pub rate_borrowed: u64,
     pub demand: Demand,
     /// Whether the region has told anything about this slot.
     pub told: bool,
@@ -114,7 +126,7 @@ impl Account {
             match cell.field() {
                 Field::Consumed => (row.consumed, row.demand) = (cell.amount(), cell.demand),
                 Field::Refunded => row.refunded = cell.amount(),
-                Field::Lent(to) => row.lent.push((to, cell.amount())),
+                Field::Lent(loan, to) => row.lent.push((loan, to, cell.amount())),
             }
         }
         row
@@ -146,9 +158,13 @@ impl Account {
                     balances[region].demand = cell.demand;
                 }
                 Field::Refunded => refunded[region] = amount,
-                Field::Lent(to) => {
+                Field::Lent(Loan::Units, to) => {
                     balances[region].lent += amount;
                     balances[usize::from(to)].borrowed += amount;
+                }
+                Field::Lent(Loan::Rate, to) => {
+                    balances[region].rate_lent += amount;
+                    balances[usize::from(to)].rate_borrowed += amount;
                 }
             }
         }
@@ -168,8 +184,10 @@ impl Account {
             match cell.field() {
                 Field::Consumed if own => (balance.consumed, balance.demand) = (cell.amount(), cell.demand),
                 Field::Refunded if own => refunded = cell.amount(),
-                Field::Lent(_) if own => balance.lent += cell.amount(),
-                Field::Lent(to) if usize::from(to) == region => balance.borrowed += cell.amount(),
+                Field::Lent(Loan::Units, _) if own => balance.lent += cell.amount(),
+                Field::Lent(Loan::Rate, _) if own => balance.rate_lent += cell.amount(),
+                Field::Lent(Loan::Units, to) if usize::from(to) == region => balance.borrowed += cell.amount(),
+                Field::Lent(Loan::Rate, to) if usize::from(to) == region => balance.rate_borrowed += cell.amount(),
                 _ => {}
             }
         }
@@ -177,9 +195,9 @@ impl Account {
         balance
     }
 
-    /// What one region lent of a slot.
+    /// Units that one region lent of a slot.
     pub fn lent_out(&self, slot: u64, region: usize) -> u64 {
-        let lent = self.of_region(slot, region).filter(|cell| matches!(cell.field(), Field::Lent(_)));
+        let lent = self.of_region(slot, region).filter(|cell| matches!(cell.field(), Field::Lent(Loan::Units, _)));
         lent.fold(0, |sum: u64, cell| sum.saturating_add(cell.amount()))
     }
 
@@ -193,7 +211,7 @@ impl Account {
                 Field::Refunded => refunded = (cell.region, cell.amount()),
                 Field::Consumed if refunded.0 == cell.region => sum += cell.amount().saturating_sub(refunded.1),
                 Field::Consumed => sum += cell.amount(),
-                Field::Lent(_) => {}
+                Field::Lent(..) => {}
             }
         }
         sum
@@ -300,7 +318,8 @@ impl Account {
 impl Field {
     pub const fn code(self) -> u8 {
         match self {
-            Self::Lent(to) => to,
+            Self::Lent(Loan::Units, to) => to,
+            Self::Lent(Loan::Rate, to) => MAX_REGIONS as u8 + to,
             Self::Refunded => 254,
             Self::Consumed => 255,
         }
@@ -312,11 +331,12 @@ impl Cell {
         (self.slot as u32) << 16 | (self.region as u32) << 8 | self.field as u32
     }
 
-    const fn field(self) -> Field {
+    fn field(self) -> Field {
         match self.field {
             255 => Field::Consumed,
             254 => Field::Refunded,
-            to => Field::Lent(to),
+            to if usize::from(to) < MAX_REGIONS => Field::Lent(Loan::Units, to),
+            to => Field::Lent(Loan::Rate, to - MAX_REGIONS as u8),
         }
     }
 
@@ -335,9 +355,9 @@ impl Row {
         self.consumed.saturating_sub(self.refunded)
     }
 
-    /// Moved to other regions.
+    /// Moved to other regions, whatever it is.
     pub fn lent_out(&self) -> u64 {
-        self.lent.iter().fold(0, |sum: u64, &(_, amount)| sum.saturating_add(amount))
+        self.lent.iter().fold(0, |sum: u64, &(.., amount)| sum.saturating_add(amount))
     }
 }
 
@@ -364,23 +384,29 @@ mod tests {
     #[test]
     fn a_loan_moves_rights_and_a_refund_lowers_what_was_consumed() {
         let mut account = Account::default();
-        account.raise(7, 0, Field::Lent(2), 5);
+        account.raise(7, 0, Field::Lent(Loan::Units, 2), 5);
+        account.raise(7, 0, Field::Lent(Loan::Rate, 2), 3);
         account.raise(7, 0, Field::Consumed, 9);
         account.raise(7, 0, Field::Refunded, 4);
         account.raise(8, 0, Field::Consumed, 100);
         assert_eq!(account.raise(7, 0, Field::Consumed, 8), None, "a cell never falls");
         let balances = account.balances(7, 3);
         assert_eq!((balances[0].consumed, balances[0].lent, balances[2].borrowed), (5, 5, 5));
+        assert_eq!((balances[0].rate_lent, balances[2].rate_borrowed, account.lent_out(7, 0)), (3, 3, 5));
+        assert_eq!([0, 2].map(|at| account.balance(7, at)), [balances[0], balances[2]]);
         assert_eq!((balances[2].told, account.consumed(7, None), account.consumed(8, None)), (false, 5, 100));
         let row = account.row(7, 0);
-        assert_eq!((row.consumed, row.refunded, row.lent.as_slice()), (9, 4, &[(2, 5)][..]));
+        assert_eq!(
+            (row.consumed, row.refunded, row.lent.as_slice()),
+            (9, 4, &[(Loan::Units, 2, 5), (Loan::Rate, 2, 3)][..])
+        );
     }
 
     #[test]
     fn a_region_that_only_lent_of_a_slot_told_nothing_of_demand() {
         let demand = Demand::new(20.0, 500.0);
         let mut account = Account::default();
-        account.raise(8, 0, Field::Lent(1), 5);
+        account.raise(8, 0, Field::Lent(Loan::Units, 1), 5);
         assert_eq!((account.told(8, 0), account.told(8, 1)), (Some((0, Demand::default())), None));
         account.raise(8, 0, Field::Consumed, 3);
         account.expect(8, 0, demand);
@@ -425,12 +451,12 @@ mod tests {
     #[test]
     fn a_slot_is_not_taken_for_one_256_later() {
         let mut account = Account::default();
-        account.raise(5, 1, Field::Lent(0), 50);
+        account.raise(5, 1, Field::Lent(Loan::Units, 0), 50);
         account.raise(5, 1, Field::Consumed, 7);
         let later = 5 + 256;
-        assert_eq!((account.amount(later, 1, Field::Lent(0)), account.row(later, 1)), (0, Row::default()));
+        assert_eq!((account.amount(later, 1, Field::Lent(Loan::Units, 0)), account.row(later, 1)), (0, Row::default()));
         assert!(!account.has_row(later, 1) && account.balances(later, 2)[0].borrowed == 0);
-        assert_eq!(account.raise(later, 1, Field::Lent(0), 10), Some(0));
+        assert_eq!(account.raise(later, 1, Field::Lent(Loan::Units, 0), 10), Some(0));
         assert_eq!((account.balances(later, 2)[0].borrowed, account.slots().as_slice()), (10, &[later][..]));
     }
 }

@@ -59,10 +59,10 @@ impl Bucket {
         debt.min(LONGEST)
     }
 
-    /// Whether a bucket that holds the same part of its burst as one `before` can hold more tokens.
+    /// Whether a bucket that holds the same part of its burst as one `before` can hold more tokens, or fills faster.
     pub fn rises_from(&self, before: &Self) -> bool {
         let tokens = |bucket: &Self| bucket.tokens(bucket.burst);
-        tokens(self) > tokens(before) || self.burst > before.burst
+        tokens(self) > tokens(before) || self.burst > before.burst || self.interval < before.interval
     }
 
     /// Whole tokens in so much time.
@@ -71,8 +71,43 @@ impl Bucket {
     }
 }
 
+/// The time that a bucket fills by: civil time, ahead of it where a bucket fills faster than its share of the rate, behind
+/// where it fills more slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BucketTime {
+    pub wall: WallTime,
+    /// Fractions ahead of civil time.
+    shift: i64,
+}
+
+impl BucketTime {
+    pub const fn civil(wall: WallTime) -> Self {
+        Self { wall, shift: 0 }
+    }
+
+    /// The time after `ms` in which it ran faster by `change` of `1 << part_bits` parts.
+    pub fn shift(&mut self, change: i64, ms: u64, part_bits: u32) {
+        let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+        self.shift = self.shift.saturating_add(change.saturating_mul(ms) << (FRACTION_BITS - part_bits));
+    }
+
+    /// The same, but never ahead of civil time.
+    pub fn not_ahead(self) -> Self {
+        Self { shift: self.shift.min(0), ..self }
+    }
+
+    /// Fractions behind civil time, if any.
+    pub fn behind(self) -> u64 {
+        self.shift.min(0).unsigned_abs()
+    }
+
+    fn fractions(self) -> u64 {
+        (self.wall.as_unix_millis() << FRACTION_BITS).wrapping_add_signed(self.shift) & TIME_MASK
+    }
+}
+
 impl Level {
-    /// Bars the path while an entry changes its key.
+    /// Bars the path while an entry changes its key, or its bucket its pace.
     pub const CHANGING_KEY: Self = Self(u64::MAX);
 
     pub const fn from_bits(bits: u64) -> Self {
@@ -92,8 +127,8 @@ impl Level {
     }
 
     /// The level at `now` of a bucket that needs `debt` to be full.
-    pub fn new(reuse: u8, now: WallTime, debt: u64) -> Self {
-        let bits = (u64::from(reuse) << TIME_BITS) | (fractions(now).wrapping_add(debt) & TIME_MASK);
+    pub fn new(reuse: u8, now: BucketTime, debt: u64) -> Self {
+        let bits = (u64::from(reuse) << TIME_BITS) | (now.fractions().wrapping_add(debt) & TIME_MASK);
         // Neither of the two values that mean something else; a fraction more is a token later.
         Self(bits.clamp(1, u64::MAX - 1))
     }
@@ -104,8 +139,8 @@ impl Level {
     }
 
     /// How long the bucket needs to be full at `now`.
-    pub fn debt(self, now: WallTime) -> u64 {
-        let ahead = self.0.wrapping_sub(fractions(now)) & TIME_MASK;
+    pub fn debt(self, now: BucketTime) -> u64 {
+        let ahead = self.0.wrapping_sub(now.fractions()) & TIME_MASK;
         if ahead <= LONGEST { ahead } else { 0 }
     }
 
@@ -126,10 +161,6 @@ pub(crate) fn to_fractions(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis() << FRACTION_BITS).unwrap_or(u64::MAX).min(LONGEST)
 }
 
-fn fractions(now: WallTime) -> u64 {
-    (now.as_unix_millis() << FRACTION_BITS) & TIME_MASK
-}
-
 const FRACTION_BITS: u32 = 24;
 const TIME_BITS: u32 = 60;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
@@ -144,12 +175,12 @@ mod tests {
 
     use super::*;
 
-    fn at(ms: u64) -> WallTime {
-        WallTime::from_unix_millis(ms)
+    fn at(ms: u64) -> BucketTime {
+        BucketTime::civil(WallTime::from_unix_millis(ms))
     }
 
     /// Asks for `cost` tokens.
-    fn take(bucket: &Bucket, level: &mut Level, now: WallTime, cost: u64) -> bool {
+    fn take(bucket: &Bucket, level: &mut Level, now: BucketTime, cost: u64) -> bool {
         let debt = level.debt(now) + bucket.time_of(cost);
         let fits = debt <= bucket.burst();
         if fits {

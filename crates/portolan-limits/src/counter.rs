@@ -13,8 +13,9 @@ use portolan_config::LimitId;
 use portolan_model::WallTime;
 
 use crate::{
-    bucket::Level,
+    bucket::{BucketTime, Level},
     key::Key,
+    pace::Pace,
     sync::{
         AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -31,7 +32,7 @@ pub(crate) struct Counter {
     tag: AtomicU64,
     /// Spent, lent and handed on, by the parity of the slot.
     used: [AtomicU64; 2],
-    /// What may be used at most, by the parity of the slot.
+    /// What may be used at most, by the parity of the slot; of a bucket what was borrowed, or how fast it fills.
     rights: [AtomicU64; 2],
     /// Spend of the other regions; of a bucket, what is out on loan; at a node that does not own the key, how much may be
     /// used before more is asked for.
@@ -120,6 +121,61 @@ impl Counter {
         Published::of(self.rights[parity(slot)].load(Relaxed), slot)
     }
 
+    /// Tokens of a bucket that were borrowed for `slot`.
+    pub fn borrowed(&self, slot: u64) -> u64 {
+        self.published(slot).filter(|(tag, _)| *tag != PACE).map_or(0, |(_, amount)| amount)
+    }
+
+    /// How fast a bucket fills in two neighbouring slots, where that is not by its share. The slots are near `current`.
+    pub fn paces(&self, current: u64) -> [Option<(u64, Pace)>; 2] {
+        [0, 1].map(|at: usize| {
+            let bits = self.rights[at].load(Acquire);
+            let (slot, amount) = Published::near(bits, current)?;
+            let (tag, _) = Published::of(bits, slot)?;
+            (tag == PACE).then(|| (slot, Pace::from_bits(amount)))
+        })
+    }
+
+    /// Publishes how fast a bucket fills in `slot` and the next, in place of all paces there are. What was borrowed stays
+    /// where no pace takes its place. The level has to be barred.
+    pub fn publish_paces(&self, slot: u64, paces: [Option<Pace>; 2]) {
+        let found = self.paces(slot);
+        for (slot, pace) in (slot..).zip(paces) {
+            if pace.is_some() || found[parity(slot)].is_some() {
+                let bits = pace.map_or(0, |pace| Published::new(slot, PACE, pace.bits()).bits());
+                self.rights[parity(slot)].store(bits, Release);
+            }
+        }
+    }
+
+    /// Publishes what was borrowed of a bucket for `slot`, unless as much is or a pace stands there.
+    pub fn publish_borrowed(&self, slot: u64, borrowed: Allowance) -> bool {
+        let rises = self.borrowed(slot) < borrowed.amount && self.paces(slot)[parity(slot)].is_none();
+        if rises {
+            self.publish_rights(slot, borrowed);
+        }
+        rises
+    }
+
+    /// Bars the level of a bucket and returns what it was; `None` while its entry changes its key. Only under the
+    /// partition's lock, so that no other bars it.
+    pub fn bar_level(&self) -> Option<Level> {
+        loop {
+            let seen = self.level();
+            if seen == Level::CHANGING_KEY {
+                return None;
+            }
+            if self.advance_level(seen, Level::CHANGING_KEY) {
+                return Some(seen);
+            }
+        }
+    }
+
+    /// Ends what [`bar_level`](Self::bar_level) began.
+    pub fn settle_level(&self, level: Level) {
+        self.aux.store(level.bits(), Release);
+    }
+
     /// Spend of the other regions in `slot`, as last published; 0 for another slot.
     #[inline]
     pub fn others(&self, slot: u64) -> u64 {
@@ -138,8 +194,8 @@ impl Counter {
         self.others.store(bits, Release);
     }
 
-    /// What is used of `slot`. None of it can be given back from here on, so that the total never falls. Call less than
-    /// 16 times a slot: the number that tells charges from before wraps.
+    /// What is used of `slot`. None of it can be given back from here on, so that the total never falls. The number that
+    /// tells charges from before wraps with every 16th call: by then none of them may be given back any more.
     pub fn commit(&self, slot: u64) -> u64 {
         let mut settled = 0;
         self.change(slot, |word| {
@@ -278,6 +334,7 @@ impl Counter {
             // Before the word of the slot to come takes its place.
             Aux::Carried(amount) => self.raise_carried(slot.wrapping_sub(1), amount),
             Aux::Level(level) => {
+                let wall = BucketTime::civil(wall);
                 let behind = |seen: &Level| seen.was_asked() && seen.debt(wall) < level.debt(wall);
                 self.change_level(|seen| behind(&seen).then(|| level.with_reuse(seen.reuse())));
             }
@@ -285,6 +342,17 @@ impl Counter {
         for (slot, used) in (slot..).zip(used).filter(|(_, used)| *used > 0) {
             self.raise_used(slot, used);
         }
+    }
+
+    /// Counts units of `slot` that are spent by another measure, and those of them that came back.
+    pub fn count(&self, slot: u64, spent: u64, back: u64) {
+        self.change(slot, |word| match word.age(slot) {
+            Age::Same => {
+                Some(word.with_amount(word.amount().saturating_add(spent).saturating_sub(back).min(MAX_AMOUNT)))
+            }
+            Age::Past(_) => Some(word.rolled(slot, spent.saturating_sub(back))),
+            Age::Ahead => None,
+        });
     }
 
     /// Counts units refused.
@@ -459,6 +527,9 @@ impl Counter {
         self.used[parity(slot)].fetch_update(AcqRel, Acquire, change).is_ok()
     }
 }
+
+/// Tells how fast a bucket fills from what was borrowed for a slot; nothing of a bucket waits for a mark.
+const PACE: u64 = WaitReason::tag(Some(WaitReason::Mark));
 
 const fn parity(slot: u64) -> usize {
     (slot & 1) as usize

@@ -5,13 +5,15 @@ use std::{sync::Arc, time::Duration};
 
 use portolan_config::{Algorithm, LimitId, OnPartition, SharePlan, Window};
 use portolan_model::{Name, Ratio, WallTime};
+use smallvec::SmallVec;
 
 use crate::{
-    bucket::{Bucket, to_fractions},
+    bucket::{Bucket, BucketTime, to_fractions},
     calendar::{Calendar, Calendars},
     counter::Counter,
     drip::held,
     horizon::CLOCK_TOLERANCE,
+    pace::Tokens,
     shares::base_shares,
     word::MAX_AMOUNT,
 };
@@ -116,6 +118,8 @@ pub(crate) struct Terms {
     /// Units that one request costs at most.
     pub most_cost: u64,
     marked: bool,
+    /// Whether regions should lend rate of it, and not tokens.
+    prefers_rate: bool,
     share: Share,
 }
 
@@ -209,6 +213,7 @@ impl Terms {
             presumed: (share.before.max(share.after) / 10).max(1),
             chunk: allowance.max(second),
             most_cost: definition.most_cost.into(),
+            prefers_rate: prefers_rate(&definition.algorithm, &weights_of(&definition.shares), regions),
             marked: window >= MARKED_WINDOW && matches!(kind, Kind::Fixed | Kind::Sliding) && !definition.shadow,
             share,
         }
@@ -247,6 +252,18 @@ impl Terms {
         }
     }
 
+    /// Whether regions should lend rate of a bucket, and not tokens. Of which slots they do is [`RateSlots`]'s to say.
+    ///
+    /// [`RateSlots`]: crate::pace::RateSlots
+    pub const fn prefers_rate(&self) -> bool {
+        self.prefers_rate
+    }
+
+    /// So much of the quota as a rate.
+    pub fn tokens(&self, count: u64) -> Tokens {
+        Tokens { count, per_ms: millis(self.window), slot_ms: CHUNK_MS }
+    }
+
     /// This region's bucket.
     pub fn bucket(&self, buckets: &Buckets, slot: u64, opened: bool) -> Bucket {
         match slot {
@@ -258,12 +275,13 @@ impl Terms {
 
     /// What is missing from every bucket at least, since this region's share has risen: it starts empty with the turn, for
     /// other regions may have spent a moment before what it gained, and fills by its rate once all clocks have turned.
-    pub fn unfilled(&self, buckets: &Buckets, slot: u64, wall: WallTime) -> u64 {
+    pub fn unfilled(&self, buckets: &Buckets, slot: u64, at: BucketTime) -> u64 {
         let Buckets { before, after, .. } = buckets;
         if slot < self.share.turn || !after.rises_from(before) {
             return 0;
         }
-        after.burst().saturating_sub(to_fractions(wall.since(self.begin(self.share.turn) + CLOCK_TOLERANCE)))
+        let since = to_fractions(at.wall.since(self.begin(self.share.turn) + CLOCK_TOLERANCE));
+        after.burst().saturating_sub(since.saturating_sub(at.behind()))
     }
 
     /// Whether keys of this limit keep durable marks. Those of a shadow do not: it refuses nothing.
@@ -318,8 +336,10 @@ impl Terms {
         match self.kind {
             Kind::Fixed | Kind::Sliding => counter.is_over(self.slot(wall)),
             Kind::Bucket(buckets) => {
-                let held = || held(self, counter, &self.bucket(&buckets, self.slot(wall), false), wall);
-                counter.is_over(self.slot(wall)) && counter.level().debt(wall) == 0 && held() == 0
+                let paced = || counter.paces(self.slot(wall)).iter().any(Option::is_some);
+                let at = BucketTime::civil(wall);
+                let held = || held(self, counter, &self.bucket(&buckets, self.slot(wall), false), at);
+                counter.is_over(self.slot(wall)) && counter.level().debt(at) == 0 && held() == 0 && !paced()
             }
             // What another node's process allotted goes back to it first.
             Kind::Concurrency => counter.used(0) == 0 && counter.rights(0).is_none_or(|rights| rights.amount == 0),
@@ -434,6 +454,37 @@ pub(crate) fn open_share(on_partition: OnPartition, whole: u64, part: u64) -> u6
         OnPartition::Static | OnPartition::Closed | OnPartition::ClosedMinority => part,
     }
 }
+
+/// Whether a bucket holds so little that what regions could lend of its tokens would not move its rate, while every region
+/// that takes part has a bucket of its own for what it borrows to drip into.
+pub(crate) fn prefers_rate(algorithm: &Algorithm, weights: &[&[u32]], regions: usize) -> bool {
+    let Algorithm::TokenBucket { rate, burst } = algorithm else { return false };
+    let takes_part = |weights: &[u32], at: usize| weights.get(at).is_none_or(|weight| *weight > 0);
+    let least = |of: u64| {
+        let shares = |weights: &&[u32]| {
+            let weights = *weights;
+            let shares = base_shares(of, weights, regions).into_iter().enumerate();
+            shares.filter(|(at, _)| takes_part(weights, *at)).map(|(_, share)| share).min()
+        };
+        weights.iter().filter_map(shares).min().unwrap_or(0)
+    };
+    let of_slot = |count: u64| Tokens { count, per_ms: millis(rate.per), slot_ms: CHUNK_MS }.of_slot();
+    let few = *burst < of_slot(rate.count).saturating_mul(FEW_SLOTS);
+    few && least(*burst) > 0 && of_slot(least(rate.count)) >= LEAST_RATE
+}
+
+/// The split in force, and the one that follows it.
+fn weights_of(SharePlan { weights, change }: &SharePlan) -> SmallVec<[&[u32]; 2]> {
+    let after = change.as_ref().map(|change| &change.weights[..]);
+    [&weights[..]].into_iter().chain(after).collect()
+}
+
+/// A burst of so many slots of the rate moves the rate by its tokens alone: those that are lent are missing for a slot and
+/// the tolerance of clocks.
+const FEW_SLOTS: u64 = 2;
+
+/// Tokens a slot in the smallest share at least, so that whole tokens a slot tell parts of a rate.
+const LEAST_RATE: u64 = 4;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)

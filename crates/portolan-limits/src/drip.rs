@@ -6,10 +6,11 @@ use std::time::Duration;
 use portolan_model::WallTime;
 
 use crate::{
-    bucket::{Bucket, Level, to_duration, to_fractions},
+    bucket::{Bucket, BucketTime, Level, to_duration, to_fractions},
     counter::{Allowance, Counter, Receipt},
     definition::{Buckets, Terms},
     horizon::CLOCK_TOLERANCE,
+    pace::{self, bucket_time},
     peers::Mode,
     rights::View,
     shared::Shared,
@@ -20,8 +21,9 @@ use crate::{
 /// What a bucket holds at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Purse {
-    /// As found.
+    /// As found, and the time it is read by.
     pub seen: Level,
+    pub at: BucketTime,
     /// What is gone of the burst or out, in the bucket's time.
     pub debt: u64,
     /// What of that is out or not there yet, so that time does not pay it.
@@ -58,14 +60,17 @@ pub(crate) fn spend<'a>(
         }
         if purse.fits() {
             let reuse = if site.place.is_some() { purse.seen.reuse() } else { 0 };
-            if counter.advance_level(purse.seen, Level::new(reuse, wall, purse.debt + purse.time)) {
+            if counter.advance_level(purse.seen, Level::new(reuse, purse.at, purse.debt + purse.time)) {
+                if rights.lends_rate(slot) {
+                    counter.count(slot, cost.into(), 0);
+                }
                 let receipt = Receipt { slot, reuse, time: purse.time };
                 let view = View { used: purse.view.used + u64::from(cost), ..purse.view };
                 return Ok(Held { site, receipt, view, cost, wall });
             }
             continue;
         }
-        if counter.rights(slot).is_some_and(|borrowed| borrowed.amount > counter.used(slot)) {
+        if counter.borrowed(slot) > counter.used(slot) {
             return spend_slot(shared, site, cost, wall);
         }
         let (reason, wait) = purse.refusal(site, cost);
@@ -75,15 +80,29 @@ pub(crate) fn spend<'a>(
 
 /// Reads the bucket. Its view counts tokens: what is there of the burst, and what is gone.
 pub(crate) fn purse(shared: &Shared, site: Site<'_>, buckets: &Buckets, cost: u32, wall: WallTime) -> Purse {
+    purse_at(shared, site, buckets, cost, (site.counter.level(), wall))
+}
+
+/// The same of a level that was read. Whoever takes tokens out says so before it moves the level, and whoever changes the
+/// pace bars it: the level is read first.
+pub(crate) fn purse_at(
+    shared: &Shared,
+    site: Site<'_>,
+    buckets: &Buckets,
+    cost: u32,
+    (seen, wall): (Level, WallTime),
+) -> Purse {
     let Site { rights, counter, .. } = site;
     let slot = rights.terms.slot(wall);
     let mode = rights.live.mode();
-    let bucket = rights.terms.bucket(buckets, slot, mode == Mode::Degraded && rights.is_open());
-    let seen = counter.level();
+    let opened = mode == Mode::Degraded && rights.is_open();
+    let bucket = rights.terms.bucket(buckets, slot, opened);
+    let at = bucket_time(&rights.terms, counter, wall);
+    // An open limit counts on no other region, nor on what one has lent.
+    let at = if opened { at.not_ahead() } else { at };
     let level = if seen.was_asked() { seen } else { rights.first_level(shared, site.key, &bucket, wall) };
-    // The level was read first: whoever takes tokens out says so before it moves the level.
-    let missing = held(&rights.terms, counter, &bucket, wall).max(rights.terms.unfilled(buckets, slot, wall));
-    let (debt, burst) = (level.debt(wall).max(missing), bucket.burst());
+    let missing = held(&rights.terms, counter, &bucket, at).max(rights.terms.unfilled(buckets, slot, at));
+    let (debt, burst) = (level.debt(at).max(missing), bucket.burst());
     let (whole, left) = (bucket.tokens(burst), bucket.tokens(burst.saturating_sub(debt)));
     let view = View {
         slot,
@@ -93,28 +112,38 @@ pub(crate) fn purse(shared: &Shared, site: Site<'_>, buckets: &Buckets, cost: u3
         mode,
         carried: 0,
     };
-    Purse { seen, debt, missing, burst, time: bucket.time_of(cost.into()), view }
+    Purse { seen, at, debt, missing, burst, time: bucket.time_of(cost.into()), view }
 }
 
 /// What is not there because it is out: as a debt, which is paid off from the moment on that nobody can spend it any more,
 /// by a clock that is as far behind as is tolerated.
-pub(crate) fn held(terms: &Terms, counter: &Counter, bucket: &Bucket, wall: WallTime) -> u64 {
-    let Some((slot, out)) = counter.out(terms.slot(wall)) else { return 0 };
-    let lapsed = wall.since(terms.end(slot) + CLOCK_TOLERANCE);
-    bucket.time_of(out).min(bucket.burst()).saturating_sub(to_fractions(lapsed))
+pub(crate) fn held(terms: &Terms, counter: &Counter, bucket: &Bucket, at: BucketTime) -> u64 {
+    let Some((slot, out)) = counter.out(terms.slot(at.wall)) else { return 0 };
+    let lapsed = to_fractions(at.wall.since(terms.end(slot) + CLOCK_TOLERANCE)).saturating_sub(at.behind());
+    bucket.time_of(out).min(bucket.burst()).saturating_sub(lapsed)
 }
 
 /// Raises a level to a debt of at least so much.
-pub(crate) fn owe(counter: &Counter, debt: u64, wall: WallTime) {
-    counter.change_level(|level| (level.debt(wall) < debt).then(|| Level::new(level.reuse(), wall, debt)));
+pub(crate) fn owe(counter: &Counter, debt: u64, at: BucketTime) {
+    counter.change_level(|level| (level.debt(at) < debt).then(|| Level::new(level.reuse(), at, debt)));
 }
 
-/// Moves what is left of tokens that nobody can spend any more into the level, so that their slot can be forgotten.
+/// Moves what is left of tokens that nobody can spend any more into the level, so that their slot can be forgotten; and
+/// what a bucket filled by paces that are over. Only by the state machine, under the partition's lock.
 pub(crate) fn lapse(terms: &Terms, counter: &Counter, bucket: &Bucket, wall: WallTime) {
+    let slot = terms.slot(wall);
+    let at = bucket_time(terms, counter, wall);
+    if counter.paces(slot).iter().any(Option::is_some) && pace::is_over(terms, counter, wall) {
+        let missing = held(terms, counter, bucket, at);
+        pace::publish(counter, slot, [None, None], |level| {
+            Level::new(level.reuse(), BucketTime::civil(wall), level.debt(at).max(missing))
+        });
+    }
+    let at = bucket_time(terms, counter, wall);
     if let Some((slot, _)) = counter.out(terms.slot(wall))
         && terms.end(slot) + CLOCK_TOLERANCE <= wall
     {
-        owe(counter, held(terms, counter, bucket, wall), wall);
+        owe(counter, held(terms, counter, bucket, at), at);
         counter.publish_out(slot, 0);
     }
 }

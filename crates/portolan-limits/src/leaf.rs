@@ -2,11 +2,12 @@
 //! call is a few atomic steps, and workers go on charging the same entry meanwhile.
 
 use crate::{
-    bucket::Level,
+    bucket::{BucketTime, Level},
     counter::{Allowance, Counter},
     definition::{Buckets, Kind},
-    drip::{Purse, owe, purse},
+    drip::{Purse, owe, purse, purse_at},
     key::Key,
+    pace::{self, Pace},
     rights::{Rights, View},
     shared::Shared,
     slide::carry,
@@ -115,14 +116,24 @@ impl<'a> Leaf<'a> {
     /// Says what of a bucket is out, to be spent by the end of `slot`. Of what was out before and is not any more, `unspent`
     /// units came back; all else counts as spent up to this moment, so that the bucket does not gain by the news of it.
     pub fn publish_out(&self, buckets: &Buckets, out: Out, unspent: u64) {
-        let (purse, wall) = (self.purse(buckets), self.shared.latest());
+        let purse = self.purse(buckets);
         // One that was never asked has a level from here on.
-        owe(self.counter, purse.debt, wall);
+        owe(self.counter, purse.debt, purse.at);
         self.counter.publish_out(out.slot, out.amount);
         if unspent > 0 {
             let time = purse.time.saturating_mul(unspent);
             self.counter.change_level(|level| Some(level.given_back(time)));
         }
+    }
+
+    /// Publishes how fast a bucket fills in the present slot from here on, and in the next.
+    pub fn publish_paces(&self, buckets: &Buckets, paces: [Option<Pace>; 2]) {
+        let wall = self.shared.latest();
+        pace::publish(self.counter, self.rights.terms.slot(wall), paces, |level| {
+            // The level is read by the paces before, which the level alone knows from here on.
+            let purse = purse_at(self.shared, self.site(), buckets, 1, (level, wall));
+            Level::new(level.reuse(), BucketTime::civil(wall), purse.debt)
+        });
     }
 
     /// Takes up to `at_most` of a bucket's tokens, to be spent elsewhere by the end of the slot that `out` names, while
@@ -139,7 +150,7 @@ impl<'a> Leaf<'a> {
             // Before the level moves: whoever finds the new level finds this too.
             self.counter.publish_out(out.slot, out.amount.saturating_add(taken));
             let debt = purse.debt.saturating_add(purse.time.saturating_mul(taken));
-            if self.counter.advance_level(purse.seen, Level::new(purse.seen.reuse(), wall, debt)) {
+            if self.counter.advance_level(purse.seen, Level::new(purse.seen.reuse(), purse.at, debt)) {
                 return taken;
             }
             self.counter.publish_out(out.slot, out.amount);
@@ -148,8 +159,7 @@ impl<'a> Leaf<'a> {
 
     /// What is left of units that were borrowed for a slot of a bucket.
     pub fn borrowed_left(&self, slot: u64) -> u64 {
-        let rights = self.counter.rights(slot).map_or(0, |borrowed| borrowed.amount);
-        rights.saturating_sub(self.counter.used(slot))
+        self.counter.borrowed(slot).saturating_sub(self.counter.used(slot))
     }
 
     fn site(&self) -> Site<'a> {

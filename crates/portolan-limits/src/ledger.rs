@@ -82,7 +82,7 @@ impl Ledger {
         let mut joined = Joined::Known;
         let mut moved = 0;
         let numbers = [(Field::Consumed, row.consumed), (Field::Refunded, row.refunded)];
-        let lent = row.lent.iter().map(|&(to, amount)| (Field::Lent(to), amount));
+        let lent = row.lent.iter().map(|&(loan, to, amount)| (Field::Lent(loan, to), amount));
         for (field, amount) in numbers.into_iter().chain(lent) {
             let amount = amount.min(MAX_AMOUNT);
             let Some(before) = account.raise(slot, region, field, amount) else { continue };
@@ -112,7 +112,7 @@ impl Ledger {
         self.account(limit, key).map(|account| account.row(slot, region)).unwrap_or_default()
     }
 
-    /// What a region lent of a key.
+    /// Units that a region lent of a key.
     pub fn lent_out(&self, limit: LimitId, key: Key, slot: u64, region: usize) -> u64 {
         self.account(limit, key).map_or(0, |account| account.lent_out(slot, region))
     }
@@ -308,7 +308,7 @@ mod tests {
     use smallvec::smallvec;
 
     use super::*;
-    use crate::forecast::Demand;
+    use crate::{account::Loan, forecast::Demand};
 
     const REGIONS: usize = 3;
 
@@ -320,7 +320,12 @@ mod tests {
     }
 
     fn row(region: usize, (consumed, refunded, lent): (u64, u64, u64)) -> Row {
-        Row { consumed, refunded, lent: smallvec![((region as u8 + 1) % 3, lent)], demand: Demand::default() }
+        Row {
+            consumed,
+            refunded,
+            lent: smallvec![(Loan::Units, (region as u8 + 1) % 3, lent)],
+            demand: Demand::default(),
+        }
     }
 
     fn ledger(writes: &[Write]) -> Ledger {

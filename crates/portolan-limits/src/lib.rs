@@ -36,6 +36,7 @@ mod message;
 #[cfg(all(test, loom))]
 mod models;
 mod outbox;
+mod pace;
 mod packed;
 mod peers;
 mod plain;
@@ -54,7 +55,7 @@ mod verdict;
 mod windows;
 mod word;
 
-pub use account::Row;
+pub use account::{Loan, Row};
 pub use acks::{Number, Seen};
 pub use bounds::{Bound, Bounds, Case, Fleet, Promise};
 pub use definition::Definition;

@@ -17,6 +17,7 @@ use crate::{
     key::Key,
     peers::Mode,
     plain::Plain,
+    region::sublease::held::TOLD_APART,
     rights::{Refusal, Rights},
     shared::Shared,
     slide::peek_carried,
@@ -111,7 +112,14 @@ impl Limiter {
     /// Gives up to `units` of a charge back, while its slot lasts; for outcomes that a limit does not count.
     pub fn refund(&self, charge: &Charge, units: u32, now: Now) {
         let Some(rights) = self.rights(charge.limit) else { return };
-        let lasts = rights.terms.slot(self.shared.wall(now)) == charge.slot;
+        let wall = self.shared.wall(now);
+        let lasts = rights.terms.slot(wall) == charge.slot;
+        // What was granted of a bucket is settled so often that charges can be told apart for a while only.
+        let granted = || charge.receipt.is_some_and(|receipt| !self.shared.owns(receipt.key));
+        let late = wall.since(charge.charged_at) >= TOLD_APART;
+        if late && matches!(rights.terms.kind, Kind::Bucket(_)) && granted() {
+            return;
+        }
         // What is in flight is released instead.
         if lasts && rights.terms.kind != Kind::Concurrency {
             self.give_back(rights, charge, units.min(charge.cost));
@@ -288,6 +296,9 @@ impl Limiter {
             _ => counter.give_back(rights.part_of(receipt, units, charge.cost), units.into()),
         };
         if (place.is_none() || counter.is_of(key)) && give_back() {
+            if time > 0 && rights.lends_rate(charge.slot) {
+                counter.count(charge.slot, 0, units.into());
+            }
             match place {
                 Some(place) => self.shared.table.note_move(place),
                 None => rights.live.note_overflow(&self.shared.overflowed),

@@ -6,7 +6,7 @@ use portolan_config::LimitId;
 use portolan_model::WallTime;
 
 use crate::{
-    bucket::{Bucket, Level},
+    bucket::{Bucket, BucketTime, Level},
     counter::{Allowance, Aux, Counter, Receipt, Start},
     key::Key,
     word::Age,
@@ -15,7 +15,7 @@ use crate::{
 const KEY: Key = Key::from_bits(1);
 const NEXT_KEY: Key = Key::from_bits(2);
 const LIMIT: LimitId = LimitId(1);
-const NOW: WallTime = WallTime::from_unix_millis(7000);
+const NOW: BucketTime = BucketTime::civil(WallTime::from_unix_millis(7000));
 
 fn entry(slot: u64, used: u64, aux: Aux) -> Arc<Counter> {
     let counter = Counter::default();

@@ -111,11 +111,11 @@ const MAX_EVENTS: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::MAX_REGIONS;
+    use crate::account::{Loan, MAX_REGIONS};
 
     #[test]
     fn loans_to_every_region_are_told_in_several_rows_of_the_key() {
-        let lent: Vec<(u8, u64)> = (0..MAX_REGIONS as u8).map(|to| (to, 10 + u64::from(to))).collect();
+        let lent: Vec<_> = (0..MAX_REGIONS as u8).map(|to| (Loan::Units, to, 10 + u64::from(to))).collect();
         let row = Row { consumed: 5, lent: lent.iter().copied().collect(), ..Row::default() };
         let messages: Vec<Rows> = in_messages(LimitId(1), 3, [(Key::from_bits(7), row)]).collect();
         let mut bytes = Vec::new();

@@ -1,10 +1,11 @@
 //! How rows stand in a message: 8 bytes of key, then numbers of 7 bits a byte (LEB128), loans and demand only where there
-//! are any. A row of a key under pressure takes about 15 bytes. Bounds what it reads before it allocates.
+//! are any; of a loan the byte that names the region also says what is lent. A row of a key under pressure takes about
+//! 15 bytes. Bounds what it reads before it allocates.
 
 use serde::{Deserializer, Serializer, de};
 
 use crate::{
-    account::{MAX_AMOUNT, MAX_REGIONS, Row},
+    account::{Loan, MAX_AMOUNT, MAX_REGIONS, Row},
     forecast::{Demand, Level},
     key::Key,
     message::MAX_ROWS,
@@ -19,7 +20,7 @@ impl Row {
         let digits = |number: u64| (64 - (number | 1).leading_zeros()).div_ceil(7) as usize;
         let refunded = if self.refunded > 0 { digits(self.refunded) } else { 0 };
         let demand = if self.demand == Demand::default() { 0 } else { 4 };
-        let lent: usize = self.lent.iter().take(MOST_LENT).map(|&(_, amount)| 1 + digits(amount)).sum();
+        let lent: usize = self.lent.iter().take(MOST_LENT).map(|&(.., amount)| 1 + digits(amount)).sum();
         8 + 1 + digits(self.consumed) + refunded + demand + lent
     }
 }
@@ -38,8 +39,8 @@ pub(crate) fn write(bytes: &mut Vec<u8>, key: Key, row: &Row) {
         bytes.extend_from_slice(&row.demand.rate.0.to_le_bytes());
         bytes.extend_from_slice(&row.demand.next.0.to_le_bytes());
     }
-    for &(to, amount) in row.lent.iter().take(lent) {
-        bytes.push(to);
+    for &(loan, to, amount) in row.lent.iter().take(lent) {
+        bytes.push(if loan == Loan::Rate { to | OF_RATE } else { to });
         write_number(bytes, amount);
     }
 }
@@ -94,11 +95,12 @@ fn read_row(bytes: &mut &[u8]) -> Option<(Key, Row)> {
         row.demand = Demand { rate: level()?, next: level()? };
     }
     for _ in 0..head >> 2 {
-        let &to = bytes.split_off_first()?;
+        let &byte = bytes.split_off_first()?;
+        let (loan, to) = (if byte & OF_RATE == 0 { Loan::Units } else { Loan::Rate }, byte & !OF_RATE);
         if usize::from(to) >= MAX_REGIONS {
             return None;
         }
-        row.lent.push((to, read_number(bytes)?));
+        row.lent.push((loan, to, read_number(bytes)?));
     }
     Some((key, row))
 }
@@ -123,6 +125,9 @@ fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// Marks a loan of rate, beside the region that it is to.
+const OF_RATE: u8 = 0x80;
+
 /// Loans that one row can tell of: to as many regions. Further ones go in rows of their own.
 pub(crate) const MOST_LENT: usize = 63;
 
@@ -136,7 +141,8 @@ mod tests {
     use super::*;
 
     fn row() -> impl Strategy<Value = Row> {
-        let lent = vec((0..MAX_REGIONS as u8, 0..=MAX_AMOUNT), 0..5);
+        let loan = prop_oneof![Just(Loan::Units), Just(Loan::Rate)];
+        let lent = vec((loan, 0..MAX_REGIONS as u8, 0..=MAX_AMOUNT), 0..5);
         (0..=MAX_AMOUNT, 0..=MAX_AMOUNT, lent, any::<(u16, u16)>()).prop_map(|(consumed, refunded, lent, demand)| {
             let demand = Demand { rate: Level(demand.0), next: Level(demand.1) };
             Row { consumed, refunded, lent: lent.into(), demand }
@@ -168,7 +174,7 @@ mod tests {
         };
         let mut row = Row { consumed: 700, demand: Demand::new(700.0, 1000.0), ..Row::default() };
         assert_eq!(bytes(&row), 15);
-        row.lent.push((7, 300));
+        row.lent.push((Loan::Units, 7, 300));
         assert_eq!(bytes(&row), 18);
     }
 }

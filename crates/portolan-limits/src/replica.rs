@@ -12,6 +12,7 @@ mod flight;
 mod loans;
 mod marking;
 mod owning;
+mod paces;
 mod partition;
 mod report;
 mod rounds;

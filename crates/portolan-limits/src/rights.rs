@@ -8,12 +8,13 @@ use portolan_config::{LimitId, OnPartition};
 use portolan_model::{Name, WallTime};
 
 use crate::{
-    bucket::{Bucket, Level, to_fractions},
+    bucket::{Bucket, BucketTime, Level, to_fractions},
     counter::{Allowance, Aux, Counter, Receipt, Start},
     definition::{Definition, Kind, Terms, open_share},
     drip::lapse,
     horizon::CLOCK_TOLERANCE,
     key::Key,
+    pace::RateSlots,
     peers::Mode,
     shared::Shared,
     sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst},
@@ -51,6 +52,8 @@ pub(crate) struct Live {
     assumed: [AtomicU64; 2],
     /// The overflow counter moved since the state machine last looked.
     overflow_moved: AtomicBool,
+    /// Of a bucket: what is lent of a slot.
+    pub rate_slots: RateSlots,
     /// Only slots that begin before this may be spent: the region's lease.
     lease: AtomicU64,
     /// The same while all regions are heard, else 0: what most decisions read of these.
@@ -141,6 +144,10 @@ impl Rights {
     pub fn allowance_of(&self, standing: Standing, counter: &Counter, slot: u64) -> Allowance {
         let initial = self.initial(standing, counter, slot);
         match counter.rights(slot) {
+            // How fast a bucket fills is no right.
+            Some(Allowance { pending: Some(WaitReason::Mark), .. }) if matches!(self.terms.kind, Kind::Bucket(_)) => {
+                initial
+            }
             Some(published) if published.amount >= initial.amount => {
                 // Since it was published a new generation may have raised the share, for which a mark can be had.
                 let markable = self.terms.marked() && published.amount < self.terms.base(slot);
@@ -182,6 +189,11 @@ impl Rights {
         Allowance { amount: cap, pending: self.borrowing(mode) }
     }
 
+    /// Whether rate is lent of a slot, and not what may be used of it.
+    pub fn lends_rate(&self, slot: u64) -> bool {
+        matches!(self.terms.kind, Kind::Bucket(_)) && self.live.rate_slots.contains(slot)
+    }
+
     /// What a request that finds the rights used up may wait for.
     #[inline]
     pub fn borrowing(&self, mode: Mode) -> Option<WaitReason> {
@@ -193,12 +205,12 @@ impl Rights {
     pub fn first_level(&self, shared: &Shared, key: Key, bucket: &Bucket, wall: WallTime) -> Level {
         let last_spent = shared.gates.of(key).barrier().last_spent();
         if last_spent == WallTime::default() {
-            return Level::new(0, wall, 0);
+            return Level::new(0, BucketTime::civil(wall), 0);
         }
         let drained_at = self.terms.begin(self.terms.slots.beginning_from(last_spent)) + CLOCK_TOLERANCE;
         let until = to_fractions(drained_at.since(wall));
         let since = to_fractions(wall.since(drained_at));
-        Level::new(0, wall, (bucket.burst() + until).saturating_sub(since))
+        Level::new(0, BucketTime::civil(wall), (bucket.burst() + until).saturating_sub(since))
     }
 
     /// Prepares an entry of a bucket for the end of the slots that stand in it; nothing for others.
@@ -265,6 +277,7 @@ impl Rights {
             Kind::Bucket(buckets) => {
                 let of_all = overflow.level();
                 let fresh = self.first_level(shared, key, &self.terms.bucket(buckets, slot, false), wall);
+                let wall = BucketTime::civil(wall);
                 let lower = of_all.was_asked() && of_all.debt(wall) > fresh.debt(wall);
                 Aux::Level(if lower { of_all } else { fresh })
             }
@@ -381,6 +394,7 @@ impl Live {
             allowance: Default::default(),
             assumed: [0, 0].map(AtomicU64::new),
             overflow_moved: AtomicBool::new(false),
+            rate_slots: RateSlots::default(),
             lease: AtomicU64::new(u64::MAX),
             calm: AtomicU64::new(calm(mode, u64::MAX)),
         }

@@ -71,16 +71,36 @@ fn rule_8_regions_lend_unspent_tokens_and_admit_in_no_interval_more_than_one_buc
         let refused = part(&below.refused, 270 * 20, 4);
         println!("burst {burst}: admits {used} thousandths of the rate in overload, refuses {refused} below the rate");
         for run in [&over, &below] {
-            let mut lowest = i64::MAX;
-            for (count, at) in run.admitted.iter().enumerate() {
-                let level = count as i64 * 1000 - *at as i64 * 300;
-                lowest = lowest.min(level);
-                assert!(level + 1000 - lowest <= burst as i64 * 1000, "burst {burst} at {at} ms");
-            }
+            assert_bucket(&run.admitted, 300, burst);
         }
         // Each alone, with a third of the rate, would admit 833 and refuse 407.
-        let (least, most) = if burst < 300 { (850, 360) } else { (980, 60) };
+        let (least, most) = if burst < 300 { (950, 80) } else { (970, 30) };
         assert!(used >= least && refused <= most, "burst {burst}: {used} {refused}");
+    }
+}
+
+/// Any span sees the burst at most, and what drips in meanwhile.
+fn assert_bucket(admitted: &[u64], per_second: u64, burst: u64) {
+    let mut lowest = i64::MAX;
+    for (count, at) in admitted.iter().enumerate() {
+        let level = count as i64 * 1000 - (*at * per_second) as i64;
+        lowest = lowest.min(level);
+        assert!(level + 1000 - lowest <= burst as i64 * 1000, "burst {burst} at {at} ms");
+    }
+}
+
+#[test]
+fn rule_8_a_region_that_alone_is_asked_is_lent_the_rate_of_all_others_whatever_the_burst() {
+    for burst in [12, 30, 100, 300, 900] {
+        let over = run(bucket(300, burst), 12, |_| [450, 0, 0]);
+        let used = part(&over.admitted, 300 * 8, 4);
+        let below = run(bucket(300, burst), 12, |_| [250, 0, 0]);
+        let refused = part(&below.refused, 250 * 8, 4);
+        println!("burst {burst}: admits {used} thousandths of the rate in overload, refuses {refused} below the rate");
+        for run in [&over, &below] {
+            assert_bucket(&run.admitted, 300, burst);
+        }
+        assert!(used >= 950 && refused <= 10, "burst {burst}: {used} {refused}");
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 use fleet::{Fleet, definition};
 use portolan_config::Roster;
 use portolan_limits::{
-    Heartbeat, Key, LimitId, Limits, LimitsConfig, Message, Number, OnPartition, Recovery, Rejected, Row, Rows, Seen,
-    SlotSummary,
+    Heartbeat, Key, LimitId, Limits, LimitsConfig, Loan, Message, Number, OnPartition, Recovery, Rejected, Row, Rows,
+    Seen, SlotSummary,
 };
 use portolan_model::{ByteSize, NodeName, Now, RegionId, Timestamp, WallTime, codec};
 
@@ -137,7 +137,7 @@ fn a_loan_of_the_slot_after_the_next_waits_for_its_turn() {
     let current = fleet.now(0).wall.as_unix_millis() / 1000;
     let key = fleet.limits(0).limiter().key(LimitId(1), &[&7u64.to_le_bytes()]);
     let lend = |fleet: &mut Fleet, slot, amount| {
-        let row = Row { lent: [(0, amount)].into_iter().collect(), ..Row::default() };
+        let row = Row { lent: [(Loan::Units, 0, amount)].into_iter().collect(), ..Row::default() };
         let rows = Rows { limit: LimitId(1), slot, number: None, rows: vec![(key, row)] };
         let (from, now) = (fleet.regions[1].id.clone(), fleet.now(0));
         let limits = fleet.regions[0].limits.as_mut().expect("it runs");
@@ -189,7 +189,7 @@ fn a_node_that_lent_is_told_what_came_of_it_whatever_its_rank() {
     let slot = now(0).wall.as_unix_millis() / 60_000;
     let key = Key::new(&fleet::HASH_KEY, LimitId(1), &[b"k"]);
     for lender in 1..=6 {
-        let row = Row { consumed: 1, lent: [(0, 2)].into_iter().collect(), ..Row::default() };
+        let row = Row { consumed: 1, lent: [(Loan::Units, 0, 2)].into_iter().collect(), ..Row::default() };
         let number = Some(Number { life: 9, count: 1 });
         let rows = Message::Rows(Rows { limit: LimitId(1), slot, number, rows: vec![(key, row)] });
         assert_eq!(limits.handle_message(&id("b"), &name("b", lender), rows, now(10)), Ok(()));
@@ -233,7 +233,7 @@ fn a_region_that_restarted_is_told_all_its_rows_in_time_and_within_the_budget_of
     let mut limits = Limits::new(config, Recovery::FirstStart, now(0));
     limits.handle_definitions(&[definition(1, "600000/h", OnPartition::Static)], now(0));
     let key = |at: u64| Key::new(&fleet::HASH_KEY, LimitId(1), &[&at.to_le_bytes()]);
-    let row = Row { consumed: 300, lent: [(0, 20)].into_iter().collect(), ..Row::default() };
+    let row = Row { consumed: 300, lent: [(Loan::Units, 0, 20)].into_iter().collect(), ..Row::default() };
     for first in (0..KEYS).step_by(20) {
         let rows = (first..first + 20).map(|at| (key(at), row.clone())).collect();
         let rows = Message::Rows(Rows { limit: LimitId(1), slot, number: None, rows });

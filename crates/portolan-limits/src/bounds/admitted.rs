@@ -12,8 +12,9 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
     let why = match &promise.algorithm {
         Algorithm::TokenBucket { rate, burst } => {
             let why = format!(
-                "{rate} and a burst of {burst}: the regions' shares of both add up, and tokens that are lent or granted are \
-                 missing from their bucket until nobody can spend them, so a span t sees at most burst + rate × t"
+                "{rate} and a burst of {burst}: the regions' shares of both add up; tokens that are lent or granted, and \
+                 rate that is lent, are missing from their bucket until nobody can spend them, so a span t sees at most \
+                 burst + rate × t"
             );
             return Bound { units: quota.saturating_add(*burst), why };
         }

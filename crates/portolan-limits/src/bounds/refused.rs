@@ -4,7 +4,7 @@ use portolan_config::{Algorithm, OnPartition};
 use portolan_model::render_duration;
 
 use super::{Bound, Fleet, Promise, admitted::slot_units};
-use crate::shares::base_shares;
+use crate::{definition::prefers_rate, shares::base_shares};
 
 /// Refused in one slot while every region hears every other.
 pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
@@ -27,7 +27,7 @@ pub(super) fn healthy(promise: &Promise, fleet: &Fleet) -> Bound {
             "a region may have lent its share when demand jumps to it: what is asked there at once is refused until \
              others have lent, which takes about {wait}{}{}",
             at_the_limits_rate(promise, fleet),
-            slow_to_return(promise)
+            slow_to_return(promise, fleet)
         )
     } else {
         format!(
@@ -48,9 +48,12 @@ fn at_the_limits_rate(promise: &Promise, fleet: &Fleet) -> String {
     format!("; if it comes evenly, these are about {come}, once")
 }
 
-/// What a lender of tokens waits for before it can lend as much again.
-fn slow_to_return(promise: &Promise) -> &'static str {
+/// What a lender of a bucket waits for before it can lend as much again.
+fn slow_to_return(promise: &Promise, fleet: &Fleet) -> &'static str {
     match &promise.algorithm {
+        algorithm if prefers_rate(algorithm, &[&promise.weights], fleet.regions) => {
+            "; a region lends of its rate, a second at a time, and keeps its share of the burst"
+        }
         Algorithm::TokenBucket { .. } => {
             "; a region lends at most its share of the burst, and again when the second that this was lent for is over"
         }

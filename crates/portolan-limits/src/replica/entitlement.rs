@@ -65,8 +65,11 @@ impl Limits {
             // the loan until that is over.
             return;
         }
-        if matches!(rights.terms.kind, Kind::Bucket(_)) {
-            self.publish_borrowed(rights, key, slot);
+        if let Kind::Bucket(buckets) = &rights.terms.kind {
+            self.publish_paces(rights, buckets, key);
+            if !rights.lends_rate(slot) {
+                self.publish_borrowed(rights, key, slot);
+            }
             return;
         }
         let gate = self.shared.gates.of(key);

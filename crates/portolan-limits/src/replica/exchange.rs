@@ -8,7 +8,7 @@ use portolan_model::{NodeName, Now, RegionId};
 
 use super::{Event, Limits, Place, transmit::MESSAGE_COST};
 use crate::{
-    account::{MAX_AMOUNT, Row},
+    account::{Field, Loan, MAX_AMOUNT, Row},
     definition::Kind,
     forecast::Demand,
     horizon::CLOCK_TOLERANCE,
@@ -100,7 +100,7 @@ impl Limits {
             self.owed.insert(node.clone());
         }
         for (key, row) in &rows.rows {
-            let lends = row.lent.iter().any(|&(to, _)| usize::from(to) == self.me);
+            let lends = row.lent.iter().any(|&(_, to, _)| usize::from(to) == self.me);
             let borrowed = |limits: &Self| if lends { limits.borrowed(rights, *key, rows.slot, from) } else { 0 };
             let before = borrowed(self);
             if self.join(rows.limit, *key, rows.slot, from, row) != Joined::Raised {
@@ -157,20 +157,20 @@ impl Limits {
         if matches!(rights.terms.kind, Kind::Bucket(_)) {
             // It has told because it refuses, or soon will.
             let rate = self.base(rights, slot, region) as f64 * rights.terms.per_slot() / rights.terms.quota as f64;
-            return demand > rate;
+            return demand > rate + balance.rate_borrowed as f64 - balance.rate_lent as f64;
         }
         let soon = 2.0 * demand * self.worst_rtt.as_secs_f64();
         soon > 0.0 && (self.unspent(rights, slot, region, balance) as f64) < soon
     }
 
     fn borrowed(&self, rights: &Rights, key: Key, slot: u64, from: usize) -> u64 {
-        let me = self.me;
-        let lent = crate::account::Field::Lent(me as u8);
-        self.ledger.account(rights.id, key).map_or(0, |account| account.amount(slot, from, lent))
+        let Some(account) = self.ledger.account(rights.id, key) else { return 0 };
+        let lent = |loan| account.amount(slot, from, Field::Lent(loan, self.me as u8));
+        lent(Loan::Units).saturating_add(lent(Loan::Rate))
     }
 
     fn check_rows(&self, rights: &Rights, region: usize, rows: &Rows) -> Result<(), Rejected> {
-        let known = |&(to, amount): &(u8, u64)| {
+        let known = |&(_, to, amount): &(Loan, u8, u64)| {
             usize::from(to) < self.regions.len() && usize::from(to) != region && amount <= MAX_AMOUNT
         };
         let sound = |(key, row): &(Key, Row)| {

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::{Limits, transmit::row_interval};
 use crate::{
-    account::{Account, Field},
+    account::{Account, Field, Loan},
     counter::Counter,
     definition::Kind,
     forecast::{Demand, with_margin},
@@ -25,11 +25,14 @@ impl Limits {
         }
         let slot = rights.terms.slot(self.wall());
         let left = self.left(rights, slot);
-        if matches!(rights.terms.kind, Kind::Bucket(_)) {
+        if let Kind::Bucket(buckets) = &rights.terms.kind {
             self.publish_out(rights, key);
+            self.lend_rate(rights, buckets, key);
             // A little before its end what comes for this second comes too late.
-            let late = left <= self.one_way() + GOSSIP_INTERVAL.as_secs_f64();
-            self.lend_in(rights, key, slot + u64::from(late), Ahead::Begun);
+            let slot = slot + u64::from(left <= self.one_way() + GOSSIP_INTERVAL.as_secs_f64());
+            if !rights.lends_rate(slot) {
+                self.lend_in(rights, key, slot, Ahead::Begun);
+            }
             return;
         }
         let slides = rights.terms.kind == Kind::Sliding;
@@ -81,21 +84,26 @@ impl Limits {
             _ => self.withdraw(rights, key, slot, amount),
         };
         if taken > 0 {
-            let mut row = self.ledger.row(rights.id, key, slot, self.me);
-            let before = self.lent_to(rights, key, slot, to);
-            row.lent = SmallVec::from_slice(&[(to as u8, before + taken)]);
-            // Of a slot to come nothing is told: what is asked for now would still stand there when the slot has begun.
-            if slot <= rights.terms.slot(self.wall()) || matches!(rights.terms.kind, Kind::Bucket(_)) {
-                let watch = self.watched.get(&(rights.id, key));
-                row.demand = watch.map_or(row.demand, |watch| self.demand_of(rights, watch));
-            }
-            self.write_own(rights, key, slot, &row);
-            self.hurry.insert((rights.id, key));
-            if let Some(book) = self.books.get_mut(&rights.id) {
-                book.tally.lent += taken;
-            }
+            self.write_loan(rights, key, slot, (Loan::Units, to), taken);
         }
         taken
+    }
+
+    /// Writes that so much was lent to a region; the others will hear of it.
+    pub(super) fn write_loan(&mut self, rights: &Rights, key: Key, slot: u64, (loan, to): (Loan, usize), amount: u64) {
+        let mut row = self.ledger.row(rights.id, key, slot, self.me);
+        let before = self.lent_to(rights, key, slot, (loan, to));
+        row.lent = SmallVec::from_slice(&[(loan, to as u8, before + amount)]);
+        // Of a slot to come nothing is told: what is asked for now would still stand there when the slot has begun.
+        if slot <= rights.terms.slot(self.wall()) || matches!(rights.terms.kind, Kind::Bucket(_)) {
+            let watch = self.watched.get(&(rights.id, key));
+            row.demand = watch.map_or(row.demand, |watch| self.demand_of(rights, watch));
+        }
+        self.write_own(rights, key, slot, &row);
+        self.hurry.insert((rights.id, key));
+        if let Some(book) = self.books.get_mut(&rights.id) {
+            book.tally.lent += amount;
+        }
     }
 
     /// Lends as much of the present slot as is to be lent of the next, as far as that is spare; returns what of the next
@@ -146,11 +154,12 @@ impl Limits {
     /// What a region may be lent of the next slot at most. Loans of a sliding window come in pairs of a slot and the next: of the
     /// next no more than of the present one, so that what was spent here stays within what may be carried over (rule 9.7).
     fn most_paired(&self, rights: &Rights, key: Key, slot: u64, to: usize) -> u64 {
-        self.lent_to(rights, key, slot - 1, to).saturating_sub(self.lent_to(rights, key, slot, to))
+        let lent = |slot| self.lent_to(rights, key, slot, (Loan::Units, to));
+        lent(slot - 1).saturating_sub(lent(slot))
     }
 
-    fn lent_to(&self, rights: &Rights, key: Key, slot: u64, to: usize) -> u64 {
-        let lent = Field::Lent(to as u8);
+    fn lent_to(&self, rights: &Rights, key: Key, slot: u64, (loan, to): (Loan, usize)) -> u64 {
+        let lent = Field::Lent(loan, to as u8);
         self.ledger.account(rights.id, key).map_or(0, |account| account.amount(slot, self.me, lent))
     }
 
@@ -231,7 +240,7 @@ impl Limits {
 }
 
 /// What a silent region is taken to use of its share.
-const QUIET: f64 = 0.25;
+pub(super) const QUIET: f64 = 0.25;
 
 /// Of a long window a region is lent to when it would run dry so soon; in the end what is left goes where it can still be
 /// spent.

@@ -10,6 +10,7 @@ use super::{Event, Limits, Place};
 use crate::{
     account::Account,
     counter::Allowance,
+    definition::Kind,
     key::Key,
     message::DIGEST_BUCKETS,
     peers::{Change, Mode, PeerState},
@@ -95,6 +96,9 @@ impl Limits {
 
     /// What was allowed beyond base, loans and overdraft was for while the limit was open.
     fn close(&mut self, rights: &Rights, slot: u64, key: Key) {
+        if matches!(rights.terms.kind, Kind::Bucket(_)) {
+            return;
+        }
         let most = self.most(rights, key, slot);
         self.shared.table.with(key, |counter| {
             if let Some(published) = counter.rights(slot).filter(|published| published.amount > most) {

@@ -332,12 +332,13 @@ impl Limits {
             let balance = balances.get(at).copied().unwrap_or_default();
             let base = self.base(rights, slot, at);
             let own = at == self.me;
+            let (lent, borrowed) = (balance.lent + balance.rate_lent, balance.borrowed + balance.rate_borrowed);
             RegionUsage {
                 region: region.clone(),
                 base,
-                lent: balance.lent,
-                borrowed: balance.borrowed,
-                rights: (base + balance.borrowed).saturating_sub(balance.lent),
+                lent,
+                borrowed,
+                rights: (base + borrowed).saturating_sub(lent),
                 consumed: if own { used.saturating_sub(balance.lent) } else { balance.consumed },
                 demand: balance.demand.rate.units() as u64,
                 told: balance.told || own,

@@ -59,8 +59,10 @@ impl Limits {
         let limiter = self.limiter();
         let (wall, regions) = (self.wall(), self.regions.len());
         for rights in limiter.all_rights() {
+            let slot = rights.terms.slot(wall);
+            rights.live.rate_slots.turn(slot, rights.terms.prefers_rate());
             if let Some(book) = self.books.get_mut(&rights.id) {
-                book.turn_to(rights.terms.slot(wall), &rights.terms, regions);
+                book.turn_to(slot, &rights.terms, regions);
             }
         }
     }

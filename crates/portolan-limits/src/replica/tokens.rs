@@ -14,7 +14,7 @@ use super::{Limits, watch::Look};
 use crate::{
     Cell,
     account::Balance,
-    bucket::{Bucket, Level},
+    bucket::{Bucket, Level, to_fractions},
     counter::{Allowance, Counter},
     definition::{Buckets, Kind},
     forecast::with_margin,
@@ -23,6 +23,7 @@ use crate::{
     leaf::{Leaf, Out},
     lending::Party,
     limiter::Limiter,
+    pace::bucket_time,
     peers::GOSSIP_INTERVAL,
     region::{
         Ask, Grant,
@@ -60,18 +61,19 @@ impl Limits {
         if rescaled.is_empty() {
             return;
         }
-        let rescale = |counter: &Counter, from: &Bucket, to: &Bucket| {
+        let rescale = |rights: &Rights, counter: &Counter, from: &Bucket, to: &Bucket| {
+            let at = bucket_time(&rights.terms, counter, wall);
             counter.change_level(|level| {
-                let debt = to.debt_from(from, level.debt(wall));
-                level.was_asked().then(|| Level::new(level.reuse(), wall, debt))
+                let debt = to.debt_from(from, level.debt(at));
+                level.was_asked().then(|| Level::new(level.reuse(), at, debt))
             });
         };
         for (rights, from, to) in rescaled.values() {
-            rescale(&rights.live.overflow, from, to);
+            rescale(rights, &rights.live.overflow, from, to);
         }
         self.shared.table.for_each(|_, counter| {
-            if let Some((_, from, to)) = rescaled.get(&counter.limit()) {
-                rescale(counter, from, to);
+            if let Some((rights, from, to)) = rescaled.get(&counter.limit()) {
+                rescale(rights, counter, from, to);
             }
         });
     }
@@ -87,7 +89,7 @@ impl Limits {
         let bucket = rights.terms.bucket(buckets, slot, false);
         let own = match (drawn.debt, now.debt) {
             (Some(before), Some(after)) => {
-                let paid = crate::bucket::to_fractions(now.at.since(drawn.at));
+                let paid = to_fractions(now.at.since(drawn.at));
                 // A bucket that is as full as it may be while tokens are out draws nothing by standing still.
                 let undrawn = before.saturating_sub(paid).max(drawn.missing.min(now.missing));
                 bucket.tokens(after.saturating_sub(undrawn))
@@ -113,11 +115,9 @@ impl Limits {
         let amount = account.balance(slot, self.me).borrowed;
         let pending = rights.borrowing(rights.live.mode());
         let published = self.shared.table.with(key, |counter| {
-            let before = counter.rights(slot).map_or(0, |before| before.amount);
-            if before < amount {
-                counter.publish_rights(slot, Allowance { amount, pending });
-            }
-            before < amount
+            // A pace that is over stands in the way.
+            rights.lapse(counter, self.wall());
+            counter.publish_borrowed(slot, Allowance { amount, pending })
         });
         self.siblings.relief |= published == Some(true);
     }
@@ -205,12 +205,16 @@ impl Limits {
         let Kind::Bucket(buckets) = &rights.terms.kind else { return None };
         let Cell { key, slot, .. } = ask.cell;
         let out = self.out(rights, key, slot);
+        let current = rights.terms.slot(self.wall());
         let nodes = self.siblings.ownership.ranking().nodes().len();
         let asks = step.grants;
         let gives = asks && self.may_give(rights, key, slot, rights.terms.begin(slot)) && !self.stopped(rights, slot);
         let take = |counter: &Counter| {
             let leaf = Leaf::new(&self.shared, rights, key, counter);
             leaf.publish_out(buckets, out, step.refund);
+            if rights.lends_rate(current) {
+                counter.count(current, 0, step.refund);
+            }
             counter.restore(slot, step.borrowed);
             if !gives {
                 return (0, 0, 0);
@@ -218,8 +222,10 @@ impl Limits {
             let (own, borrowed) = (leaf.purse(buckets).tokens(), leaf.borrowed_left(slot));
             let chunk = Grants::chunk(own.saturating_add(borrowed), nodes, ask, false, rights.terms.most_cost);
             let of_bucket = leaf.take_tokens(buckets, chunk, out);
-            let rights_of_slot = counter.rights(slot).map_or(0, |borrowed| borrowed.amount);
-            let passed_on = leaf.withdraw(slot, chunk - of_bucket, rights_of_slot);
+            if rights.lends_rate(current) {
+                counter.count(current, of_bucket, 0);
+            }
+            let passed_on = leaf.withdraw(slot, chunk - of_bucket, counter.borrowed(slot));
             let taken = of_bucket + passed_on;
             if taken < ask.waiting {
                 // Demand of the region, be it asked of another node of it.

@@ -137,7 +137,7 @@ impl Limits {
 
     /// Numbers a message that lends to its receiver, so that it is acknowledged.
     fn number(&mut self, to: &Destination, rows: &crate::message::Rows, now: Timestamp) -> Option<Number> {
-        let lends = |(_, row): &&(Key, Row)| row.lent.iter().any(|&(region, _)| usize::from(region) == to.region);
+        let lends = |(_, row): &&(Key, Row)| row.lent.iter().any(|&(_, region, _)| usize::from(region) == to.region);
         let (limit, slot) = (rows.limit, rows.slot);
         let loans: Vec<Place> = rows.rows.iter().filter(lends).map(|&(key, _)| Place { limit, slot, key }).collect();
         if loans.is_empty() {

@@ -84,11 +84,15 @@ impl Limits {
             // Nothing in flight can be lent.
             return self.shares_view(rights);
         }
-        if matches!(rights.terms.kind, Kind::Bucket(_)) {
-            return look.low || look.refused > 0 || self.shares_view(rights);
-        }
         let slot = rights.terms.slot(self.wall());
-        let base = rights.terms.base(slot);
+        let base = match rights.terms.kind {
+            Kind::Bucket(_) if look.low || !rights.lends_rate(slot) => {
+                return look.low || look.refused > 0 || self.shares_view(rights);
+            }
+            // What it borrows keeps its bucket full.
+            Kind::Bucket(_) => rights.terms.tokens(rights.terms.base(slot)).of_slot(),
+            _ => rights.terms.base(slot),
+        };
         let elapsed = self.wall().since(rights.terms.begin(slot)).as_secs_f64();
         let window = rights.terms.length(slot);
         // At the pace of the slot so far, with a margin that keeps a few first requests from looking like a flood. What the
@@ -115,14 +119,20 @@ impl Limits {
         };
         let (mut flow, mut net) = (watch.flow, watch.net);
         let window = rights.terms.length(slot);
+        let mut tail = 0;
         if watch.slot != slot {
             if watch.slot + 1 == slot {
                 // What came after the last look of the slot before belongs to it.
                 let last = match rights.terms.kind {
-                    Kind::Bucket(_) => net,
+                    Kind::Bucket(_) if !rights.lends_rate(watch.slot) => net,
                     _ => self.consumed(rights, key, watch.slot, look.used_before).max(net),
                 };
-                flow.record(watch.slot, last - net, window, now.mono);
+                if matches!(rights.terms.kind, Kind::Bucket(_)) {
+                    // Nothing ends with its slots: one reading, else the part of it before the turn looks like a lull.
+                    tail = last - net;
+                } else {
+                    flow.record(watch.slot, last - net, window, now.mono);
+                }
                 self.count(rights, last - net, 0);
                 let demand = self.demand_of(rights, &Watch { flow, ..watch });
                 self.join_own(rights, key, watch.slot, last, demand);
@@ -131,11 +141,11 @@ impl Limits {
         }
         let (drawn, bucket) = self.drawn(rights, key, watch.drawn, look);
         let consumed = match rights.terms.kind {
-            Kind::Bucket(_) => net.saturating_add(drawn),
+            Kind::Bucket(_) if !rights.lends_rate(slot) => net.saturating_add(drawn),
             _ => self.consumed(rights, key, slot, look.used),
         };
         let asked = consumed.saturating_sub(net) + look.refused;
-        flow.record(slot, asked, window, now.mono);
+        flow.record(slot, asked + tail, window, now.mono);
         self.count(rights, consumed.saturating_sub(net), look.refused);
         self.count_refused_below(rights, key, slot, consumed, look.refused);
         self.mark_refused(rights, key, slot, look.refused);

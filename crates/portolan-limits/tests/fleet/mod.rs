@@ -72,6 +72,8 @@ pub struct Region {
     pub clock_ms: i64,
     /// Time from asking for a write until it is durable.
     pub disk_ms: u64,
+    /// What it was told last.
+    definitions: Vec<Definition>,
     log: MarkLog,
     disk: [Vec<u8>; 2],
     writes: VecDeque<(u64, MarkSequence)>,
@@ -92,7 +94,6 @@ pub struct Fleet {
     pub echoes: u64,
     /// What each region's state machine told.
     pub events: Vec<(usize, Event)>,
-    definitions: Vec<Definition>,
     in_flight: Vec<(u64, usize, usize, Message)>,
     capacity: usize,
 }
@@ -113,7 +114,8 @@ impl Fleet {
             let (log, _) = MarkLog::recover([&[], &[]]);
             let disk = [vec![0; SEGMENT_LEN], vec![0; SEGMENT_LEN]];
             let limiter = Limits::new(config(&id, &[], 8, 0), Recovery::FirstStart, Now::default()).limiter();
-            Region { id, limits: None, limiter, clock_ms: 0, disk_ms: 2, log, disk, writes: VecDeque::new() }
+            let (definitions, writes) = (definitions.clone(), VecDeque::new());
+            Region { id, limits: None, limiter, clock_ms: 0, disk_ms: 2, definitions, log, disk, writes }
         });
         let mut fleet = Self {
             regions: fleet.collect(),
@@ -124,7 +126,6 @@ impl Fleet {
             seed: Seed(seed),
             echoes: 0,
             events: Vec::new(),
-            definitions,
             in_flight: Vec::new(),
             capacity: 256,
         };
@@ -145,7 +146,7 @@ impl Fleet {
         let ids: Vec<RegionId> = self.regions.iter().map(|region| region.id.clone()).collect();
         let now = self.now(at);
         let mut limits = Limits::new(config(&ids[at], &ids, self.capacity, self.now_ms), recovery, now);
-        limits.handle_definitions(&self.definitions, now);
+        limits.handle_definitions(&self.regions[at].definitions, now);
         self.regions[at].limiter = limits.limiter();
         self.regions[at].limits = Some(limits);
         self.drain(at);
@@ -175,15 +176,21 @@ impl Fleet {
     }
 
     pub fn define(&mut self, definitions: Vec<Definition>) {
-        self.definitions = definitions;
         for at in 0..self.regions.len() {
-            let now = self.now(at);
-            if let Some(limits) = &mut self.regions[at].limits {
-                limits.handle_definitions(&self.definitions, now);
-                self.regions[at].limiter = limits.limiter();
-            }
-            self.drain(at);
+            self.define_at(at, definitions.clone());
         }
+    }
+
+    /// Tells one region.
+    pub fn define_at(&mut self, at: usize, definitions: Vec<Definition>) {
+        let now = self.now(at);
+        let region = &mut self.regions[at];
+        region.definitions = definitions;
+        if let Some(limits) = &mut region.limits {
+            limits.handle_definitions(&region.definitions, now);
+            region.limiter = limits.limiter();
+        }
+        self.drain(at);
     }
 
     /// One request of one unit; `keys` are claimed of the limits together.

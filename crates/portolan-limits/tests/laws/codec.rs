@@ -1,7 +1,7 @@
 //! Messages read back as they were written, and nothing a peer can send writes a row that is not its own.
 
 use portolan_limits::{
-    Demand, Heartbeat, Key, Level, LimitId, Message, Number, Rejected, Row, Rows, Seen, SlotSummary,
+    Demand, Heartbeat, Key, Level, LimitId, Loan, Message, Number, Rejected, Row, Rows, Seen, SlotSummary,
 };
 use portolan_model::{WallTime, codec};
 use proptest::{collection::vec, prelude::*};
@@ -10,7 +10,8 @@ use crate::observer::{REGIONS, START, key, node, observer, region, slot, state, 
 
 fn rows() -> impl Strategy<Value = Rows> {
     let number = prop_oneof![0..300u64, 0..1u64 << 40];
-    let lent = vec((0..200u8, number.clone()), 0..4);
+    let loan = prop_oneof![Just(Loan::Units), Just(Loan::Rate)];
+    let lent = vec((loan, 0..127u8, number.clone()), 0..4);
     let row = (number.clone(), number.clone(), lent, any::<u16>(), any::<u16>());
     let row = row.prop_map(|(consumed, refunded, lent, rate, next)| {
         let level = |bits: u16| Level::new(f64::from(bits));

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use portolan_limits::{
-    Algorithm, Definition, Demand, Key, LimitId, Limits, LimitsConfig, Message, Recovery, Rejected, Row, Rows, Window,
+    Algorithm, Definition, Demand, Key, LimitId, Limits, LimitsConfig, Loan, Message, Recovery, Rejected, Row, Rows,
+    Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, RegionId, Timestamp, WallTime};
 use proptest::{collection::vec, prelude::*};
@@ -137,12 +138,14 @@ pub fn told(writes: &[Write], slot: u64) -> Vec<(usize, Message)> {
             // Nobody gives back more than it took.
             Field::Refunded => row.refunded = (row.refunded + write.by).min(row.consumed),
             Field::Lent(to) => {
-                let at = row.lent.iter().position(|&(of, _)| usize::from(of) == to);
+                // Both are joined alike, and no key has both.
+                let loan = if write.key % 2 == 0 { Loan::Units } else { Loan::Rate };
+                let at = row.lent.iter().position(|&(_, of, _)| usize::from(of) == to);
                 let at = at.unwrap_or_else(|| {
-                    row.lent.push((to as u8, 0));
+                    row.lent.push((loan, to as u8, 0));
                     row.lent.len() - 1
                 });
-                row.lent[at].1 += write.by;
+                row.lent[at].2 += write.by;
             }
         }
         messages.push((write.region, one_row(slot, write.key, row.clone())));

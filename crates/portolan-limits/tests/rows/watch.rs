@@ -84,7 +84,7 @@ impl Watch {
     fn row_told(&mut self, from: usize, rows: &Rows, of_key: &LedgerRow, region: &Region, row: &Row) {
         let base = row.base_of(from);
         let told = self.told.entry((from, rows.slot)).or_default();
-        for &(to, amount) in &of_key.lent {
+        for &(_, to, amount) in &of_key.lent {
             let before = told.lent.entry(to).or_default();
             // A repair may tell an older state again, never a lower total than what the receiver keeps.
             *before = amount.max(*before);

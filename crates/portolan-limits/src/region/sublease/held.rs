@@ -225,8 +225,12 @@ const KEPT: Duration = Duration::from_secs(1);
 
 const KEPT_OF_PLENTY: Duration = Duration::from_secs(10);
 
-/// A counter can be settled 16 times in a slot, and slots of a bucket last a second.
-const SETTLE: Duration = Duration::from_millis(80);
+/// A bucket has to know what was spent before it can fill again, so a small one gives as often as a cell is settled. Of the
+/// last 16 times charges can be told apart.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// How long a charge can be told from those of other times, by a clock that may stand still for a round.
+pub(crate) const TOLD_APART: Duration = Duration::from_millis(150);
 
 /// Owner's processes that grant in one slot; beyond it the slot's rest is left to the other nodes.
 const MAX_PAST: usize = 16;

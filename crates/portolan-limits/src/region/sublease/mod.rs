@@ -6,7 +6,7 @@
 //! lost with a process on either side is never spent, which wastes it and cannot exceed the limit.
 
 pub(crate) mod grants;
-mod held;
+pub(crate) mod held;
 mod pace;
 pub(crate) mod requests;
 #[cfg(test)]
