@@ -71,14 +71,17 @@ impl Flow {
         Self { rate: 0.0, per_slot: None, slot, asked: 0.0, whole: false, begun: now, since: now }
     }
 
-    /// Takes in what was asked for since the last call, all of it in `slot`.
-    pub fn record(&mut self, slot: u64, asked: u64, window: f64, now: Timestamp) {
+    /// Takes in what was asked for since the last call: in the slot that was known then, and in `slot` if that is another. It
+    /// is one reading of the rate: of a slot that ended in refusals the part before the turn alone would look like a lull.
+    pub fn record(&mut self, (before, here): (u64, u64), slot: u64, window: f64, now: Timestamp) {
         let within = span(window);
         let elapsed = now.since(self.since).as_secs_f64();
+        self.asked += before as f64;
         if slot > self.slot {
             self.roll(slot, now);
         }
-        self.asked += asked as f64;
+        self.asked += here as f64;
+        let asked = before + here;
         if elapsed <= 0.0 {
             // A second reading at one instant: its units join the next interval's.
             self.rate += asked as f64 / within;
@@ -197,7 +200,7 @@ mod tests {
     fn a_steady_flow_is_forecast_after_a_slot_and_a_half() {
         let mut flow = Flow::new(0, at(0));
         for tick in 1..=25u64 {
-            flow.record(tick / 10, 30, 1.0, at(tick * 100));
+            flow.record((0, 30), tick / 10, 1.0, at(tick * 100));
         }
         assert!((flow.rate(1.0) - 300.0).abs() < 10.0, "{}", flow.rate(1.0));
         assert!((flow.next(1.0, 0.5) - 300.0).abs() < 15.0, "{}", flow.next(1.0, 0.5));
@@ -206,10 +209,10 @@ mod tests {
     #[test]
     fn demand_that_ends_is_forgotten_within_a_second_and_over_slots() {
         let mut flow = Flow::new(0, at(0));
-        (1..=30).for_each(|tick| flow.record(tick / 10, 30, 1.0, at(tick * 100)));
-        (31..=60).for_each(|tick| flow.record(tick / 10, 0, 1.0, at(tick * 100)));
+        (1..=30).for_each(|tick| flow.record((0, 30), tick / 10, 1.0, at(tick * 100)));
+        (31..=60).for_each(|tick| flow.record((0, 0), tick / 10, 1.0, at(tick * 100)));
         assert!(flow.rate(1.0) < 2.0 && flow.next(1.0, 0.9) < 60.0, "{} {}", flow.rate(1.0), flow.next(1.0, 0.9));
-        flow.record(100, 0, 1.0, at(100_000));
+        flow.record((0, 0), 100, 1.0, at(100_000));
         assert!(flow.next(1.0, 1.0) < 1.0);
     }
 

@@ -105,6 +105,17 @@ fn rule_8_a_region_that_alone_is_asked_is_lent_the_rate_of_all_others_whatever_t
 }
 
 #[test]
+fn rule_7_a_sliding_window_that_one_or_two_of_three_regions_are_asked_for_refuses_little_while_it_has_room() {
+    for demand in [[145, 145, 0], [280, 0, 0], [140, 100, 30]] {
+        let sliding = Algorithm::SlidingWindow { quota: 300, window: Duration::from_secs(1) };
+        let run = run(sliding, 20, |_| demand);
+        let refused = part(&run.refused, demand.iter().sum::<u64>() * 16, 4);
+        println!("{demand:?}: refuses {refused} thousandths");
+        assert!(refused <= 15, "{demand:?}: {refused}");
+    }
+}
+
+#[test]
 fn rule_7_regions_lend_slots_in_pairs_and_hold_the_estimate_to_the_limit() {
     let sliding = || Algorithm::SlidingWindow { quota: 300, window: Duration::from_secs(1) };
     let over = run(sliding(), 14, |_| [300, 90, 60]);

@@ -119,7 +119,7 @@ impl Limits {
         };
         let (mut flow, mut net) = (watch.flow, watch.net);
         let window = rights.terms.length(slot);
-        let mut tail = 0;
+        let mut before = 0;
         if watch.slot != slot {
             if watch.slot + 1 == slot {
                 // What came after the last look of the slot before belongs to it.
@@ -127,12 +127,7 @@ impl Limits {
                     Kind::Bucket(_) if !rights.lends_rate(watch.slot) => net,
                     _ => self.consumed(rights, key, watch.slot, look.used_before).max(net),
                 };
-                if matches!(rights.terms.kind, Kind::Bucket(_)) {
-                    // Nothing ends with its slots: one reading, else the part of it before the turn looks like a lull.
-                    tail = last - net;
-                } else {
-                    flow.record(watch.slot, last - net, window, now.mono);
-                }
+                before = last - net;
                 self.count(rights, last - net, 0);
                 let demand = self.demand_of(rights, &Watch { flow, ..watch });
                 self.join_own(rights, key, watch.slot, last, demand);
@@ -145,7 +140,7 @@ impl Limits {
             _ => self.consumed(rights, key, slot, look.used),
         };
         let asked = consumed.saturating_sub(net) + look.refused;
-        flow.record(slot, asked + tail, window, now.mono);
+        flow.record((before, asked), slot, window, now.mono);
         self.count(rights, consumed.saturating_sub(net), look.refused);
         self.count_refused_below(rights, key, slot, consumed, look.refused);
         self.mark_refused(rights, key, slot, look.refused);

@@ -144,8 +144,8 @@ proptest! {
     #[test]
     fn rule_8_what_is_on_loan_of_a_bucket_is_there_once_whenever_regions_hear_of_other_shares(
         seed: u64,
-        per_second in 20..60u64,
-        part in 5..25u64,
+        per_second in 30..120u64,
+        burst in 3..14u64,
         weights in prop::array::uniform2(prop::array::uniform3(0..9u32)),
         fenced in any::<bool>(),
         heard in prop::array::uniform3(prop::array::uniform3(0..1500u64)),
@@ -155,8 +155,6 @@ proptest! {
         prop_assume!(before.iter().zip(&after).all(|(before, after)| !fenced || *before > 0 || *after == 0));
         prop_assume!(before.iter().any(|weight| *weight > 0) && after.iter().any(|weight| *weight > 0));
         let rate = Rate { count: per_second, per: Duration::from_secs(1) };
-        // Around the two seconds up to which rate is lent.
-        let burst = per_second * part / 10;
         let with = |shares| Definition { shares, ..shared(Algorithm::TokenBucket { rate, burst }) };
         let turning = |after: [u32; 3], from: Option<u64>, earliest: u64| {
             let [from, earliest] = [from, Some(earliest)].map(|ms| ms.map(|ms| fleet::START + Duration::from_millis(ms)));
