@@ -129,11 +129,11 @@ pub(crate) fn owe(counter: &Counter, debt: u64, at: BucketTime) {
 }
 
 /// Moves what is left of tokens that nobody can spend any more into the level, so that their slot can be forgotten; and
-/// what a bucket filled by paces that are over. Only by the state machine, under the partition's lock.
-pub(crate) fn lapse(terms: &Terms, counter: &Counter, bucket: &Bucket, wall: WallTime) {
+/// what a bucket filled by paces that are over, unless it has rate `on_loan`. Only by the state machine, under the partition's lock.
+pub(crate) fn lapse(terms: &Terms, counter: &Counter, bucket: &Bucket, on_loan: bool, wall: WallTime) {
     let slot = terms.slot(wall);
     let at = bucket_time(terms, counter, wall);
-    if counter.paces(slot).iter().any(Option::is_some) && pace::is_over(terms, counter, wall) {
+    if counter.paces(slot).iter().any(Option::is_some) && pace::is_over(terms, counter, on_loan, wall) {
         let missing = held(terms, counter, bucket, at);
         pace::publish(counter, slot, [None, None], |level| {
             Level::new(level.reuse(), BucketTime::civil(wall), level.debt(at).max(missing))

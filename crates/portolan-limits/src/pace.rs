@@ -31,13 +31,14 @@ pub(crate) struct Pace {
     from_ms: u64,
     /// By how many parts of its share it fills faster, or slower.
     change: i64,
-    /// Whether tokens of the slot were lent, so that a clock that is behind may fill by them after its end.
+    /// Whether tokens are missing that others fill by. The state machine alone says when they do no more: by a civil clock
+    /// that leaps that is not known.
     lends: bool,
 }
 
 impl Pace {
     /// Of a region whose share is `rate`.
-    pub fn new(from_ms: u64, rate: Tokens, Moved { borrowed, lacking, lends }: Moved) -> Self {
+    pub fn new(from_ms: u64, rate: Tokens, Moved { borrowed, lacking }: Moved) -> Self {
         let parts = |tokens: u64| (u128::from(tokens) * u128::from(rate.per_ms)) << PART_BITS;
         // Rate is lent between regions that all have a share of it.
         let whole = (u128::from(rate.count) * u128::from(rate.slot_ms)).max(1);
@@ -45,7 +46,7 @@ impl Pace {
         // Slower rounds up and faster down: all regions together never gain by it.
         let part = |of: u128, most: u64| u64::try_from(of).unwrap_or(most).min(most) as i64;
         let change = part(up / whole, MOST_PARTS) - part(down.div_ceil(whole), WHOLE.unsigned_abs());
-        Self { from_ms, change, lends }
+        Self { from_ms, change, lends: lacking > 0 }
     }
 
     /// Whether it is the same but for when it began.
@@ -84,8 +85,6 @@ pub(crate) struct Moved {
     pub borrowed: u64,
     /// Tokens that are missing here.
     pub lacking: u64,
-    /// Whether some were lent of this slot.
-    pub lends: bool,
 }
 
 /// A share of a rate: tokens in so many milliseconds, and the length of a slot.
@@ -137,18 +136,18 @@ pub(crate) fn bucket_time(terms: &Terms, counter: &Counter, wall: WallTime) -> B
         time.shift(pace.change, passed.saturating_sub(pace.from_ms), PART_BITS);
         let followed = paces[1 - at].is_some_and(|(next, _)| next == slot + 1);
         if pace.lends && !followed {
-            // Nobody said how fast it fills by now: not at all, until no clock is in the slot any more.
-            time.shift(-WHOLE, wall.min(end + CLOCK_TOLERANCE).since(end).as_millis() as u64, PART_BITS);
+            // Nobody said how fast it fills by now: not at all.
+            time.shift(-WHOLE, wall.since(end).as_millis() as u64, PART_BITS);
         }
     }
     time
 }
 
-/// Whether everything is over that was lent and borrowed in published slots.
-pub(crate) fn is_over(terms: &Terms, counter: &Counter, wall: WallTime) -> bool {
+/// Whether everything is over that was lent and borrowed in published slots; of a bucket `on_loan` nothing that was lent.
+pub(crate) fn is_over(terms: &Terms, counter: &Counter, on_loan: bool, wall: WallTime) -> bool {
     let over = |(slot, pace): &(u64, Pace)| {
         let end = terms.end(*slot);
-        wall >= if pace.lends { end + CLOCK_TOLERANCE } else { end }
+        if pace.lends { !on_loan && wall >= end + CLOCK_TOLERANCE } else { wall >= end }
     };
     counter.paces(terms.slot(wall)).iter().flatten().all(over)
 }
@@ -222,10 +221,10 @@ mod tests {
         ) {
             let [lender, borrower] = shares.map(|count| Tokens { count, per_ms, slot_ms: 1000 });
             let lent = lender.of_slot() * part / 1000;
-            let slower = Pace::new(0, lender, Moved { borrowed: 0, lacking: lent, lends: true });
-            let faster = Pace::new(0, borrower, Moved { borrowed: lent, lacking: 0, lends: false });
+            let slower = Pace::new(0, lender, Moved { borrowed: 0, lacking: lent });
+            let faster = Pace::new(0, borrower, Moved { borrowed: lent, lacking: 0 });
             let both = dripped(lender, slower, ms) + dripped(borrower, faster, ms);
-            let plain = Pace::new(0, lender, Moved { borrowed: 0, lacking: 0, lends: false });
+            let plain = Pace::new(0, lender, Moved { borrowed: 0, lacking: 0 });
             prop_assert!(both <= dripped(lender, plain, ms) + dripped(borrower, plain, ms));
             for pace in [slower, faster, plain] {
                 prop_assert_eq!(Pace::from_bits(pace.bits()), pace);

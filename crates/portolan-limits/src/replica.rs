@@ -142,6 +142,9 @@ pub struct Limits {
     /// Of what is sent because a digest differed, to all regions together.
     repairs: Budget,
     loans: Loans,
+    /// Slots of buckets whose rate others may still fill by, and until when by the clock that does not leap. Of watched
+    /// keys alone, for some slots each.
+    on_loan: BTreeMap<(LimitId, Key), paces::LentSlots>,
     peers: Peers,
     partition: Option<Partition>,
     durability: Durability,
@@ -216,6 +219,7 @@ impl Limits {
             budget: Budget::new(config.budget, now.mono),
             repairs: Budget::new(ByteSize(config.budget.0 / REPAIR_PART), now.mono),
             loans: Loans::default(),
+            on_loan: BTreeMap::new(),
             peers: Peers::new(count, config.worst_rtt, now.mono),
             partition: None,
             durability: Durability::new(barrier),
@@ -370,6 +374,7 @@ impl Limits {
             self.peer_changed(change);
         }
         self.turn_books();
+        self.end_rate_loans();
         self.run_round(now);
         self.repeat_loans(now);
         self.send_rows(now);
@@ -387,13 +392,14 @@ impl Limits {
     fn sweep_table(&mut self) {
         let (limiter, wall) = (&self.limiter, self.wall());
         for rights in limiter.all_rights() {
-            rights.lapse(&rights.live.overflow, wall);
+            rights.lapse(&rights.live.overflow, false, wall);
             rights.live.retire(rights.terms.slot(wall));
         }
         let buckets = self.shared.table.buckets().div_ceil(SWEEP_TICKS);
         let is_dead = |counter: &Counter| match limiter.rights(counter.limit()) {
             Some(rights) => {
-                rights.lapse(counter, wall);
+                let on_loan = counter.key().is_some_and(|key| self.on_loan.contains_key(&(rights.id, key)));
+                rights.lapse(counter, on_loan, wall);
                 counter.retire_published(rights.terms.slot(wall));
                 rights.terms.is_over(counter, wall)
             }

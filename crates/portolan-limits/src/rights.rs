@@ -213,10 +213,11 @@ impl Rights {
         Level::new(0, BucketTime::civil(wall), (bucket.burst() + until).saturating_sub(since))
     }
 
-    /// Prepares an entry of a bucket for the end of the slots that stand in it; nothing for others.
-    pub fn lapse(&self, counter: &Counter, wall: WallTime) {
+    /// Prepares an entry of a bucket, with rate `on_loan` or not, for the end of the slots that stand in it; nothing for others.
+    pub fn lapse(&self, counter: &Counter, on_loan: bool, wall: WallTime) {
         if let Kind::Bucket(buckets) = &self.terms.kind {
-            lapse(&self.terms, counter, &self.terms.bucket(buckets, self.terms.slot(wall), false), wall);
+            let bucket = self.terms.bucket(buckets, self.terms.slot(wall), false);
+            lapse(&self.terms, counter, &bucket, on_loan, wall);
         }
     }
 

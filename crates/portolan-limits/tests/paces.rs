@@ -154,3 +154,14 @@ fn rule_8_shares_that_follow_demand_while_rate_is_on_loan_let_nobody_fill_twice(
         }
     }
 }
+
+#[test]
+fn rule_8_a_lender_whose_clock_leaps_gains_its_share_of_the_burst_and_no_rate() {
+    for (into_slot, leap_ms) in [(100, 700), (300, 1200), (400, 3159), (700, 3159), (880, 2500), (950, 20_000)] {
+        let mut scene = Scene::new(BURST, Network::default(), into_slot);
+        scene.fleet.regions[1].clock_ms += leap_ms;
+        scene.ask(1500, [450, 400, 0]);
+        // It has what drips into its own bucket in that time, which holds a third of the burst.
+        scene.check(BURST + BURST / 3, &format!("{leap_ms} ms, {into_slot} ms into a second"));
+    }
+}

@@ -2,14 +2,14 @@
 //! fills for it. A loan is a number of tokens that the lender's bucket lacks over the slot and the borrower's gains, spread
 //! evenly: see `pace`. A lender fills more slowly before it tells. Decides nothing about requests.
 
-use portolan_model::WallTime;
+use portolan_model::{Timestamp, WallTime};
 use smallvec::SmallVec;
 
 use super::{Limits, loans::QUIET};
 use crate::{
     account::{Account, Balance, Field, Loan},
     counter::Counter,
-    definition::Buckets,
+    definition::{Buckets, Kind},
     forecast::with_margin,
     horizon::CLOCK_TOLERANCE,
     key::Key,
@@ -19,6 +19,9 @@ use crate::{
     peers::GOSSIP_INTERVAL,
     rights::Rights,
 };
+
+/// Slots that rate of one bucket was lent of, and until when.
+pub(crate) type LentSlots = SmallVec<[(u64, Timestamp); 2]>;
 
 impl Limits {
     /// Lends of the present slot, and shortly before its end of the next: not before that, for a bucket fills more slowly
@@ -37,7 +40,7 @@ impl Limits {
     fn lend_rate_in(&mut self, rights: &Rights, buckets: &Buckets, key: Key, slot: u64) {
         let begin = rights.terms.begin(slot);
         let gives = || self.may_give(rights, key, slot, begin) && !self.stopped(rights, slot);
-        if !rights.lends_rate(slot) || !gives() || self.turns(rights, slot) {
+        if !rights.lends_rate(slot) || !gives() || self.turns(rights, slot) || self.outlasts(rights, key, slot) {
             return;
         }
         let parties = self.rate_parties(rights, key, slot);
@@ -48,6 +51,7 @@ impl Limits {
             let amount = amount.min(self.unlent(rights, key, slot, to));
             if amount > 0 && self.with_entry(rights, key, |_| ()).is_some() {
                 self.write_loan(rights, key, slot, (Loan::Rate, to), amount);
+                self.note_on_loan(rights, key, slot);
             }
         }
         self.publish_paces(rights, buckets, key);
@@ -59,8 +63,8 @@ impl Limits {
         let share = rights.terms.tokens(self.base(rights, slot, self.me)).of_slot();
         let Some(account) = self.ledger.account(rights.id, key) else { return share };
         let lent = account.amount(slot, self.me, Field::Lent(Loan::Rate, to as u8));
-        let for_it = self.lowered_for(rights, account, slot, to);
-        share.saturating_sub(self.lowered(rights, account, slot) - for_it).saturating_sub(lent)
+        let for_it = self.lowered_for(rights, key, account, slot, to);
+        share.saturating_sub(self.lowered(rights, key, account, slot) - for_it).saturating_sub(lent)
     }
 
     /// Whether shares turn with a slot or next to it. A bucket that gains by that begins empty, when its share of the rate
@@ -72,15 +76,59 @@ impl Limits {
     }
 
     /// Tokens by which the own bucket fills more slowly in a slot.
-    fn lowered(&self, rights: &Rights, account: &Account, slot: u64) -> u64 {
-        (0..self.regions.len()).map(|to| self.lowered_for(rights, account, slot, to)).sum()
+    fn lowered(&self, rights: &Rights, key: Key, account: &Account, slot: u64) -> u64 {
+        (0..self.regions.len()).map(|to| self.lowered_for(rights, key, account, slot, to)).sum()
+    }
+
+    /// Notes until when others may fill by what was lent of a slot, by the clock that does not leap.
+    fn note_on_loan(&mut self, rights: &Rights, key: Key, slot: u64) {
+        let until = self.last.mono + (rights.terms.end(slot) + CLOCK_TOLERANCE).since(self.wall());
+        let lent = self.on_loan.entry((rights.id, key)).or_default();
+        match lent.iter_mut().find(|(of, _)| *of == slot) {
+            Some((_, known)) => *known = until.max(*known),
+            None => lent.push((slot, until)),
+        }
+    }
+
+    /// Lets buckets fill as before of which nobody fills any more by what they lent.
+    pub(super) fn end_rate_loans(&mut self) {
+        let now = self.last.mono;
+        let mut over = Vec::new();
+        self.on_loan.retain(|place, lent| {
+            let before = lent.len();
+            lent.retain(|(_, until)| *until > now);
+            over.extend((lent.len() < before).then_some(*place));
+            !lent.is_empty()
+        });
+        let limiter = self.limiter();
+        for (limit, key) in over {
+            if let Some(rights) = limiter.rights(limit)
+                && let Kind::Bucket(buckets) = &rights.terms.kind
+            {
+                self.publish_paces(rights, buckets, key);
+            }
+        }
+    }
+
+    /// Slots of which something is on loan when `slot` begins, or by now if it has.
+    fn on_loan(&self, rights: &Rights, key: Key, slot: u64) -> impl Iterator<Item = u64> {
+        let at = self.last.mono + rights.terms.begin(slot).since(self.wall());
+        let lent = self.on_loan.get(&(rights.id, key)).into_iter().flatten();
+        lent.filter(move |(_, until)| *until > at).map(|(slot, _)| *slot)
+    }
+
+    /// Whether something is on loan that by civil time ended long before a slot: that has leapt, and nobody knows here any
+    /// more how much it was.
+    fn outlasts(&self, rights: &Rights, key: Key, slot: u64) -> bool {
+        self.on_loan(rights, key, slot).any(|lent| lent + 1 < slot)
     }
 
     /// For one region: what it is lent of the slot, or, while its clock may be in the slot before, what it was lent of that if
     /// it is more.
-    fn lowered_for(&self, rights: &Rights, account: &Account, slot: u64, to: usize) -> u64 {
+    fn lowered_for(&self, rights: &Rights, key: Key, account: &Account, slot: u64, to: usize) -> u64 {
         let before = slot.saturating_sub(1);
-        let lingers = self.wall() < rights.terms.end(before) + CLOCK_TOLERANCE;
+        let by_civil_time = self.wall() < rights.terms.end(before) + CLOCK_TOLERANCE;
+        let lingers = by_civil_time || self.on_loan(rights, key, slot).any(|lent| lent == before);
         let lent = |slot| account.amount(slot, self.me, Field::Lent(Loan::Rate, to as u8));
         lent(slot).max(if lingers { lent(before) } else { 0 })
     }
@@ -92,10 +140,7 @@ impl Limits {
         }
         let wall = self.wall();
         let slot = rights.terms.slot(wall);
-        if !(slot.saturating_sub(1)..=slot + 1).any(|slot| rights.lends_rate(slot)) {
-            return;
-        }
-        let Some(account) = self.ledger.account(rights.id, key) else { return };
+        let account = self.ledger.account(rights.id, key);
         let paces = [slot, slot + 1].map(|slot| self.pace(rights, account, key, slot, wall));
         let publish = |counter: &Counter| {
             let found = counter.paces(slot);
@@ -105,7 +150,8 @@ impl Limits {
                 (pace, found) => pace.is_none() && found.is_none(),
             };
             let leaf = Leaf::new(&self.shared, rights, key, counter);
-            if !paces.iter().zip(slot..).all(same) {
+            let others = || found.iter().flatten().any(|(of, _)| *of != slot && *of != slot + 1);
+            if !paces.iter().zip(slot..).all(same) || others() {
                 leaf.publish_paces(buckets, paces);
             }
         };
@@ -115,15 +161,23 @@ impl Limits {
     }
 
     /// How fast the own bucket fills in a slot from here on, if not by its share.
-    fn pace(&self, rights: &Rights, account: &Account, key: Key, slot: u64, wall: WallTime) -> Option<Pace> {
+    fn pace(&self, rights: &Rights, account: Option<&Account>, key: Key, slot: u64, wall: WallTime) -> Option<Pace> {
         let begin = rights.terms.begin(slot);
         let opens = self.shared.gates.of(key).barrier().opens(&rights.terms, slot, begin);
-        let balance = account.balance(slot, self.me);
-        let borrowed = if opens && rights.lends_rate(slot) { balance.rate_borrowed } else { 0 };
+        let lent = |account: &Account| {
+            // Who is ahead of time takes back what it lent before that is over here.
+            let sound = (0..self.regions.len()).filter(|&from| from != self.me && !self.clock_ahead[from]);
+            sound.map(|from| account.amount(slot, from, Field::Lent(Loan::Rate, self.me as u8))).sum()
+        };
+        let borrowed = if opens && rights.lends_rate(slot) { account.map_or(0, lent) } else { 0 };
         let share = rights.terms.tokens(rights.terms.base(slot));
         let from_ms = wall.since(begin).as_millis() as u64;
-        let (lacking, lends) = (self.lowered(rights, account, slot), balance.rate_lent > 0);
-        let pace = Pace::new(from_ms, share, Moved { borrowed, lacking, lends });
+        let lacking = match account {
+            _ if self.outlasts(rights, key, slot) => u64::MAX,
+            Some(account) => self.lowered(rights, key, account, slot),
+            None => 0,
+        };
+        let pace = Pace::new(from_ms, share, Moved { borrowed, lacking });
         (!pace.is_plain()).then_some(pace)
     }
 

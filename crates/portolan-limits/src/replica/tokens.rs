@@ -116,7 +116,7 @@ impl Limits {
         let pending = rights.borrowing(rights.live.mode());
         let published = self.shared.table.with(key, |counter| {
             // A pace that is over stands in the way.
-            rights.lapse(counter, self.wall());
+            rights.lapse(counter, self.on_loan.contains_key(&(rights.id, key)), self.wall());
             counter.publish_borrowed(slot, Allowance { amount, pending })
         });
         self.siblings.relief |= published == Some(true);
