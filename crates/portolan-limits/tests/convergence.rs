@@ -69,6 +69,25 @@ fn keys_that_nobody_asks_for_fall_silent() {
 }
 
 #[test]
+fn a_key_falls_silent_that_is_used_on_after_an_overload_far_from_its_limit() {
+    let mut fleet = Fleet::new(3, vec![definition(1, "60/s", OnPartition::Static)], 7);
+    fleet.settle();
+    let mut load = |times: usize, requests: usize, every_ms: u64| {
+        for _ in 0..times {
+            for at in 0..3 {
+                (0..requests).for_each(|_| drop(fleet.request(at, &[(1, 7)])));
+            }
+            fleet.run(every_ms);
+        }
+        [0, 1, 2].map(|at| fleet.limits(at).stats().rows_sent)
+    };
+    let overloaded = load(300, 3, 10);
+    assert!(overloaded.iter().all(|rows| *rows > 0), "{overloaded:?}");
+    let used_on = load(20, 1, 300);
+    assert_eq!(load(20, 1, 300), used_on);
+}
+
+#[test]
 fn buckets_that_nobody_asks_for_fall_silent() {
     for (count, burst) in [(300, 60), (300, 300), (60, 60)] {
         let rate = Rate { count, per: Duration::from_secs(1) };

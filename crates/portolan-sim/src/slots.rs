@@ -72,6 +72,7 @@ impl Slot {
 /// Slots of one counter.
 #[derive(Debug, Default)]
 pub struct Slots {
+    /// In order.
     open: VecDeque<Slot>,
     /// What was admitted and counts in those that are closed, and what might be.
     closed: BTreeMap<u64, (u64, u64)>,
@@ -115,13 +116,15 @@ impl Slots {
 
     /// What was admitted in a slot and counts.
     pub fn spent(&self, slot: u64) -> u64 {
-        let open = self.open.iter().rev().find(|kept| kept.slot == slot).map(Slot::spent);
+        let mut from = self.open.iter().rev().take_while(|kept| kept.slot >= slot);
+        let open = from.find(|kept| kept.slot == slot).map(Slot::spent);
         open.or_else(|| self.closed.get(&slot).map(|(spent, _)| *spent)).unwrap_or_default()
     }
 
     /// The largest bound of a slot that is open and at most two away.
     pub fn bound_about(&self, slot: u64) -> u64 {
-        let near = self.open.iter().rev().filter(|kept| kept.slot.abs_diff(slot) <= 2);
+        let near = self.open.iter().rev().skip_while(|kept| kept.slot > slot + 2);
+        let near = near.take_while(|kept| kept.slot + 2 >= slot);
         near.map(|kept| kept.bound).max().unwrap_or_default()
     }
 

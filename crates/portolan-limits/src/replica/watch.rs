@@ -119,6 +119,10 @@ impl Limits {
         };
         let (mut flow, mut net) = (watch.flow, watch.net);
         let window = rights.terms.length(slot);
+        // What nobody is pressed for is not told: else regions would go on watching a key because the others do.
+        let told = |limits: &Self, slot| {
+            limits.ledger.account(rights.id, key).is_some_and(|account| account.has_row(slot, limits.me))
+        };
         let mut before = 0;
         if watch.slot != slot {
             if watch.slot + 1 == slot {
@@ -129,8 +133,10 @@ impl Limits {
                 };
                 before = last - net;
                 self.count(rights, last - net, 0);
-                let demand = self.demand_of(rights, &Watch { flow, ..watch });
-                self.join_own(rights, key, watch.slot, last, demand);
+                if watch.pressed >= watch.slot || told(self, watch.slot) {
+                    let demand = self.demand_of(rights, &Watch { flow, ..watch });
+                    self.join_own(rights, key, watch.slot, last, demand);
+                }
             }
             net = 0;
         }
@@ -151,8 +157,7 @@ impl Limits {
         let pressed = self.under_pressure(rights, key, &watch, look);
         watch.pressed = if pressed { slot } else { watch.pressed };
         self.watched.insert(place, watch);
-        let told = || self.ledger.account(rights.id, key).is_some_and(|account| account.has_row(slot, self.me));
-        if pressed || told() {
+        if pressed || told(self, slot) {
             self.join_own(rights, key, slot, consumed, self.demand_of(rights, &watch));
         }
     }
