@@ -195,6 +195,13 @@ impl Account {
         balance
     }
 
+    /// Units that one region borrowed of a slot from those that count.
+    pub fn borrowed(&self, slot: u64, region: usize, counts: impl Fn(usize) -> bool) -> u64 {
+        let lent = |cell: &&Cell| matches!(cell.field(), Field::Lent(Loan::Units, to) if usize::from(to) == region);
+        let valid = self.of_slot(slot).filter(lent).filter(|cell| counts(usize::from(cell.region)));
+        valid.fold(0, |sum: u64, cell| sum.saturating_add(cell.amount()))
+    }
+
     /// Units that one region lent of a slot.
     pub fn lent_out(&self, slot: u64, region: usize) -> u64 {
         let lent = self.of_region(slot, region).filter(|cell| matches!(cell.field(), Field::Lent(Loan::Units, _)));

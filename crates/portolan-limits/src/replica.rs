@@ -488,8 +488,8 @@ const REPAIR_PART: u64 = 8;
 /// A smaller step back of the clock is waited out.
 const CLOCK_STEP: Duration = Duration::from_millis(100);
 
-/// For so long after a restart a node lends nothing: the log that it starts from may be old, and what it would lend
-/// another region's by now. It hears of that as soon as it hears anything.
+/// For so long after a restart a node lends nothing: the log that it starts from may be old, and its share another region's
+/// by now. Mostly it hears of that within this time; what it lends before nobody spends.
 const CATCHING_UP: Duration = Duration::from_secs(2);
 
 /// Ticks in which the whole table is swept: 75 s.

@@ -50,8 +50,24 @@ pub(crate) fn shares_of_slot(quota: u64, plan: &SharePlan, begin: WallTime, regi
     }
 }
 
+/// Whether a region has a part in a slot that begins at `begin`, be it rounded to nothing; while the outcome of a change is
+/// not known, in the split before and after it.
+pub(crate) fn has_share(plan: &SharePlan, begin: WallTime, region: usize, regions: usize) -> bool {
+    let in_part = |weights: &[u32]| match weights.get(region) {
+        Some(0) if weights.len() == regions => weights.iter().all(|weight| *weight == 0),
+        _ => true,
+    };
+    let Some(change) = &plan.change else { return in_part(&plan.weights) };
+    match change.from {
+        Some(from) if begin >= from => in_part(&change.weights),
+        None if begin >= change.earliest => in_part(&plan.weights) && in_part(&change.weights),
+        _ => in_part(&plan.weights),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use portolan_config::ShareChange;
     use proptest::prelude::*;
 
     use super::*;
@@ -110,6 +126,23 @@ mod tests {
         #[test]
         fn a_start_from_the_lower_quotas_is_the_method_itself(quota in 0..300u64, weights in weights()) {
             prop_assert_eq!(base_shares(quota, &weights, weights.len()), unit_by_unit(quota, &weights));
+        }
+
+        #[test]
+        fn whoever_has_units_of_a_slot_has_a_share_and_whoever_has_no_share_has_no_units(
+            quota in 0..300u64, before in 0..3usize, after in 0..3usize, from in 0..3u64, begin in 0..4u64,
+        ) {
+            let weights = [vec![], vec![0, 3, 1], vec![1, 0, 1]];
+            let at = WallTime::from_unix_millis;
+            let from = (from > 0).then(|| at(from));
+            let change = ShareChange { weights: weights[after].clone(), from, earliest: from.unwrap_or(at(1)) };
+            let plan = SharePlan { weights: weights[before].clone(), change: Some(change) };
+            let shares = shares_of_slot(quota, &plan, at(begin), 3);
+            for (region, share) in shares.into_iter().enumerate() {
+                let part = has_share(&plan, at(begin), region, 3);
+                prop_assert!(part || share == 0, "{region}: {share} of {quota}");
+                prop_assert!(!part || share > 0 || quota < 4, "{region} has nothing of {quota}");
+            }
         }
 
         #[test]

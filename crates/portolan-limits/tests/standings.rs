@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, time::Duration};
 use fleet::{Fleet, definition};
 use portolan_config::{ShareChange, SharePlan};
 use portolan_limits::{
-    Admission, Definition, DenyReason, Event, Granted, LenderState, LimitId, LoanReply, OnPartition,
+    Admission, Algorithm, Definition, DenyReason, Event, Granted, LenderState, LimitId, LoanReply, OnPartition,
 };
+use portolan_model::Rate;
 
 const STATIC: OnPartition = OnPartition::Static;
 
@@ -69,6 +70,55 @@ fn rule_6_nothing_is_lent_of_a_slot_without_a_lease() {
     assert_eq!(slots.len(), 4);
     assert!(slots[1] > 10, "it borrows while the lender has its lease: {slots:?}");
     assert_eq!(slots[2..], [10, 10]);
+}
+
+/// Region 0 was fenced while it was cut off. Of a slot that begins at the turn or after, the others have its share, or
+/// nobody, where it is not known yet whether they have. The cut heals, and it lends as before, for it has not heard of
+/// that. Returns what each slot was charged by the others, and what they were lent.
+fn lent_without_a_share(limit: &Definition, is_set: bool) -> (Vec<u64>, u64) {
+    let mut fleet = Fleet::new(3, vec![limit.clone()], 5);
+    fleet.settle();
+    fleet.network.cut = vec![(0, 1), (1, 0), (0, 2), (2, 0)];
+    next_slot(&mut fleet);
+    let turn = fleet.now(1).wall + Duration::from_secs(4);
+    let change = ShareChange { weights: vec![0, 1, 1], from: is_set.then_some(turn), earliest: turn };
+    let shares = SharePlan { weights: Vec::new(), change: Some(change) };
+    for at in [1, 2] {
+        let now = fleet.now(at);
+        let limits = fleet.regions[at].limits.as_mut().expect("it runs");
+        limits.handle_definitions(&[Definition { shares: shares.clone(), ..limit.clone() }], now);
+        fleet.regions[at].limiter = limits.limiter();
+    }
+    fleet.run(6000);
+    fleet.network.cut.clear();
+    fleet.allowed.clear();
+    for ms in 0..6000 {
+        fleet.request(1, &[(1, 1)]);
+        if ms % 4 == 0 {
+            fleet.request(2, &[(1, 1)]);
+        }
+        fleet.run(1);
+    }
+    let lent = fleet.limits(0).overview(fleet.now(0))[0].tally.lent;
+    (fleet.allowed.values().map(|counts| counts.iter().sum()).collect(), lent)
+}
+
+#[test]
+fn rule_6_what_a_region_lends_that_has_not_heard_of_its_fence_is_not_spent() {
+    let limit = |algorithm| Definition { algorithm, ..definition(1, "300/s", STATIC) };
+    let rate = Rate { count: 300, per: Duration::from_secs(1) };
+    let check = |algorithm: Algorithm, is_set, most: u64| {
+        let (slots, lent) = lent_without_a_share(&limit(algorithm.clone()), is_set);
+        let busiest = slots.iter().max().copied().unwrap_or(0);
+        assert!(lent > 0 && busiest > most * 9 / 10, "{algorithm:?}: {lent} lent, {slots:?} spent");
+        assert!(busiest <= most, "{algorithm:?}: {lent} lent, {slots:?} spent");
+    };
+    for (is_set, most) in [(true, 300), (false, 200)] {
+        check(definition(1, "300/s", STATIC).algorithm, is_set, most);
+        check(Algorithm::SlidingWindow { quota: rate.count, window: rate.per }, is_set, most);
+        // What is there at once, and what comes in a second.
+        check(Algorithm::TokenBucket { rate, burst: 30 }, is_set, most + most / 10);
+    }
 }
 
 #[test]

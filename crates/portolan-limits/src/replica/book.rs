@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use portolan_config::SharePlan;
-use portolan_model::Ratio;
+use portolan_model::{Ratio, WallTime};
 
 use crate::{
     definition::{Definition, KEPT_OF_LENT, Terms, can_be_lent},
     replica::report::Tally,
-    shares::shares_of_slot,
+    shares::{has_share, shares_of_slot},
 };
 
 /// One limit.
@@ -68,6 +68,11 @@ impl Book {
     /// Every region's base share of a slot; nothing for slots that are neither current nor next to it.
     pub fn bases(&self, slot: u64) -> &[u64] {
         self.bases.get(&slot).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a region has a part in a slot that begins at `begin`.
+    pub fn has_share(&self, begin: WallTime, region: usize, regions: usize) -> bool {
+        has_share(&self.plan, begin, region, regions)
     }
 
     /// What the regions split between them; a lender outside holds the rest of the quota.

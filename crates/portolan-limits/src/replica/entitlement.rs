@@ -8,7 +8,7 @@ use portolan_config::LimitId;
 
 use super::Limits;
 use crate::{
-    account::Balance,
+    account::{Account, Balance},
     counter::{Allowance, Counter},
     definition::Kind,
     forecast::with_margin,
@@ -23,16 +23,26 @@ impl Limits {
     /// Base, loans and grants: what may be used or lent, strictly.
     pub(super) fn entitled(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
         let base = rights.terms.base(slot).max(self.base(rights, slot, self.me));
-        let account = self.ledger.account(rights.id, key);
-        let balance = match account {
-            Some(account) if !self.forgot(rights, key, slot) => account.balance(slot, self.me),
-            _ => Balance::default(),
-        };
+        let account = self.ledger.account(rights.id, key).filter(|_| !self.forgot(rights, key, slot));
+        let borrowed = account.map_or(0, |account| self.borrowed(rights, account, slot));
         let granted = self.loans.held(rights.id, key, slot);
         // What was lent on is used, and may be borrowed back.
-        let lent = if rights.terms.kind == Kind::Fixed { balance.lent } else { 0 };
+        let lends_on = account.filter(|_| rights.terms.kind == Kind::Fixed);
+        let lent = lends_on.map_or(0, |account| account.lent_out(slot, self.me));
         let most = rights.terms.quota.saturating_add(lent);
-        base.saturating_add(balance.borrowed).saturating_add(granted).min(most)
+        base.saturating_add(borrowed).saturating_add(granted).min(most)
+    }
+
+    /// What others lent this region of a slot. Not what a region lent that has no share of it: it was fenced and has not
+    /// heard of that, so what it lends is the share of others. Of those each node has acknowledged that split, and knows.
+    pub(super) fn borrowed(&self, rights: &Rights, account: &Account, slot: u64) -> u64 {
+        account.borrowed(slot, self.me, |lender| self.has_share(rights, slot, lender))
+    }
+
+    /// Whether a region has a part in a slot by the split that is known here.
+    pub(super) fn has_share(&self, rights: &Rights, slot: u64, region: usize) -> bool {
+        let (begin, regions) = (rights.terms.begin(slot), self.regions.len());
+        self.books.get(&rights.id).is_some_and(|book| book.has_share(begin, region, regions))
     }
 
     /// Whether it is not known what was spent of the slot before, which counts here: then that is taken to be the base, and

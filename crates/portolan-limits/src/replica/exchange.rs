@@ -101,7 +101,8 @@ impl Limits {
         }
         for (key, row) in &rows.rows {
             let lends = row.lent.iter().any(|&(_, to, _)| usize::from(to) == self.me);
-            let borrowed = |limits: &Self| if lends { limits.borrowed(rights, *key, rows.slot, from) } else { 0 };
+            let counts = lends && self.has_share(rights, rows.slot, from);
+            let borrowed = |limits: &Self| if counts { limits.lent_by(rights, *key, rows.slot, from) } else { 0 };
             let before = borrowed(self);
             if self.join(rows.limit, *key, rows.slot, from, row) != Joined::Raised {
                 continue;
@@ -163,7 +164,7 @@ impl Limits {
         soon > 0.0 && (self.unspent(rights, slot, region, balance) as f64) < soon
     }
 
-    fn borrowed(&self, rights: &Rights, key: Key, slot: u64, from: usize) -> u64 {
+    fn lent_by(&self, rights: &Rights, key: Key, slot: u64, from: usize) -> u64 {
         let Some(account) = self.ledger.account(rights.id, key) else { return 0 };
         let lent = |loan| account.amount(slot, from, Field::Lent(loan, self.me as u8));
         lent(Loan::Units).saturating_add(lent(Loan::Rate))

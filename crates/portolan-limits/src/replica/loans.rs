@@ -56,6 +56,10 @@ impl Limits {
         if !self.may_give(rights, key, slot, begin) || self.stopped(rights, slot) {
             return;
         }
+        // What a region without a share has, it borrowed, and nobody takes that from it.
+        if !self.has_share(rights, slot, self.me) {
+            return;
+        }
         let parties = match &rights.terms.kind {
             Kind::Bucket(buckets) => self.token_parties(rights, buckets, key, slot),
             _ => match self.unspent_here(rights, key, slot) {

@@ -165,8 +165,9 @@ impl Limits {
         let begin = rights.terms.begin(slot);
         let opens = self.shared.gates.of(key).barrier().opens(&rights.terms, slot, begin);
         let lent = |account: &Account| {
-            // Who is ahead of time takes back what it lent before that is over here.
-            let sound = (0..self.regions.len()).filter(|&from| from != self.me && !self.clock_ahead[from]);
+            // Who is ahead of time takes back what it lent before that is over here, and who has no share had none to lend.
+            let sound = |&from: &usize| !self.clock_ahead[from] && self.has_share(rights, slot, from);
+            let sound = (0..self.regions.len()).filter(|&from| from != self.me).filter(sound);
             sound.map(|from| account.amount(slot, from, Field::Lent(Loan::Rate, self.me as u8))).sum()
         };
         let borrowed = if opens && rights.lends_rate(slot) { account.map_or(0, lent) } else { 0 };

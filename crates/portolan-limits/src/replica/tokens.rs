@@ -112,7 +112,7 @@ impl Limits {
             return;
         }
         let Some(account) = self.ledger.account(rights.id, key) else { return };
-        let amount = account.balance(slot, self.me).borrowed;
+        let amount = self.borrowed(rights, account, slot);
         let pending = rights.borrowing(rights.live.mode());
         let published = self.shared.table.with(key, |counter| {
             // A pace that is over stands in the way.
