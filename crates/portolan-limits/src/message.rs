@@ -128,8 +128,9 @@ pub struct Heartbeat {
     pub scope: u64,
     /// Sender's civil time, monotone within its process.
     pub sent: WallTime,
-    /// Milliseconds since the sender heard each region of the scope, in the scope's order; since its own start for one
-    /// never heard, 0 for itself. Finds cuts that are deaf in one direction only.
+    /// Milliseconds since the sender heard each region of the scope, in the scope's order; 0 for itself. For one never heard
+    /// since its own start, if nothing ran before, and the most there can be after a restart. Finds cuts that are deaf in
+    /// one direction only.
     pub heard: Vec<u32>,
     /// Which numbered messages of the receiver have come.
     pub seen: Seen,

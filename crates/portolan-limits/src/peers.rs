@@ -1,11 +1,14 @@
 //! Decides which regions are heard and what follows for the limits. A region is stale when it was not heard for the
 //! staleness bound, or when by its own account it has not heard us: a cut that is deaf in one direction must degrade
-//! both sides. One never heard counts as heard at our start, so a first start needs no waiting. Reads no clock.
+//! both sides. One never heard counts here as heard at our start, and a first start tells it so: it needs no waiting. Reads
+//! no clock.
 
 use std::time::Duration;
 
 use portolan_model::{RegionId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use crate::marks::Recovery;
 
 /// State of a limit, by the regions of its scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,6 +69,8 @@ pub(crate) struct Change {
 struct Peer {
     state: PeerState,
     heard: Timestamp,
+    /// By this process; from the beginning where it is the first one.
+    was_heard: bool,
     hears_us: Timestamp,
     /// Heartbeats since healing began, and when that was.
     timely: u32,
@@ -74,10 +79,12 @@ struct Peer {
 }
 
 impl Peers {
-    pub fn new(regions: usize, worst_rtt: Duration, now: Timestamp) -> Self {
+    pub fn new(regions: usize, worst_rtt: Duration, recovery: &Recovery, now: Timestamp) -> Self {
+        let was_heard = *recovery == Recovery::FirstStart;
         let fresh = || Peer {
             state: PeerState::Fresh,
             heard: now,
+            was_heard,
             hears_us: now,
             timely: 0,
             healing_since: now,
@@ -91,7 +98,7 @@ impl Peers {
     pub fn handle_heartbeat(&mut self, region: usize, heard_us_ago: Duration, now: Timestamp) -> Option<Change> {
         let stale_after = self.stale_after;
         let peer = &mut self.peers[region];
-        peer.heard = peer.heard.max(now);
+        (peer.heard, peer.was_heard) = (peer.heard.max(now), true);
         peer.hears_us = peer.hears_us.max(now - heard_us_ago);
         if peer.is_silent(stale_after, now) {
             return None;
@@ -130,9 +137,13 @@ impl Peers {
         }
     }
 
-    /// The last-heard vector for our heartbeats.
+    /// The last-heard vector for our heartbeats. What the process before heard is not known, and others know what it told:
+    /// a region that this one has not heard yet it may never hear.
     pub fn heard(&self, me: usize, now: Timestamp) -> Vec<u32> {
-        let age = |peer: &Peer| u32::try_from(now.since(peer.heard).as_millis()).unwrap_or(u32::MAX);
+        let age = |peer: &Peer| match u32::try_from(now.since(peer.heard).as_millis()) {
+            Ok(age) if peer.was_heard => age,
+            _ => u32::MAX,
+        };
         self.peers.iter().enumerate().map(|(region, peer)| if region == me { 0 } else { age(peer) }).collect()
     }
 
@@ -184,7 +195,7 @@ mod tests {
 
     /// Feeds heartbeats of region 1, `(time, age of hearing us)`, and returns the mode seen from region 0 at `end`.
     fn mode(heartbeats: impl IntoIterator<Item = (u64, u64)>, end: u64) -> Mode {
-        let mut peers = Peers::new(2, Duration::from_millis(100), at(0));
+        let mut peers = Peers::new(2, Duration::from_millis(100), &Recovery::FirstStart, at(0));
         let mut heartbeats = heartbeats.into_iter().peekable();
         for now in 0..=end {
             while let Some((_, age)) = heartbeats.next_if(|&(time, _)| time <= now) {
@@ -209,6 +220,35 @@ mod tests {
     fn heartbeats_keep_an_idle_region_fresh_and_silence_makes_it_stale() {
         assert_eq!(mode(every_100ms(0, 5000), 5000), Mode::Healthy);
         assert_eq!(mode(every_100ms(0, 5000), 5600), Mode::Degraded);
+    }
+
+    #[test]
+    fn a_region_that_a_restarted_process_has_not_heard_yet_is_told_so() {
+        let check = |recovery: &Recovery, before: u32| {
+            let mut peers = Peers::new(2, Duration::from_millis(100), recovery, at(1000));
+            assert_eq!(peers.heard(0, at(1030)), [0, before], "{recovery:?}");
+            assert_eq!(peers.ages(1, at(1030)).0, Duration::from_millis(30), "silence is judged from our start");
+            peers.handle_heartbeat(1, Duration::from_millis(50), at(1040));
+            assert_eq!(peers.heard(0, at(1060)), [0, 20], "{recovery:?}");
+        };
+        check(&Recovery::FirstStart, 30);
+        check(&Recovery::Lost, u32::MAX);
+    }
+
+    #[test]
+    fn a_restart_does_not_heal_a_cut_that_is_deaf_in_one_direction() {
+        let deaf = |peers: &mut Peers, from: u64, to: u64, age: &dyn Fn(u64) -> u32| {
+            for now in (from..to).step_by(100) {
+                peers.handle_heartbeat(1, Duration::from_millis(age(now).into()), at(now));
+                peers.handle_timeout(0, at(now));
+                assert_eq!(peers.mode(), Mode::Degraded, "at {now} ms");
+            }
+        };
+        let mut peers = Peers::new(2, Duration::from_millis(100), &Recovery::FirstStart, at(0));
+        peers.handle_heartbeat(1, Duration::from_millis(50), at(0));
+        deaf(&mut peers, 1000, 3000, &|now| now as u32);
+        let started = Peers::new(2, Duration::from_millis(100), &Recovery::Lost, at(3000));
+        deaf(&mut peers, 3000, 6000, &|now| started.heard(1, at(now))[0]);
     }
 
     #[test]

@@ -194,6 +194,7 @@ impl Limits {
         let alone = || Roster { epoch: 1, nodes: vec![config.node.clone()] };
         rosters.entry(config.region.clone()).or_insert_with(alone);
         let lends_from = now.mono + if recovery == Recovery::FirstStart { Duration::ZERO } else { CATCHING_UP };
+        let peers = Peers::new(count, config.worst_rtt, &recovery, now.mono);
         let siblings = Siblings::new(config.node, config.neighbours, config.life, recovery, shared.table.len());
         let mut limits = Self {
             me,
@@ -220,7 +221,7 @@ impl Limits {
             repairs: Budget::new(ByteSize(config.budget.0 / REPAIR_PART), now.mono),
             loans: Loans::default(),
             on_loan: BTreeMap::new(),
-            peers: Peers::new(count, config.worst_rtt, now.mono),
+            peers,
             partition: None,
             durability: Durability::new(barrier),
             siblings,
