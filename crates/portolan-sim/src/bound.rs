@@ -4,7 +4,7 @@ use portolan_config::{Algorithm, Limit, OnPartition, RegionMap};
 use portolan_limits::{Bound, Bounds, Fleet, Promise};
 use portolan_model::Rate;
 
-use crate::trouble::State;
+use crate::{quotas::Quota, trouble::State};
 
 /// The most that one slot may admit, in each state of the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,9 @@ impl Most {
     /// Of a limit that counts `quota`, in a fleet whose largest region has so many nodes.
     pub fn of(limit: &Limit, quota: u64, regions: &RegionMap, nodes: u32) -> Self {
         if let Algorithm::TokenBucket { .. } = limit.algorithm {
+            let held = Quota::of(&limit.algorithm.with_quota(quota));
             let [calm, troubled] =
-                [State::Calm, State::Troubled].map(|state| bucket(limit, quota, regions, state).per_second());
+                [State::Calm, State::Troubled].map(|state| bucket(limit, held, regions, state).per_second());
             return Self { calm, troubled, split: troubled, forgotten: troubled };
         }
         let bounds = bounds(limit, quota, regions, nodes);
@@ -61,16 +62,13 @@ pub struct Bucket {
 
 /// The bucket that all regions together may take from, of a limit that counts `quota` per period: the whole in each of
 /// them while it is open and they may not hear each other.
-pub fn bucket(limit: &Limit, quota: u64, regions: &RegionMap, state: State) -> Bucket {
+pub fn bucket(limit: &Limit, quota: Quota, regions: &RegionMap, state: State) -> Bucket {
     let times = match (limit.on_partition, state) {
         (OnPartition::Open { .. }, State::Troubled | State::Split) => regions.ids().len() as u64,
         _ => 1,
     };
-    let (rate, burst) = match limit.algorithm.with_quota(quota) {
-        Algorithm::TokenBucket { rate, burst } => (rate, burst),
-        other => (Rate { count: quota, per: other.window() }, quota),
-    };
-    Bucket { rate: Rate { count: rate.count.saturating_mul(times), ..rate }, burst: burst.saturating_mul(times) }
+    let per = limit.algorithm.window();
+    Bucket { rate: Rate { count: quota.count.saturating_mul(times), per }, burst: quota.burst.saturating_mul(times) }
 }
 
 impl Bucket {

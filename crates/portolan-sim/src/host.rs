@@ -18,6 +18,7 @@ use crate::{
     clock::{Clock, HostClock},
     link::Link,
     marks::MarkFiles,
+    quotas::Quota,
     waiting::Ask,
     wire::{Errand, Life, SimulatedTransport},
     world::{Plan, World},
@@ -212,7 +213,7 @@ impl World<'_> {
     /// Notes which quotas are in force on a host: those of what its process was given last.
     fn note_quotas(&mut self, host: usize, intent: Option<&Intent>) {
         let budgets = intent.into_iter().flat_map(|intent| intent.limits.budgets(&intent.snapshot));
-        let quotas = budgets.map(|budget| (budget.binding.id, budget.algorithm().quota())).collect();
+        let quotas = budgets.map(|budget| (budget.binding.id, Quota::of(&budget.algorithm()))).collect();
         self.tally.truth.quotas.take(host, quotas, self.at_ms());
     }
 

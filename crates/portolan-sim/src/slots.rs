@@ -224,19 +224,13 @@ impl Tank {
         }
     }
 
-    /// Takes `cost` of what drips in as `held` says; `false` when it is not there, less one unit for rounding, and would
-    /// not be of the `largest` that may be in force either.
-    pub fn take(&mut self, cost: u64, held: Bucket, largest: impl FnOnce() -> Bucket, now: Timestamp) -> bool {
+    /// Takes `cost` of what drips in as `held` says; `false` when it is not there, less one unit for rounding. Where the
+    /// bucket grows, so does what is in it.
+    pub fn take(&mut self, cost: u64, held: Bucket, now: Timestamp) -> bool {
         let passed = i128::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(i128::MAX);
-        let level = |held: Bucket, grown: u64| {
-            let level = self.level.saturating_add(i128::from(grown) * UNIT).saturating_add(dripped(held, passed));
-            level.min(i128::from(held.burst) * UNIT) - i128::from(cost) * UNIT
-        };
-        // Where the bucket grows, so does what is in it.
-        let mut left = level(held, held.burst.saturating_sub(self.held.burst));
-        if left < -UNIT {
-            left = level(largest(), 0);
-        }
+        let grown = held.burst.saturating_sub(self.held.burst);
+        let level = self.level.saturating_add(i128::from(grown) * UNIT).saturating_add(dripped(held, passed));
+        let left = level.min(i128::from(held.burst) * UNIT) - i128::from(cost) * UNIT;
         (self.filled_at, self.held) = (now, held);
         // What was not there is not owed: one excess is told once.
         self.level = left.max(-UNIT);
@@ -309,7 +303,7 @@ mod tests {
         let held = Bucket { rate: Rate { count: 10, per: Duration::from_secs(1) }, burst: 5 };
         let mut tank = Tank::full(held);
         let at = |millis: u64| Timestamp::from_nanos(millis * 1_000_000);
-        let taken = |tank: &mut Tank, millis| (0..20).take_while(|_| tank.take(1, held, || held, at(millis))).count();
+        let taken = |tank: &mut Tank, millis| (0..20).take_while(|_| tank.take(1, held, at(millis))).count();
         // One more than the burst passes as rounding.
         assert_eq!(taken(&mut tank, 0), 6);
         assert_eq!(taken(&mut tank, 1000), 6);
@@ -321,9 +315,9 @@ mod tests {
     fn a_tank_that_grows_has_more_in_it() {
         let bucket = |burst| Bucket { rate: Rate { count: 1, per: Duration::from_secs(1) }, burst };
         let mut tank = Tank::full(bucket(5));
-        assert!(tank.take(5, bucket(5), || bucket(5), Timestamp::ZERO));
-        assert!(tank.take(10, bucket(15), || bucket(15), Timestamp::ZERO));
-        assert!(!tank.take(2, bucket(15), || bucket(15), Timestamp::ZERO));
+        assert!(tank.take(5, bucket(5), Timestamp::ZERO));
+        assert!(tank.take(10, bucket(15), Timestamp::ZERO));
+        assert!(!tank.take(2, bucket(15), Timestamp::ZERO));
     }
 
     #[test]
@@ -332,9 +326,9 @@ mod tests {
         let check = |ahead_ms: [i64; 2], fits: u64| {
             let mut tank = Tank::full(held);
             tank.take_clock(0, 3);
-            assert!(tank.take(8, held, || held, Timestamp::ZERO));
+            assert!(tank.take(8, held, Timestamp::ZERO));
             ahead_ms.into_iter().for_each(|ahead_ms| tank.take_clock(0, ahead_ms));
-            let taken = (0..20).take_while(|_| tank.take(1, held, || held, Timestamp::ZERO)).count();
+            let taken = (0..20).take_while(|_| tank.take(1, held, Timestamp::ZERO)).count();
             // One more passes as rounding.
             assert_eq!(taken as u64, fits + 1, "{ahead_ms:?}");
         };

@@ -114,16 +114,15 @@ impl Counter {
             Algorithm::TokenBucket { .. } if truth.fences.excuse(seen.place, seen.at_ms()) => None,
             Algorithm::TokenBucket { .. } => {
                 let state = truth.trouble.state(&limit.limit, seen.at_ms());
-                let of = |quota| bound::bucket(&limit.limit, quota, &truth.map, state);
-                let held = of(charged.quota);
-                // A bucket that was lowered is as large as before where that is not known yet.
-                let largest = || of(truth.quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms())));
+                // A node that has not heard of a change spends what another one grants it that has.
+                let quota = truth.quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms()));
+                let held = bound::bucket(&limit.limit, quota, &truth.map, state);
                 let tank = self.tank.get_or_insert_with(|| Tank::full(held));
                 tank.take_clock(seen.place, seen.moment.ahead_ms());
                 let Bucket { rate, burst } = held;
                 let detail =
                     || format!("limit `{name}` admitted more for {subject} than {burst} at once and {rate} after");
-                (!tank.take(charged.cost, held, largest, seen.at)).then(detail)
+                (!tank.take(charged.cost, held, seen.at)).then(detail)
             }
             Algorithm::FixedWindow { .. } | Algorithm::SlidingWindow { .. } => {
                 let Charged { slot, .. } = charged;
@@ -314,7 +313,7 @@ impl Tally {
         }
         if closing.spent() > closing.bound {
             // Rights of this slot may have been lent in the one before, under what was in force then.
-            let quota = quotas.largest(counter.of.0, part.begins_ms.saturating_sub(limit.window_ms()));
+            let quota = quotas.largest(counter.of.0, part.begins_ms.saturating_sub(limit.window_ms())).count;
             let forgot = |(at_ms, moment): &(i64, Moment)| moment.allows(&limit.windows, part.slot, *at_ms);
             let forgotten = limit.limit.lender.is_some() && lost_loans.iter().any(forgot);
             let most = Most::of(&limit.limit, quota, map, *nodes);

@@ -4,7 +4,7 @@ use portolan_config::{Bundle, GatewaySource, RegionSource, Snapshot, SourceFile}
 use portolan_model::HashKey;
 
 use super::*;
-use crate::{civil::Clocks, trouble::State};
+use crate::{civil::Clocks, quotas::Quota, trouble::State};
 
 /// Three regions of three nodes that share one limit.
 struct Fleet {
@@ -44,7 +44,7 @@ impl Fleet {
         let key = Key::new(&HashKey::new([7; 16]), id, &[]);
         let counter = tally.counter(&limit, (id, key), "everyone".to_owned());
         let first = Windows::of(&limit.algorithm).slot(crate::clock::BEGIN);
-        tally.truth.quotas.take(0, BTreeMap::from([(id, limit.quota())]), 0);
+        tally.truth.quotas.take(0, BTreeMap::from([(id, Quota::of(&limit.algorithm))]), 0);
         Self { tally, limit, counter, first, clocks: Clocks::default() }
     }
 
@@ -61,6 +61,23 @@ impl Fleet {
         let charged = Charged { slot: self.first + slot, cost, quota: self.limit.quota() };
         self.tally.admit(self.counter, charged, seen)
     }
+}
+
+#[test]
+fn a_node_that_has_not_heard_of_a_larger_bucket_may_spend_what_one_grants_that_has() {
+    let check = |cost: u64, holds: bool| {
+        let mut fleet = Fleet::of("rate: 120/s, algorithm: token_bucket, burst: 30");
+        let larger = Quota { count: 300, burst: 200 };
+        fleet.tally.truth.quotas.take(4, BTreeMap::from([(LimitId(1), larger)]), 20_000);
+        let found = [fleet.admit(0, 20_100, 20, cost / 2), fleet.admit(0, 20_100, 20, cost / 2)];
+        assert_eq!(found.iter().flatten().count(), usize::from(!holds), "{cost}: {found:?}");
+        // It is as it was before when the last node has been so for a second.
+        fleet.tally.truth.quotas.take(4, BTreeMap::new(), 21_000);
+        let found = [fleet.admit(0, 30_000, 30, 30), fleet.admit(0, 30_000, 30, 2)];
+        assert!(found[0].is_none() && found[1].is_some(), "{found:?}");
+    };
+    check(200, true);
+    check(202, false);
 }
 
 #[test]
