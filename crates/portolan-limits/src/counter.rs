@@ -442,9 +442,22 @@ impl Counter {
 
     /// Whether nothing of slot `current`, the one before, or a later one is counted.
     pub fn is_over(&self, current: u64) -> bool {
-        let past = |slot| match self.word(slot).age(slot) {
-            Age::Past(slots) => slots,
-            Age::Same | Age::Ahead => 0,
+        self.are_over(current, |_| false)
+    }
+
+    /// The same where words may read as of slots to come since the clock was set forward by months. No clock may have been
+    /// later than `latest` when the words were written.
+    pub fn is_over_or_wrapped(&self, latest: u64) -> bool {
+        self.are_over(latest, |word| word.is_wrapped(latest))
+    }
+
+    fn are_over(&self, current: u64, is_wrapped: impl Fn(Word) -> bool) -> bool {
+        let past = |slot| match self.word(slot) {
+            word if is_wrapped(word) => u64::MAX,
+            word => match word.age(slot) {
+                Age::Past(slots) => slots,
+                Age::Same | Age::Ahead => 0,
+            },
         };
         // The other parity's word is asked for the slot to come: of the slot before it is 2 behind that.
         past(current) > 0 && past(current + 1) > 2

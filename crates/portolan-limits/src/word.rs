@@ -130,6 +130,13 @@ impl Word {
             _ => Age::Ahead,
         }
     }
+
+    /// Whether the word reads as of a slot that nobody can have asked for while `latest` was the latest of all: then it is of
+    /// one long over, from before the clock was set forward.
+    pub const fn is_wrapped(self, latest: u64) -> bool {
+        let ahead = (self.0 >> SLOT_SHIFT).wrapping_sub(latest >> 1) & HALF_MASK;
+        matches!(self.age(latest), Age::Ahead) && ahead * 2 > FURTHEST_AHEAD
+    }
 }
 
 /// An amount that was published for one slot: slot (25 bits, wrapping), tag (2 bits), amount (37 bits).
@@ -184,6 +191,8 @@ const BAR: u64 = AMOUNT_MASK << AMOUNT_SHIFT;
 const SEAL: u64 = 1 << (AMOUNT_SHIFT + AMOUNT_BITS);
 const SLOT_SHIFT: u32 = AMOUNT_SHIFT + AMOUNT_BITS + 1;
 const HALF_MASK: u64 = u64::MAX >> SLOT_SHIFT;
+/// Slots to come that may be asked for, and far more: they begin within seconds.
+const FURTHEST_AHEAD: u64 = 4096;
 const TAG_SHIFT: u32 = AMOUNT_BITS;
 const TAG_MASK: u64 = 0b11;
 const PUBLISHED_SHIFT: u32 = TAG_SHIFT + 2;
@@ -242,6 +251,22 @@ mod tests {
         check((1 << 23) - 1, (1 << 23) + 1, Age::Past(2));
         check((1 << 23) - 2, 1 << 23, Age::Past(2));
         check(0, (1 << 23) - 2, Age::Ahead);
+    }
+
+    #[test]
+    fn a_word_of_a_slot_that_cannot_have_been_asked_for_is_of_one_long_over() {
+        let word = Word::new(1_795_000_000, 0, 5);
+        let check = |later: i64, wrapped: bool| {
+            let latest = 1_795_000_000u64.saturating_add_signed(later);
+            assert_eq!(word.is_wrapped(latest), wrapped, "{later} slots later");
+        };
+        for later in [-4096, -2, -1, 0, 1, 100, 4_194_000] {
+            check(later, false);
+        }
+        for later in [4_195_000, 5_000_000, 8_384_000] {
+            check(later, true);
+        }
+        assert!([7, 5_000_000].iter().all(|latest| !Word::from_bits(0).is_wrapped(*latest)));
     }
 
     #[test]

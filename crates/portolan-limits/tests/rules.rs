@@ -106,6 +106,25 @@ fn rule_2_and_3_a_crash_between_two_changes_of_the_count_forgets_no_spend() {
 }
 
 #[test]
+fn a_clock_that_is_set_forward_by_months_shuts_a_key_for_a_sweep_of_the_table_at_most() {
+    let check = |days: i64| {
+        let mut fleet = Fleet::new(1, vec![definition(1, "20/s", STATIC)], 5);
+        fleet.settle();
+        for _ in 0..30 {
+            fleet.request(0, &[(1, 1)]);
+            fleet.run(100);
+        }
+        fleet.regions[0].clock_ms += days * 86_400_000;
+        fleet.run(80_000);
+        next_slot(&mut fleet, 1000);
+        let first = spend_all(&mut fleet, 0);
+        next_slot(&mut fleet, 1000);
+        assert_eq!((first, spend_all(&mut fleet, 0)), (20, 20), "{days} days");
+    };
+    [1, 20, 50, 60, 90, 96, 9490].into_iter().for_each(check);
+}
+
+#[test]
 fn rule_4_a_first_start_has_its_full_share_at_once() {
     let mut fleet = Fleet::new(2, vec![definition(1, "20/s", STATIC)], 5);
     assert!(!fleet.regions[0].limiter.active(), "not before the first horizon is durable");
