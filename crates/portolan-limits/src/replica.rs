@@ -14,6 +14,7 @@ mod marking;
 mod owning;
 mod paces;
 mod partition;
+mod recalls;
 mod report;
 mod rounds;
 mod siblings;
@@ -387,6 +388,7 @@ impl Limits {
         }
         self.forget_dead_slots();
         self.forget_dropped();
+        self.send_recalls();
         self.sweep_table();
     }
 

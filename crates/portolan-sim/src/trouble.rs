@@ -16,7 +16,7 @@ pub enum State {
     Calm,
     /// Something is cut off, down or late, or was a moment ago.
     Troubled,
-    /// So is a node, for others of its own region.
+    /// So is a node that runs, for others of its own region.
     Split,
 }
 
@@ -91,10 +91,12 @@ impl Trouble {
 impl World<'_> {
     /// Looks whether something keeps nodes from each other or from lenders.
     pub fn note_trouble(&mut self) {
-        let well = |host: &crate::host::Host| host.process.is_some() && host.paused.is_none() && host.slow_by.is_none();
-        let state = if !self.hosts.iter().all(well) || self.network.splits_a_region() {
+        // What a host that is down had in flight ended with it: that gives nobody a unit.
+        let prompt = |host: &crate::host::Host| host.paused.is_none() && host.slow_by.is_none();
+        let up = |host: &crate::host::Host| host.process.is_some();
+        let state = if !self.hosts.iter().all(prompt) || self.network.splits_a_region() {
             State::Split
-        } else if !self.network.is_whole() || !self.lenders.are_well() {
+        } else if !self.hosts.iter().all(up) || !self.network.is_whole() || !self.lenders.are_well() {
             State::Troubled
         } else {
             State::Calm

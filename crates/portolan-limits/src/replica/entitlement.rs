@@ -22,7 +22,11 @@ use crate::{
 impl Limits {
     /// Base, loans and grants: what may be used or lent, strictly.
     pub(super) fn entitled(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
-        let base = rights.terms.base(slot).max(self.base(rights, slot, self.me));
+        let base = match rights.terms.kind {
+            // Its only slot has begun before any change.
+            Kind::Concurrency => rights.terms.base(slot),
+            _ => rights.terms.base(slot).max(self.base(rights, slot, self.me)),
+        };
         let account = self.ledger.account(rights.id, key).filter(|_| !self.forgot(rights, key, slot));
         let borrowed = account.map_or(0, |account| self.borrowed(rights, account, slot));
         let granted = self.loans.held(rights.id, key, slot);

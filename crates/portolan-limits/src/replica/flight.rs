@@ -11,7 +11,7 @@ use std::{
 
 use portolan_model::{NodeName, Now, Timestamp, WallTime};
 
-use super::{Limits, siblings::Siblings};
+use super::{Limits, recalls::Recalls, siblings::Siblings};
 use crate::{
     Algorithm, Definition,
     counter::{Allowance, Counter},
@@ -25,8 +25,8 @@ use crate::{
         flight::{
             MAX_ITEMS, MAX_TOLD,
             given::{Change, Given},
-            held::Held,
-            survey,
+            held::{Held, Lowering},
+            kept, survey,
         },
         ownership,
         sublease::grants::chunk,
@@ -38,8 +38,8 @@ use crate::{
 /// What a node keeps of what is in flight in its region.
 #[derive(Debug)]
 pub(super) struct Flight {
-    given: Given,
-    held: Held,
+    pub(super) given: Given,
+    pub(super) held: Held,
     told: survey::Told,
     /// Whether any limit counts what is in flight.
     counts: bool,
@@ -49,6 +49,7 @@ pub(super) struct Flight {
     dropped: BTreeMap<NodeName, WallTime>,
     /// When nodes were told last until when they may.
     leased: BTreeMap<NodeName, Timestamp>,
+    pub(super) recalls: Recalls,
 }
 
 impl Flight {
@@ -62,12 +63,18 @@ impl Flight {
             flows: ShardSet::default(),
             dropped: BTreeMap::new(),
             leased: BTreeMap::new(),
+            recalls: Recalls::default(),
         }
     }
 
     /// Owned shards of which it is known what the others hold.
     pub fn flows(&self) -> ShardSet {
         self.flows
+    }
+
+    /// What this region may have of keys may have become less.
+    pub fn follow_shares(&mut self) {
+        self.recalls.follow_shares(&self.given);
     }
 }
 
@@ -157,6 +164,7 @@ impl Limits {
         flight.counts = limiter.all_rights().iter().any(|rights| rights.terms.kind == Kind::Concurrency);
         flight.given.retain(known);
         flight.held.retain(known);
+        flight.follow_shares();
         if is_new {
             let untold = flight.told.handle_new_limits();
             flight.flows = flight.flows.without(&untold);
@@ -168,8 +176,11 @@ impl Limits {
 
     /// What is due: asks what others hold, hands back what is not used, tells what was not answered.
     pub(super) fn run_flight(&mut self, now: Now) {
-        for (spot, kept) in self.siblings.flight.held.idle(now.mono) {
-            self.lower_flight(spot, kept);
+        for Lowering { spot, units, recalled } in self.siblings.flight.held.idle(now.mono) {
+            match recalled {
+                true => self.give_up(spot, units),
+                false => self.lower_flight(spot, units),
+            }
         }
         self.siblings.flight.held.handle_timeout(now.mono);
         self.open_flow();
@@ -334,6 +345,9 @@ impl Limits {
         };
         if booked {
             self.siblings.flight.given.book(from, hold);
+            if self.exceeded(rights, key).is_some() {
+                self.siblings.flight.recalls.insert(hold.spot);
+            }
         }
         booked
     }
@@ -365,6 +379,10 @@ impl Limits {
             return None;
         }
         let gives = self.shared.gates.of(key).flow() > self.wall() && self.siblings.listed().any(|node| node == from);
+        if let Some((used, most)) = self.exceeded(rights, key) {
+            let held = self.siblings.flight.given.allot(from, hold, 0, false);
+            return Some(Allotment { units: kept(held.units, used, most), ..held });
+        }
         if need == 0 || !gives || !self.siblings.flight.given.knows(from, hold) {
             return Some(self.siblings.flight.given.allot(from, hold, 0, true));
         }

@@ -70,6 +70,7 @@ impl Limits {
         for rights in limiter.all_rights() {
             self.enter_mode(rights);
         }
+        self.siblings.flight.follow_shares();
     }
 
     /// The mode of one limit: that of the regions, or of its lender.

@@ -311,3 +311,50 @@ fn what_a_node_says_that_cannot_be_counted_takes_nothing_of_what_is_in_flight() 
         region.check_bound();
     }
 }
+
+/// What must hold soon after a limit is another one while all nodes ask for it: no more is in flight than it allows, and
+/// nearly as much.
+fn settles_at(region: &mut Region, rate: &str, most: usize) {
+    region.change(rate);
+    (0..3).for_each(|at| region.define(at));
+    press(region, &[0, 1, 2], 3 * SECOND);
+    for _ in 0..20 {
+        press(region, &[0, 1, 2], 100);
+        let in_flight = region.in_flight(b"k");
+        assert!((most.div_ceil(2)..=most).contains(&in_flight), "{in_flight} of {most} in flight");
+    }
+}
+
+#[test]
+fn a_limit_that_is_lowered_under_load_is_kept_once_what_was_under_way_has_ended() {
+    for (seed, loss) in [(1, 0), (2, 10), (3, 30)] {
+        let mut region = Region::started(seed, &["concurrency 30"], 3);
+        region.lose_percent(loss);
+        region.last_at_most(500);
+        press(&mut region, &[0, 1, 2], 2 * SECOND);
+        region.check_bound();
+        settles_at(&mut region, "concurrency 9", 9);
+        settles_at(&mut region, "concurrency 1", 1);
+        settles_at(&mut region, "concurrency 21", 21);
+    }
+}
+
+#[test]
+fn a_limit_that_is_lowered_is_kept_by_an_owner_that_starts_again_and_by_its_heir() {
+    for seed in 1..=3 {
+        let mut region = Region::started(seed, &["concurrency 30"], 3);
+        region.last_at_most(500);
+        press(&mut region, &[0, 1, 2], 2 * SECOND);
+        let [owner, ..] = region.roles();
+        region.kill(owner);
+        region.start(owner);
+        settles_at(&mut region, "concurrency 9", 9);
+        let [owner, ..] = region.roles();
+        region.kill(owner);
+        region.list_after(100, &rest(owner));
+        region.change("concurrency 4");
+        rest(owner).into_iter().for_each(|at| region.define(at));
+        press(&mut region, &rest(owner), 6 * SECOND);
+        assert!((2..=4).contains(&region.in_flight(b"k")), "seed {seed}: {} in flight", region.in_flight(b"k"));
+    }
+}

@@ -237,6 +237,12 @@ impl Region {
         self.definitions.push(definition(self.definitions.len() as u32 + 1, rate));
     }
 
+    /// The first limit is another one from now on, in its next generation.
+    pub fn change(&mut self, rate: &str) {
+        let generation = self.definitions[0].generation + 1;
+        self.definitions[0] = Definition { generation, ..definition(1, rate) };
+    }
+
     /// Lets a node know all limits.
     pub fn define(&mut self, at: usize) {
         let now = self.now(0);

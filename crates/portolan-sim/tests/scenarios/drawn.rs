@@ -95,6 +95,14 @@ fn drawn_scenarios_with_several_nodes_in_a_region_hold_every_invariant() {
 }
 
 #[test]
+fn drawn_scenarios_in_which_limits_of_concurrency_change_hold_every_invariant() {
+    let base = Loaded::shipped("limits/recalled");
+    for seed in 1..=4 {
+        base.drawn(seed).check([seed]);
+    }
+}
+
+#[test]
 fn drawn_scenarios_in_which_requests_are_refunded_hold_every_invariant() {
     let base = Loaded::shipped("limits/refunds");
     for seed in 1..=3 {

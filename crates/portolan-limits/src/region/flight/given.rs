@@ -1,7 +1,10 @@
 //! The owner's side: what every node holds of each key. Every unit here is counted as used in the key's entry; the caller
 //! does that, and gives back there what these functions return.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound::{Excluded, Unbounded},
+};
 
 use portolan_model::NodeName;
 
@@ -78,6 +81,21 @@ impl Given {
         let part = Part { units: known.units + taken, ..known };
         self.set(node, hold.spot, part);
         Allotment { spot: hold.spot, number: part.number, units: part.units, more }
+    }
+
+    /// What the holders of a key hold, as they are to be told it when `used` of it are, and no more than `most` may be.
+    pub fn reminders(&self, spot: Spot, used: u64, most: u64) -> Vec<(NodeName, Allotment)> {
+        let remind = |(node, part): (&NodeName, &Part)| {
+            let units = super::kept(part.units, used, most);
+            (node.clone(), Allotment { spot, number: part.number, units, more: used <= most })
+        };
+        self.parts.get(&spot).into_iter().flatten().map(remind).collect()
+    }
+
+    /// Keys of which other nodes hold something, in order, beginning `after` one.
+    pub fn spots_after(&self, after: Option<Spot>) -> impl Iterator<Item = Spot> {
+        let from = after.map_or(Unbounded, Excluded);
+        self.parts.range((from, Unbounded)).map(|(spot, _)| *spot)
     }
 
     /// Units of a key that other nodes hold.

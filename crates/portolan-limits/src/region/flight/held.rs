@@ -1,7 +1,7 @@
 //! The side of a node that does not own a key: what it holds, when it wants more, and what goes back.
 //!
-//! Decides from use and refusals alone. The caller publishes what is held to the key's entry, and lowers it there before it
-//! is said here.
+//! Decides from use, refusals and what the owner calls back alone. The caller publishes what is held to the key's entry, and
+//! lowers it there before it is said here.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -35,8 +35,8 @@ pub(crate) struct Held {
 struct Cell {
     number: u64,
     units: u64,
-    /// Whether the owner knows this number.
-    known: bool,
+    /// What the owner lets this node keep, where that is less.
+    most: Option<u64>,
     /// In flight when last looked at, and the most since it was asked what goes back.
     used: u64,
     peak: u64,
@@ -56,6 +56,15 @@ pub(crate) struct Allowed {
     pub units: u64,
     /// More may come soon.
     pub pending: bool,
+}
+
+/// What a node is to keep of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lowering {
+    pub spot: Spot,
+    pub units: u64,
+    /// The owner has called the rest back: nothing begins beyond what is kept, even if more is in flight.
+    pub recalled: bool,
 }
 
 impl Held {
@@ -85,7 +94,7 @@ impl Held {
         let cell = self.cell(spot, 0, now);
         (cell.used, cell.peak) = (used, cell.peak.max(used));
         cell.waiting = cell.waiting.saturating_add(refused);
-        if cell.waiting > cell.units.saturating_sub(used) && cell.again.is_none() && now >= cell.quiet_until {
+        if cell.waiting > cell.allowed().saturating_sub(used) && cell.again.is_none() && now >= cell.quiet_until {
             // A quarter of what is in flight besides: a node that gets busier gets there in a few asks.
             cell.need = cell.waiting.saturating_add(used / 4);
             self.due.insert(spot);
@@ -99,7 +108,8 @@ impl Held {
         self.handle_lowered(spot, units);
     }
 
-    /// Takes an answer of the owner. Under another number than the present one it only shows that the owner has to be told.
+    /// Takes what the owner says. Under another number than the present one it only shows that the owner has to be told; what
+    /// it calls back goes with the next [`idle`](Self::idle).
     pub fn handle_allotment(&mut self, allotment: Allotment, now: Timestamp) -> Option<Allowed> {
         let Allotment { spot, number, units, more } = allotment;
         if self.cells.get(&spot).is_none_or(|cell| cell.number != number) {
@@ -114,15 +124,26 @@ impl Held {
             return None;
         }
         let cell = self.cells.get_mut(&spot)?;
+        if cell.again.is_none() && (cell.units, cell.most) == (units, None) {
+            // Told again, not asked for.
+            return None;
+        }
         if let Some(at) = cell.again.take() {
             self.overdue.remove(&(at, spot));
         }
         if units <= cell.units && !more {
             cell.quiet_until = now + QUIET;
         }
-        (cell.known, cell.units, cell.tries) = (true, cell.units.max(units), 0);
         // What waited has its answer; whoever is refused anew counts anew.
-        (cell.waiting, cell.need) = (0, 0);
+        (cell.waiting, cell.need, cell.tries) = (0, 0, 0);
+        if units < cell.units {
+            cell.most = Some(units);
+            self.looks.remove(&(cell.look_at, spot));
+            cell.look_at = now;
+            self.looks.insert((now, spot));
+            return None;
+        }
+        (cell.most, cell.units) = (None, units);
         let allowed = Allowed { units: cell.units, pending: more };
         if cell.units == 0 && !self.due.contains(&spot) {
             self.remove(spot);
@@ -131,16 +152,20 @@ impl Held {
     }
 
     /// Cells of which something goes back, and how much is kept. The caller lowers the entry's rights, and says so by
-    /// [`handle_lowered`](Self::handle_lowered).
-    pub fn idle(&mut self, now: Timestamp) -> Vec<(Spot, u64)> {
+    /// [`handle_lowered`](Self::handle_lowered) or [`handle_recalled`](Self::handle_recalled).
+    pub fn idle(&mut self, now: Timestamp) -> Vec<Lowering> {
         let mut idle = Vec::new();
         while let Some(&(at, spot)) = self.looks.first().filter(|(at, _)| *at <= now) {
             self.looks.remove(&(at, spot));
             let Some(cell) = self.cells.get_mut(&spot) else { continue };
-            if cell.units > cell.peak {
-                idle.push((spot, cell.peak));
+            let mut rest = IDLE;
+            if let Some(units) = cell.most {
+                idle.push(Lowering { spot, units, recalled: true });
+                rest = ENDING;
+            } else if cell.units > cell.peak {
+                idle.push(Lowering { spot, units: cell.peak, recalled: false });
             }
-            (cell.peak, cell.look_at) = (cell.used, now + IDLE);
+            (cell.peak, cell.look_at) = (cell.used, now + rest);
             self.looks.insert((cell.look_at, spot));
         }
         idle
@@ -150,8 +175,17 @@ impl Held {
     pub fn handle_lowered(&mut self, spot: Spot, units: u64) {
         let Some(cell) = self.cells.get_mut(&spot) else { return };
         self.number += 1;
-        (cell.number, cell.units, cell.known) = (self.number, units, false);
+        (cell.number, cell.units) = (self.number, units);
+        // What is kept of a recall is told; the rest of it is looked at until it is.
+        cell.most = cell.most.filter(|most| *most < units);
         self.due.insert(spot);
+    }
+
+    /// The same of a recall: the owner hears of what ends, and of nothing else.
+    pub fn handle_recalled(&mut self, spot: Spot, units: u64) {
+        if self.cells.get(&spot).is_some_and(|cell| units < cell.units) {
+            self.handle_lowered(spot, units);
+        }
     }
 
     /// The owner of keys has changed, or its process: what is on its way will not be answered.
@@ -161,7 +195,8 @@ impl Held {
                 self.overdue.remove(&(at, *spot));
                 self.due.insert(*spot);
             }
-            (cell.quiet_until, cell.tries) = (Timestamp::ZERO, 0);
+            // Whoever owns it now calls back what it has to.
+            (cell.quiet_until, cell.tries, cell.most) = (Timestamp::ZERO, 0, None);
         }
     }
 
@@ -229,7 +264,7 @@ impl Held {
                 vacant.insert(Cell {
                     number: self.number,
                     units,
-                    known: false,
+                    most: None,
                     used: 0,
                     peak: 0,
                     waiting: 0,
@@ -255,6 +290,11 @@ impl Held {
 }
 
 impl Cell {
+    /// What may be in flight.
+    fn allowed(&self) -> u64 {
+        self.most.map_or(self.units, |most| most.min(self.units))
+    }
+
     fn hold(&self, spot: Spot) -> Hold {
         Hold { spot, number: self.number, units: self.units, waiting: self.waiting, need: self.need }
     }
@@ -262,6 +302,9 @@ impl Cell {
 
 /// How long the most that was in flight is kept, once or twice: else a node that was busy once would keep what it had then.
 const IDLE: Duration = Duration::from_millis(500);
+
+/// How often the owner hears of what ended of that which it called back.
+const ENDING: Duration = Duration::from_millis(50);
 
 /// After which time a hold is told again: some round trips within a region. Doubled up to 32 times that.
 const TELL_AGAIN: Duration = Duration::from_millis(20);

@@ -1,9 +1,13 @@
 //! How the nodes of a region share what may be in flight at one time: a node tells the owner of a key what it holds, the
-//! owner allots more, and what is not used for a second goes back.
+//! owner allots more, and what is not used for a second goes back. Where a key's share has become less than what is held of
+//! it, the owner calls the rest back: every node keeps its part of the new share, and begins nothing beyond it.
 //!
 //! Unlike units of a window, units in flight outlive the process that granted them and never lapse with a slot. So both
 //! sides speak of the present state instead of totals: the owner alone raises what a node holds, the node alone lowers it,
-//! and gives the new state a number. What was allotted under an earlier number is not taken. A new owner asks every node
+//! and gives the new state a number. What was allotted under an earlier number is not taken. So a recall is but a request to
+//! lower: what is called back counts as held until the node says that it is not, and to lower is always safe, even by a
+//! word that came late. What a node holds is told it again from time to time, so that whoever does not have it says so, too: a
+//! question that comes late is answered with units that nobody waits for. A new owner asks every node
 //! what it holds before anything may begin ([`survey`]), and a node that it cannot ask begins nothing after the horizon of
 //! the last owner it heard.
 
@@ -50,7 +54,7 @@ pub struct Allotment {
     pub spot: Spot,
     /// The state of the node that it adds to.
     pub number: u64,
-    /// All that the node may have in flight.
+    /// All that the node may have in flight. Less than it holds under this number: the rest is called back.
     pub units: u64,
     /// Asking again may give more.
     pub more: bool,
@@ -95,6 +99,11 @@ pub struct Lease {
     pub shards: ShardSet,
     /// The instant.
     pub until: WallTime,
+}
+
+/// What a node that holds `units` of a key may keep, where `used` of all are, and `most` may be.
+pub(crate) fn kept(units: u64, used: u64, most: u64) -> u64 {
+    if used <= most { units } else { (u128::from(units) * u128::from(most) / u128::from(used)) as u64 }
 }
 
 impl Hold {

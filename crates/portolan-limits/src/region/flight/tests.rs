@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     given::{Change, Given},
-    held::Held,
+    held::{Held, Lowering},
     *,
 };
 use crate::{key::Key, region::sublease::grants::chunk};
@@ -89,9 +89,13 @@ impl Region {
 
     fn send(&mut self) {
         for (at, node) in self.nodes.iter_mut().enumerate() {
-            for (spot, kept) in node.held.idle(self.now) {
-                node.rights = node.rights.min(kept).max(node.used);
-                node.held.handle_lowered(spot, node.rights);
+            for Lowering { spot, units, recalled } in node.held.idle(self.now) {
+                let held = node.rights.min(units).max(node.used);
+                match recalled {
+                    true => node.held.handle_recalled(spot, held),
+                    false => node.held.handle_lowered(spot, held),
+                }
+                node.rights = if recalled { held.min(units) } else { held };
             }
             node.held.handle_timeout(self.now);
             while let Some((_, hold)) = node.held.poll(self.now, |_| Some(super::tests::node("a"))) {
@@ -122,7 +126,8 @@ impl Region {
         let left = self.quota.saturating_sub(self.used);
         let taken = if gives { chunk(left, 3, hold.waiting, hold.need, 1) } else { 0 };
         self.used += taken;
-        let answer = self.given.allot(&node(NODES[from]), &hold, taken, self.used < self.quota);
+        let held = self.given.allot(&node(NODES[from]), &hold, taken, self.used < self.quota);
+        let answer = Allotment { units: kept(held.units, self.used, self.quota), ..held };
         self.answers.push((from, life, self.owner_life, answer));
     }
 
@@ -135,6 +140,15 @@ impl Region {
         node.owner = by;
         if let Some(allowed) = node.held.handle_allotment(answer, self.now) {
             node.rights = allowed.units;
+        }
+    }
+
+    /// Tells all what they hold, and may keep.
+    fn remind(&mut self) {
+        for (to, answer) in self.given.reminders(spot(), self.used, self.quota) {
+            let at = NODES.iter().position(|name| node(name) == to).expect("a node");
+            let life = self.given.life(&to).expect("it was heard");
+            self.answers.push((at, life, self.owner_life, answer));
         }
     }
 
@@ -179,9 +193,12 @@ enum Turn {
     LoseAnswer(prop::sample::Index),
     Restart(usize),
     RestartOwner,
+    Quota(u64),
+    Remind,
     Pass(u64),
 }
 
+/// Turns in which the quota stays as it is.
 fn turn() -> impl Strategy<Value = Turn> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
@@ -195,8 +212,14 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => index().prop_map(Turn::LoseAnswer),
         1 => (0..3usize).prop_map(Turn::Restart),
         1 => Just(Turn::RestartOwner),
+        1 => Just(Turn::Remind),
         3 => (1..700u64).prop_map(Turn::Pass),
     ]
+}
+
+/// Turns in which it changes.
+fn turn_of_quota() -> impl Strategy<Value = Turn> {
+    prop_oneof![1 => (0..20u64).prop_map(Turn::Quota), 30 => turn()]
 }
 
 fn play(region: &mut Region, turn: Turn) {
@@ -217,6 +240,8 @@ fn play(region: &mut Region, turn: Turn) {
         }
         Turn::Restart(at) => region.nodes[at] = Holder::new(region.nodes[at].life + 1),
         Turn::RestartOwner => region.restart_owner(),
+        Turn::Quota(quota) => region.quota = quota,
+        Turn::Remind => region.remind(),
         Turn::Pass(millis) => region.now = region.now + Duration::from_millis(millis),
         Turn::Hold { .. } | Turn::Answer { .. } | Turn::LoseHold(_) | Turn::LoseAnswer(_) => {}
     }
@@ -241,6 +266,28 @@ fn what_no_node_can_hold_is_told_apart() {
     assert!(allotment(1 << 30).is_possible() && !allotment(1 << 40).is_possible());
 }
 
+#[test]
+fn an_answer_that_was_lost_to_a_question_that_came_late_keeps_no_unit() {
+    let mut region = Region::new(4);
+    region.request(1);
+    region.send();
+    region.take_hold(0, true);
+    region.take_answer(0, false);
+    // What was not used goes back, and then the question comes once more.
+    region.now = region.now + Duration::from_secs(1);
+    let late = region.holds.remove(0);
+    region.exchange();
+    assert!(region.nodes[1].held.is_empty() && region.given.len() == 0);
+    region.holds.push(late);
+    region.take_hold(0, false);
+    region.answers.clear();
+    for _ in 0..2 {
+        region.remind();
+        region.exchange();
+    }
+    assert_eq!((region.used, region.given.len()), (0, 0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
     #[test]
@@ -252,7 +299,6 @@ proptest! {
             play(&mut region, turn);
             prop_assert!(region.in_flight() <= quota);
             prop_assert_eq!(region.used, region.given.out(spot()));
-            prop_assert!(region.nodes.iter().all(|node| node.used <= node.rights));
         }
         // In the end nobody holds anything, and nothing is known of the key.
         for (at, name) in NODES.into_iter().enumerate() {
@@ -265,9 +311,45 @@ proptest! {
             region.used -= ended.into_iter().map(|(_, units)| units).sum::<u64>();
         }
         for _ in 0..600 {
+            region.remind();
             region.exchange();
         }
         prop_assert_eq!((region.used, region.given.len()), (0, 0));
         prop_assert!(region.nodes.iter().all(|node| node.held.is_empty()));
+    }
+
+    #[test]
+    fn under_load_no_more_is_in_flight_a_second_after_a_quota_was_lowered_whatever_was_lost_before(
+        quotas in (0..20u64, 0..20u64), turns in prop::collection::vec(turn_of_quota(), 0..150),
+    ) {
+        let mut region = Region::new(quotas.0);
+        let mut largest = quotas.0;
+        for turn in turns {
+            play(&mut region, turn);
+            largest = largest.max(region.quota);
+            prop_assert!(region.in_flight() <= largest);
+            prop_assert_eq!(region.used, region.given.out(spot()));
+        }
+        region.quota = quotas.1;
+        for (at, name) in NODES.into_iter().enumerate() {
+            // Told until when it may begin anything, a new process says that it is one.
+            let ended = region.given.meet(&node(name), region.nodes[at].life).expect("it is the latest");
+            region.used -= ended.into_iter().map(|(_, units)| units).sum::<u64>();
+        }
+        // A second and a half of requests of 60 ms at all nodes.
+        for round in 0..300 {
+            for at in 0..NODES.len() {
+                for _ in 0..region.nodes[at].used.div_ceil(12) {
+                    region.end(at);
+                }
+                region.request(at);
+            }
+            if round % 20 == 0 {
+                region.remind();
+            }
+            region.exchange();
+        }
+        prop_assert!(region.used <= region.quota, "{} of {}", region.used, region.quota);
+        prop_assert!(region.in_flight() <= region.used);
     }
 }
