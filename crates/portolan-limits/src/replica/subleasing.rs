@@ -15,11 +15,7 @@ use crate::{
     message::Neighbour,
     region::{
         Ask, Grant, Shard,
-        sublease::{
-            MAX_ITEMS,
-            grants::Grants,
-            requests::Published,
-        },
+        sublease::{MAX_ITEMS, grants::Grants, requests::Published},
     },
     rights::Rights,
     verdict::WaitReason,

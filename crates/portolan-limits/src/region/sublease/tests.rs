@@ -31,7 +31,11 @@ fn chunks_shrink_with_what_is_left_and_the_last_units_go_one_at_a_time() {
     assert_eq!(chunk(1000, 5), 5);
     let dear = Ask { waiting: 5, ..ask(0, 0, 5) };
     assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, false, 1)), [5, 5, 2], "five requests");
-    assert_eq!([12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, false, 5)), [5, 5, 5], "one that costs as much");
+    assert_eq!(
+        [12, 10, 5].map(|available| Grants::chunk(available, 3, &dear, false, 5)),
+        [5, 5, 5],
+        "one that costs as much"
+    );
 }
 
 #[test]
