@@ -73,5 +73,5 @@ pub struct Grant {
     pub plenty: bool,
 }
 
-/// Asks or grants in one message: 20 of at most 55 bytes fit a datagram.
-pub(crate) const MAX_ITEMS: usize = 20;
+/// Asks or grants in one message: 18 of at most 62 bytes fit a datagram.
+pub(crate) const MAX_ITEMS: usize = 18;
