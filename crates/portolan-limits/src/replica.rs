@@ -83,7 +83,7 @@ pub struct LimitsConfig {
     /// Tells this process from every other one of the region's nodes, and is above that of every earlier one of this node.
     pub life: u64,
     /// The scope: all regions that share the limits, this one included (it is added if it is missing), in any order.
-    /// Fixed for the life of the cluster; at most 200.
+    /// Fixed for the life of the cluster; at most 127.
     pub regions: Vec<RegionId>,
     /// Secret of the cluster for hashing keys.
     pub hash_key: HashKey,

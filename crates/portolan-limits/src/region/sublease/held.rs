@@ -1,4 +1,5 @@
-//! What a node was granted of one cell, by which processes of owners, and what it did with that.
+//! What a node was granted of one cell, by which processes of owners, and what it did with that. Decides when more is asked
+//! for and how long a rest is kept; never touches the key's entry and sends nothing.
 
 use std::time::Duration;
 

@@ -220,6 +220,18 @@ impl Region {
         }
     }
 
+    /// Everything that is under way arrives, within a millisecond.
+    fn exchange(&mut self) {
+        self.send();
+        while !self.asks.is_empty() {
+            self.take_ask(0, false);
+        }
+        while !self.answers.is_empty() {
+            self.take_answer(0, false);
+        }
+        self.pass(1);
+    }
+
     fn pass(&mut self, millis: u64) {
         self.now = self.now + Duration::from_millis(millis);
     }
@@ -235,14 +247,7 @@ fn under_overload_every_unit_is_spent_and_not_one_more() {
                     region.request(at);
                 }
             }
-            region.send();
-            while !region.asks.is_empty() {
-                region.take_ask(0, false);
-            }
-            while !region.answers.is_empty() {
-                region.take_answer(0, false);
-            }
-            region.pass(1);
+            region.exchange();
         }
         assert_eq!(region.spent, quota);
     }
@@ -252,23 +257,13 @@ fn under_overload_every_unit_is_spent_and_not_one_more() {
 fn what_an_idle_node_holds_goes_back_and_is_spent_elsewhere() {
     for (scarce, kept) in [(true, 1000), (false, 10_000)] {
         let mut region = Region { scarce, ..Region::new(100) };
-        let exchange = |region: &mut Region| {
-            region.send();
-            while !region.asks.is_empty() {
-                region.take_ask(0, false);
-            }
-            while !region.answers.is_empty() {
-                region.take_answer(0, false);
-            }
-            region.pass(1);
-        };
         let idle = |region: &mut Region| {
             let used = region.nodes[0].used;
             region.nodes[0].requests.idle(region.now, |_| None, |_| used).len()
         };
         for _ in 0..6 {
             region.request(0);
-            exchange(&mut region);
+            region.exchange();
         }
         assert!(region.nodes[0].rights > region.nodes[0].used);
         region.pass(kept + 20);
@@ -276,12 +271,12 @@ fn what_an_idle_node_holds_goes_back_and_is_spent_elsewhere() {
         region.pass(kept + 20);
         assert_eq!(idle(&mut region), 1, "after {kept} ms");
         region.hand_back(0);
-        exchange(&mut region);
+        region.exchange();
         region.pass(kept + 20);
         assert_eq!(idle(&mut region), 0, "nothing is left");
         for _ in 0..500 {
             region.request(1);
-            exchange(&mut region);
+            region.exchange();
         }
         assert_eq!(region.spent, 100);
     }
