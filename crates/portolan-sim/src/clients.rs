@@ -238,7 +238,7 @@ impl World<'_> {
         let order = self.sources.regions.nearest_first(&home);
         let answering = order.iter().find_map(|region| {
             let place = self.regions.binary_search(region).ok()?;
-            let up = |host: &&usize| self.hosts[**host].process.is_some() && self.hosts[**host].paused.is_none();
+            let up = |host: &&usize| self.hosts[**host].speaks();
             let host = self.region_hosts[place].iter().find(up)?;
             self.hosts[*host].process.as_ref().map(|process| process.node.view())
         });

@@ -110,6 +110,11 @@ impl Host {
         }
     }
 
+    /// Whether a process of it runs and is not stopped.
+    pub fn speaks(&self) -> bool {
+        self.process.is_some() && self.paused.is_none()
+    }
+
     /// Leaves on the disks what a crash does.
     fn crash_disks(&mut self, disk: Disk) {
         self.disk.crash();
@@ -198,6 +203,7 @@ impl World<'_> {
         let (links, found) = (BTreeMap::new(), Some(found));
         self.hosts[life.host].process =
             Some(Process { node, raft, started: now.mono, marks, links, found, wake_at: None });
+        self.note_hearing();
         self.follow_lenders(life, &intent);
         self.agenda.plan(now.mono, Plan::ReadRaft(life));
         self.start_limits(life.host);

@@ -36,6 +36,7 @@ mod wire;
 mod bound;
 mod closed;
 mod expectations;
+mod hearing;
 mod oracle;
 mod quotas;
 mod recent;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use portolan_config::{Cut, LinkEffect, RegionMap, Scenario};
 use portolan_model::{ByteSize, NodeName, Ratio, RegionId, Timestamp};
+use portolan_node::MAX_DATAGRAM;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Duration;
@@ -150,6 +151,19 @@ impl Network {
     /// Whether a cut swallows all that the region at `from` sends to that at `to`.
     pub fn is_cut(&self, from: usize, to: usize) -> bool {
         self.links[from * self.regions.len() + to].state.cut
+    }
+
+    /// By how much a datagram comes later at most than after half the round trip, on the worst link.
+    pub fn late_by(&self) -> Duration {
+        let late = |link: &Link| {
+            let State { latency, reorder, duplicate, bandwidth, .. } = link.state;
+            let overtaken = if reorder > 0 { link.rtt / 2 + latency + OVERTAKEN } else { Duration::ZERO };
+            let again = if duplicate > 0 { OVERTAKEN } else { Duration::ZERO };
+            let passing = |bandwidth: u64| Duration::from_secs_f64(MAX_DATAGRAM as f64 / bandwidth.max(1) as f64);
+            let queued = bandwidth.map_or(Duration::ZERO, |bandwidth| MAX_QUEUE + passing(bandwidth));
+            latency + overtaken + again + queued
+        };
+        self.jitter + self.links.iter().map(late).max().unwrap_or_default()
     }
 
     /// Whether what passes between these two is counted in bytes.
@@ -332,6 +346,32 @@ mod tests {
         let narrow = check(LinkEffect::Bandwidth(ByteSize(5000)));
         let lost = narrow.iter().filter(|departure| **departure == Departure::Lost).count();
         assert!((130..160).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn no_datagram_comes_later_than_the_network_says() {
+        for effect in [
+            LinkEffect::Latency(Duration::from_millis(30)),
+            LinkEffect::Duplicate(Ratio::from_parts(5000)),
+            LinkEffect::Reorder(Ratio::from_parts(5000)),
+            LinkEffect::Bandwidth(ByteSize(5000)),
+        ] {
+            let mut network = network("0%", 1);
+            assert_eq!(network.late_by(), Duration::from_millis(10));
+            network.worsen(0, Cut::All, effect);
+            // Two steps add up on a link that both are about, and on no other.
+            network.worsen(1, Cut::All, LinkEffect::Latency(Duration::from_millis(20)));
+            let later = |departure| match departure {
+                Departure::Arrives { after, again } => again.unwrap_or(after).saturating_sub(Duration::from_millis(50)),
+                Departure::Lost | Departure::Cut => Duration::ZERO,
+            };
+            let latest = (0..200)
+                .map(|_| network.depart(0, 1, Carriage::Datagram, MAX_DATAGRAM, Timestamp::ZERO))
+                .map(later)
+                .max();
+            let (said, latest) = (network.late_by(), latest.expect("there were departures"));
+            assert!(latest <= said && said < latest + Duration::from_millis(50), "{effect:?}: {latest:?} of {said:?}");
+        }
     }
 
     #[test]

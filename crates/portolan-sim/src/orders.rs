@@ -88,7 +88,7 @@ impl World<'_> {
     /// Gives an order to the next node that is up.
     pub fn give_order(&mut self, number: usize) {
         let tries = self.faults.orders.0[number].tries as usize;
-        let serves = |host: &usize| self.hosts[*host].process.is_some() && self.hosts[*host].paused.is_none();
+        let serves = |host: &usize| self.hosts[*host].speaks();
         let up: Vec<usize> = (0..self.hosts.len()).filter(serves).collect();
         let Some(&host) = up.get(tries % up.len().max(1)) else { return self.order_again(number) };
         let life = Life { host, number: self.hosts[host].lives };

@@ -5,16 +5,15 @@ use std::{
     net::IpAddr,
 };
 
-use portolan_config::{Action, LinkEffect, ScenarioFault};
 use portolan_geodns::{ClientSubnet, Query, qtype};
-use portolan_limits::{Fleet, LimitId, SlotDigest};
+use portolan_limits::{LimitId, SlotDigest};
 use portolan_model::{MemberId, RegionId, Revision, Timestamp};
 use portolan_node::View;
 use tokio::time::Duration;
 
 use crate::{
     civil::Clocks,
-    closed::Heard,
+    hearing::Hearing,
     outcome::Invariant,
     world::{Plan, World},
 };
@@ -28,12 +27,6 @@ const DNS_EVERY: u64 = 5;
 /// How long the fleet may name a region that is gone or drained.
 const DNS_SETTLED: Duration = Duration::from_secs(10);
 
-/// How long at least a `closed` limit may go on admitting after a region became unheard.
-const CLOSED_WITHIN: Duration = Duration::from_secs(2);
-
-/// How long nodes may take to act on what they have heard.
-const ACTED_WITHIN: Duration = Duration::from_millis(500);
-
 /// What the oracle remembers between looks.
 #[derive(Default)]
 pub struct Watch {
@@ -41,6 +34,8 @@ pub struct Watch {
     pub zero: Option<Timestamp>,
     /// How civil time stands to the scenario's.
     pub clocks: Clocks,
+    /// Who can hear whom.
+    pub hearing: Hearing,
     looks: u64,
     last_fault: Option<Timestamp>,
     agreed_at: Option<Timestamp>,
@@ -50,8 +45,6 @@ pub struct Watch {
     pending: Vec<(Revision, Timestamp)>,
     /// Time that acknowledged revisions took until they were in force everywhere.
     lags: Vec<Duration>,
-    /// Since when the region at the first place does not hear that at the second, or is not heard by it.
-    impaired_since: BTreeMap<(usize, usize), Timestamp>,
     down_since: BTreeMap<RegionId, Timestamp>,
     drained_since: BTreeMap<RegionId, Timestamp>,
 }
@@ -72,14 +65,13 @@ impl World<'_> {
             }
         }
         for (place, region) in self.regions.iter().enumerate() {
-            let speaks = |host: &usize| self.hosts[*host].process.is_some() && self.hosts[*host].paused.is_none();
-            if self.region_hosts[place].iter().any(speaks) {
+            if self.region_hosts[place].iter().any(|host| self.hosts[*host].speaks()) {
                 self.watch.down_since.remove(region);
             } else {
                 self.watch.down_since.entry(region.clone()).or_insert(now);
             }
         }
-        self.note_impaired_pairs(now);
+        self.note_hearing();
         self.note_trouble();
         self.note_fences();
         if self.watch.zero.is_none() {
@@ -172,6 +164,7 @@ impl World<'_> {
         self.watch.agreed_at = None;
         self.note_clocks();
         self.note_trouble();
+        self.note_hearing();
     }
 
     /// A node says that it leads.
@@ -209,7 +202,7 @@ impl World<'_> {
                 self.network.is_severed(other, *number) || self.network.is_cut(self.hosts[other].place, host.place)
             };
             let cut = !alone && others.all(is_cut);
-            !cut && host.process.is_some() && host.paused.is_none()
+            !cut && host.speaks()
         };
         let hosts = self.hosts.iter().enumerate().filter(reachable);
         let revisions = hosts.filter_map(|(_, host)| host.process.as_ref());
@@ -239,43 +232,6 @@ impl World<'_> {
         let elapsed = self.since_zero().since(Timestamp::ZERO);
         if let Some(progress) = &mut self.options.progress {
             progress(elapsed);
-        }
-    }
-
-    /// Of each region whether a host may take it for heard: unless it was cut off or down for long enough, and the host
-    /// has listened for as long.
-    pub fn may_hear(&self, host: usize) -> Heard {
-        let (now, place) = (self.now, self.hosts[host].place);
-        let within = self.closed_within();
-        let long = |since: Timestamp| now.since(since) >= within;
-        let resumed = self.hosts[host].resumed;
-        let listens = self.hosts[host].process.as_ref().is_some_and(|process| long(process.started.max(resumed)));
-        let impaired = |other| self.watch.impaired_since.get(&(place, other)).is_some_and(|since| long(*since));
-        Heard((0..self.regions.len()).map(|other| !(listens && impaired(other))).collect())
-    }
-
-    /// How long a `closed` limit may go on admitting after a region became unheard: until it is stale, and of a cut that
-    /// lies one way only until the word of that has crossed.
-    fn closed_within(&self) -> Duration {
-        let fleet = Fleet::of(&self.sources.regions, 1);
-        let slower = self.scenario.steps.iter().map(|step| match &step.action {
-            Action::Fault(ScenarioFault::Link { effect: LinkEffect::Latency(by), .. }) => *by,
-            _ => Duration::ZERO,
-        });
-        let way = fleet.worst_rtt + 2 * slower.sum::<Duration>();
-        CLOSED_WITHIN.max(fleet.staleness + way + ACTED_WITHIN)
-    }
-
-    fn note_impaired_pairs(&mut self, now: Timestamp) {
-        for own in 0..self.regions.len() {
-            for other in (0..self.regions.len()).filter(|other| *other != own) {
-                let cut = self.network.is_cut(own, other) || self.network.is_cut(other, own);
-                if cut || self.watch.down_since.contains_key(&self.regions[other]) {
-                    self.watch.impaired_since.entry((own, other)).or_insert(now);
-                } else {
-                    self.watch.impaired_since.remove(&(own, other));
-                }
-            }
         }
     }
 

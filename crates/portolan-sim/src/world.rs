@@ -235,7 +235,9 @@ impl<'a> World<'a> {
     /// Gives a host that goes on what it missed, in the order in which it came.
     pub fn resume_host(&mut self, host: usize) {
         self.hosts[host].resumed = self.now;
-        for plan in self.hosts[host].paused.take().unwrap_or_default() {
+        let missed = self.hosts[host].paused.take().unwrap_or_default();
+        self.note_hearing();
+        for plan in missed {
             self.carry_out(plan);
         }
         for errand in std::mem::take(&mut self.hosts[host].held_errands) {
