@@ -1,7 +1,7 @@
 //! The most that a policy lets a slot admit, over all regions: what `plan` states, so that a run holds the statement.
 
-use portolan_config::{Algorithm, Limit, OnPartition, RegionMap};
-use portolan_limits::{Bound, Bounds, Fleet, Promise};
+use portolan_config::{Algorithm, Limit, OnPartition, RegionMap, Shares};
+use portolan_limits::{Bound, Bounds, Fleet, Promise, base_shares};
 use portolan_model::Rate;
 
 use crate::{quotas::Quota, trouble::State};
@@ -15,8 +15,10 @@ pub struct Most {
     pub troubled: u64,
     /// Whatever breaks but the memory of a lender.
     pub split: u64,
-    /// Of a slot in which the limit's lender forgot what it had lent.
+    /// Of a slot in which the limit's lender forgot once what it had lent.
     pub forgotten: u64,
+    /// However often it forgets: no region goes beyond the limit by itself.
+    pub at_all: u64,
 }
 
 impl Most {
@@ -26,14 +28,24 @@ impl Most {
             let held = Quota::of(&limit.algorithm.with_quota(quota));
             let [calm, troubled] =
                 [State::Calm, State::Troubled].map(|state| bucket(limit, held, regions, state).per_second());
-            return Self { calm, troubled, split: troubled, forgotten: troubled };
+            return Self { calm, troubled, split: troubled, forgotten: troubled, at_all: troubled };
         }
         let bounds = bounds(limit, quota, regions, nodes);
         let units = |bound: Option<Bound>| bound.map_or(0, |bound| bound.units);
         let calm = bounds.healthy.admitted_per_slot.units;
         let troubled = calm.max(bounds.partition.admitted_per_slot.units);
         let split = troubled.max(units(bounds.cut_node));
-        Self { calm, troubled, split, forgotten: split.max(units(bounds.failover)) }
+        let at_all = split.max(quota.saturating_mul(regions.ids().len() as u64));
+        Self { calm, troubled, split, forgotten: split.max(units(bounds.failover)), at_all }
+    }
+
+    /// In a slot in which the limit's lender forgot so often what it had lent.
+    pub fn after_failovers(self, failovers: usize, state: State) -> u64 {
+        let lent_again = (self.forgotten - self.split).saturating_mul(failovers as u64);
+        match failovers {
+            0 => self.in_state(state),
+            _ => self.split.saturating_add(lent_again).min(self.at_all),
+        }
     }
 
     /// In a state in which lenders remember.
@@ -69,6 +81,22 @@ pub fn bucket(limit: &Limit, quota: Quota, regions: &RegionMap, state: State) ->
     };
     let per = limit.algorithm.window();
     Bucket { rate: Rate { count: quota.count.saturating_mul(times), per }, burst: quota.burst.saturating_mul(times) }
+}
+
+/// What the region at `place` has of that bucket at most, by which it gains when its clock does: its shares, as long as
+/// those are `stated` by the document and by nothing else. Of a burst below two seconds of the rate regions lend rate, which
+/// drips into the borrower's share of the burst.
+pub fn part(limit: &Limit, quota: Quota, regions: &RegionMap, place: usize, stated: bool) -> Bucket {
+    let rate = Rate { count: quota.count, per: limit.algorithm.window() };
+    let opens = matches!(limit.on_partition, OnPartition::Open { .. });
+    if !stated || opens || limit.reclaim.is_some() || limit.shares == Shares::Demand {
+        return Bucket { rate, burst: quota.burst };
+    }
+    let weights = Promise::of(limit, regions).weights;
+    let share = |of: u64| base_shares(of, &weights, regions.ids().len()).get(place).copied().unwrap_or(of);
+    let lends_rate = quota.burst < dripped(rate).saturating_mul(2);
+    let count = if lends_rate { rate.count } else { share(rate.count) };
+    Bucket { rate: Rate { count, ..rate }, burst: share(quota.burst) }
 }
 
 impl Bucket {

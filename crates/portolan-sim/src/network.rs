@@ -354,7 +354,7 @@ mod tests {
             LinkEffect::Latency(Duration::from_millis(30)),
             LinkEffect::Duplicate(Ratio::from_parts(5000)),
             LinkEffect::Reorder(Ratio::from_parts(5000)),
-            LinkEffect::Bandwidth(ByteSize(5000)),
+            LinkEffect::Bandwidth(ByteSize(50_000)),
         ] {
             let mut network = network("0%", 1);
             assert_eq!(network.late_by(), Duration::from_millis(10));

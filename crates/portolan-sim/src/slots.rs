@@ -194,8 +194,16 @@ pub struct Tank {
     filled_at: Timestamp,
     /// What it held when it was asked last.
     held: Bucket,
-    /// By how much the civil time of each region was ahead of true time, by place, in milliseconds.
-    ahead_ms: BTreeMap<usize, i64>,
+    /// By how much the civil time of each region was ahead of true time, by place.
+    ahead: BTreeMap<usize, Ahead>,
+}
+
+/// How far a civil time is ahead, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    seen_ms: i64,
+    /// Up to where it is counted that time gained.
+    counted_ms: i64,
 }
 
 /// One unit.
@@ -205,7 +213,7 @@ impl Tank {
     /// A full one, before anything was taken.
     pub fn full(held: Bucket) -> Self {
         let level = i128::from(held.burst) * UNIT;
-        Self { level, filled_at: Timestamp::ZERO, held, ahead_ms: BTreeMap::new() }
+        Self { level, filled_at: Timestamp::ZERO, held, ahead: BTreeMap::new() }
     }
 
     /// Puts `cost` back; what then is above the burst runs over when something is taken next.
@@ -213,15 +221,19 @@ impl Tank {
         self.level = self.level.saturating_add(i128::from(cost) * UNIT);
     }
 
-    /// The civil time of the region at `place` is so far ahead: what drips in by a clock that gains comes early, and only so
-    /// much finds room as is missing.
-    pub fn take_clock(&mut self, place: usize, ahead_ms: i64) {
-        let before = self.ahead_ms.insert(place, ahead_ms).unwrap_or(ahead_ms);
-        if ahead_ms > before {
-            // It goes on to gain until it is looked at again.
-            let gained = i128::from(ahead_ms - before + TOLERANCE_MS) * 1_000_000;
-            self.level = self.level.saturating_add(dripped(self.held, gained));
+    /// The civil time of the region at `place` is so far ahead: what drips in by a clock that gains comes early, to `part` of
+    /// the bucket, and only so much finds room as that holds.
+    pub fn take_clock(&mut self, place: usize, ahead_ms: i64, part: impl FnOnce() -> Bucket) {
+        let ahead = self.ahead.entry(place).or_insert(Ahead { seen_ms: ahead_ms, counted_ms: ahead_ms });
+        // It goes on to gain until it is looked at again.
+        let most_ms = ahead_ms + TOLERANCE_MS;
+        if ahead_ms > ahead.seen_ms {
+            let (part, gained) = (part(), i128::from(most_ms - ahead.counted_ms) * 1_000_000);
+            let room = i128::from(part.burst).saturating_mul(UNIT);
+            self.level = self.level.saturating_add(dripped(part, gained).min(room));
+            ahead.counted_ms = most_ms;
         }
+        *ahead = Ahead { seen_ms: ahead_ms, counted_ms: ahead.counted_ms.min(most_ms) };
     }
 
     /// Takes `cost` of what drips in as `held` says; `false` when it is not there, less one unit for rounding. Where the
@@ -323,18 +335,25 @@ mod tests {
     #[test]
     fn a_clock_that_gains_lets_drip_early_what_finds_room() {
         let held = Bucket { rate: Rate { count: 10, per: Duration::from_secs(1) }, burst: 8 };
-        let check = |ahead_ms: [i64; 2], fits: u64| {
+        let third = Bucket { rate: Rate { count: 4, ..held.rate }, burst: 3 };
+        let check = |part: Bucket, ahead_ms: &[i64], fits: u64| {
             let mut tank = Tank::full(held);
-            tank.take_clock(0, 3);
+            tank.take_clock(0, 3, || part);
             assert!(tank.take(8, held, Timestamp::ZERO));
-            ahead_ms.into_iter().for_each(|ahead_ms| tank.take_clock(0, ahead_ms));
+            ahead_ms.iter().for_each(|ahead_ms| tank.take_clock(0, *ahead_ms, || part));
             let taken = (0..20).take_while(|_| tank.take(1, held, Timestamp::ZERO)).count();
             // One more passes as rounding.
             assert_eq!(taken as u64, fits + 1, "{ahead_ms:?}");
         };
-        check([3, 3], 0);
-        check([503, 503], 5);
-        check([503, 0], 5);
-        check([9003, 9003], 8);
+        check(held, &[3, 3], 0);
+        check(held, &[503, 503], 5);
+        check(held, &[503, 0], 5);
+        check(held, &[9003, 9003], 8);
+        // A region gains by its part.
+        check(third, &[503, 503], 2);
+        check(third, &[9003, 9003], 3);
+        // One that drifts gains as much as one that is set forward at once; what it gains again is more.
+        check(held, &(3..=503).collect::<Vec<i64>>(), 5);
+        check(held, &[503, 203, 503], 8);
     }
 }

@@ -57,6 +57,8 @@ pub struct LimitTally {
     /// As the newest revision has it that was charged.
     pub limit: Arc<Limit>,
     windows: Windows,
+    /// Whether some revision split it otherwise than another one did.
+    was_resplit: bool,
     /// The most that a slot of it may admit, by quota.
     most: BTreeMap<u64, Most>,
     /// How long the scenario lasts.
@@ -118,7 +120,9 @@ impl Counter {
                 let quota = truth.quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms()));
                 let held = bound::bucket(&limit.limit, quota, &truth.map, state);
                 let tank = self.tank.get_or_insert_with(|| Tank::full(held));
-                tank.take_clock(seen.place, seen.moment.ahead_ms());
+                let stated = truth.fences.is_empty() && !limit.was_resplit;
+                let part = || bound::part(&limit.limit, quota, &truth.map, seen.place, stated);
+                tank.take_clock(seen.place, seen.moment.ahead_ms(), part);
                 let Bucket { rate, burst } = held;
                 let detail =
                     || format!("limit `{name}` admitted more for {subject} than {burst} at once and {rate} after");
@@ -245,6 +249,7 @@ impl Tally {
                 if known.limit.algorithm != limit.algorithm {
                     known.windows = Windows::of(&limit.algorithm);
                 }
+                known.was_resplit |= known.limit.shares != limit.shares;
                 known.limit = Arc::clone(limit);
                 known.most.clear();
             }
@@ -255,6 +260,7 @@ impl Tally {
             name: limit.name.clone(),
             limit: Arc::clone(limit),
             windows: Windows::of(&limit.algorithm),
+            was_resplit: false,
             most: BTreeMap::new(),
             length_ms: self.length_ms,
             regions: vec![RegionUse::default(); self.truth.map.ids().len()],
@@ -315,9 +321,10 @@ impl Tally {
             // Rights of this slot may have been lent in the one before, under what was in force then.
             let quota = quotas.largest(counter.of.0, part.begins_ms.saturating_sub(limit.window_ms())).count;
             let forgot = |(at_ms, moment): &(i64, Moment)| moment.allows(&limit.windows, part.slot, *at_ms);
-            let forgotten = limit.limit.lender.is_some() && lost_loans.iter().any(forgot);
+            let lends = limit.limit.lender.is_some();
+            let failovers = if lends { lost_loans.iter().filter(|lost| forgot(lost)).count() } else { 0 };
             let most = Most::of(&limit.limit, quota, map, *nodes);
-            closing.bound = closing.bound.max(if forgotten { most.forgotten } else { most.in_state(state) });
+            closing.bound = closing.bound.max(most.after_failovers(failovers, state));
         }
         closing.read_ms = closing.read_ms.max(seen.moment.reads_ms(seen.at_ms()));
         let slots = seen.moment.slots_in_a_span(limit.window_ms(), seen.at_ms());
@@ -360,14 +367,15 @@ impl Tally {
         asked.ask(cost, part.quota, most.in_state(self.truth.trouble.state(&limit.limit, asked.since_ms())));
     }
 
-    /// Takes back what an allowed request was charged: its outcome is one that the limit does not count. Sums over all
-    /// verdicts keep it.
-    pub fn refund(&mut self, counter: u32, charged: Charged, seen: Seen) {
+    /// Takes back what a request was charged that was allowed as `seen`: its outcome, at this moment, is one that the limit
+    /// does not count. Sums over all verdicts keep it.
+    pub fn refund(&mut self, counter: u32, charged: Charged, seen: Seen, now: Seen) {
         let Charged { slot, cost, quota } = charged;
         let counter = &mut self.counters[counter as usize];
         let limit = &self.limits[counter.limit];
-        // What is under way ends, refunded or not.
-        if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
+        // What is under way ends, refunded or not; and a slot that is over by every clock takes nothing back.
+        let holds = matches!(limit.limit.algorithm, Algorithm::Concurrency { .. });
+        if holds || !now.moment.allows(&limit.windows, slot, now.at_ms()) {
             return;
         }
         if let Some(tank) = &mut counter.tank {

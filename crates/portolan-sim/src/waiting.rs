@@ -173,12 +173,13 @@ impl World<'_> {
         // What was under way in a process that has ended has ended with it.
         let Some(process) = host.process.as_ref().filter(|_| host.lives == lasting.life) else { return };
         let (view, now) = (process.node.view(), host.clock.at(self.now));
+        let seen = self.seen(lasting.seen.host);
         let refunded = lasting.refunded.iter().chain(std::iter::repeat(&false));
         for ((charge, counter), refunded) in lasting.charges.iter().zip(&lasting.counters).zip(refunded) {
             let charged = || Charged::of(charge, view.limiter.policy(charge).map_or(0, |policy| policy.quota));
             if *refunded && !charge.shadow_refused {
                 view.limiter.refund(charge, charge.cost, now);
-                self.tally.refund(*counter, charged(), lasting.seen);
+                self.tally.refund(*counter, charged(), lasting.seen, seen);
             }
             view.limiter.release(charge);
             self.tally.release(*counter, lasting.seen.host, u64::from(charge.cost));

@@ -20,7 +20,7 @@ struct Fleet {
 pub fn parsed(limit: &str) -> (Arc<Limit>, Arc<RegionMap>, Scenario) {
     let text = format!(
         "version: 1\ntitle: t\nlength: 60s\nregions: {{ a: {{}}, b: {{}}, c: {{}} }}\nrtt: 80ms\nnodes: 3\n\
-         gateway: |\n  version: 1\n  services: {{ s: {{ endpoints: {{ a: ['http://127.0.0.1:1'] }} }} }}\n  \
+         gateway: |\n  version: 1\n  lenders: {{ main: {{ redis: 'redis://127.0.0.1:6379' }} }}\n  services: {{ s: {{ endpoints: {{ a: ['http://127.0.0.1:1'] }} }} }}\n  \
          limits: {{ it: {{ key: global, {limit} }} }}\n  \
          routes: {{ r: {{ match: {{ path: /** }}, limits: [it], service: s }} }}\n\
          clients: [{{ region: a, rate: 1/s, host: h.test, path: /, lasting: 250ms }}]\n"
@@ -54,12 +54,21 @@ impl Fleet {
         self.clocks.read(clocks, Timestamp::from_nanos(at_ms * 1_000_000));
     }
 
+    fn seen(&self, host: usize, at_ms: u64) -> Seen {
+        let (place, at) = (host / 3, Timestamp::from_nanos(at_ms * 1_000_000));
+        Seen { host, place, at, moment: self.clocks.moment_of(place) }
+    }
+
     /// Admits so much of a slot at a node of a region; returns what is wrong with it.
     fn admit(&mut self, host: usize, at_ms: u64, slot: u64, cost: u64) -> Option<String> {
-        let (place, at) = (host / 3, Timestamp::from_nanos(at_ms * 1_000_000));
-        let seen = Seen { host, place, at, moment: self.clocks.moment_of(place) };
         let charged = Charged { slot: self.first + slot, cost, quota: self.limit.quota() };
-        self.tally.admit(self.counter, charged, seen)
+        self.tally.admit(self.counter, charged, self.seen(host, at_ms))
+    }
+
+    /// A node gives back at `now_ms` what it admitted at `at_ms`.
+    fn refund(&mut self, host: usize, (at_ms, now_ms): (u64, u64), slot: u64, cost: u64) {
+        let charged = Charged { slot: self.first + slot, cost, quota: self.limit.quota() };
+        self.tally.refund(self.counter, charged, self.seen(host, at_ms), self.seen(host, now_ms));
     }
 }
 
@@ -159,4 +168,63 @@ fn a_span_admits_what_two_slots_may_whatever_slots_are_charged() {
     check(20, [11_005, 11_500, 11_975], false);
     check(21, [11_005, 11_500, 11_975], true);
     check(8_000, [11_005, 11_500, 11_500], true);
+}
+
+#[test]
+fn a_slot_that_is_over_takes_nothing_back() {
+    let check = |limit: &str, back_at_ms: u64, holds: bool| {
+        let mut fleet = Fleet::of(limit);
+        fleet.clocks.read((0..9).map(|host| (host / 3, 0)), Timestamp::ZERO);
+        assert_eq!(fleet.admit(0, 20_100, 20, 90), None);
+        fleet.refund(0, (20_100, back_at_ms), 20, 90);
+        // Where a bucket is meant, as much has dripped in as it holds by then. A clock may yet read the slot.
+        let again = fleet.admit(0, 21_005, 20, if limit.contains("burst") { 100 } else { 90 });
+        assert_eq!(again.is_none(), holds, "{limit} {back_at_ms}: {again:?}");
+    };
+    for limit in ["rate: 90/s", "rate: 90/s, algorithm: sliding", "rate: 10/s, algorithm: token_bucket, burst: 100"] {
+        check(limit, 20_500, true);
+        check(limit, 21_010, true);
+        check(limit, 21_011, false);
+    }
+}
+
+#[test]
+fn a_lender_that_forgets_twice_in_a_window_lends_the_same_twice_more() {
+    let check = |failovers: &[i64], cost: u64, holds: bool| {
+        let mut fleet = Fleet::of("rate: 100/s, lender: main");
+        failovers.iter().for_each(|at_ms| fleet.tally.note_lost_loans(*at_ms, fleet.clocks.widest()));
+        let found = [fleet.admit(0, 20_100, 20, cost / 2), fleet.admit(4, 20_200, 20, cost - cost / 2)];
+        assert_eq!(found.iter().flatten().count(), usize::from(!holds), "{failovers:?} {cost}: {found:?}");
+    };
+    check(&[], 100, true);
+    check(&[], 101, false);
+    check(&[20_050], 180, true);
+    check(&[20_050], 181, false);
+    check(&[20_050, 20_080], 260, true);
+    check(&[20_050, 20_080], 261, false);
+    // No region goes beyond the limit by itself; what was forgotten before does not count.
+    check(&[20_050, 20_080, 20_090], 300, true);
+    check(&[20_050, 20_080, 20_090], 301, false);
+    check(&[2_050, 20_080], 181, false);
+}
+
+#[test]
+fn a_bucket_gains_by_the_clock_of_a_region_what_that_has_of_it() {
+    let check = |limit: &str, step_ms: i64, most: u64| {
+        let mut fleet = Fleet::of(limit);
+        fleet.set_clock(8, 0, 0);
+        assert_eq!(fleet.admit(0, 20_000, 20, 300), None);
+        fleet.set_clock(0, step_ms, 20_000);
+        let taken = (0..500).take_while(|_| fleet.admit(0, 20_000, 20, 1).is_none()).count();
+        assert_eq!(taken as u64, most + 1, "{limit} {step_ms}");
+    };
+    // A third of 90/s and of the 300: what 510 ms let drip in, and what it holds of it.
+    let bucket = "rate: 90/s, algorithm: token_bucket, burst: 300";
+    check(bucket, 0, 0);
+    check(bucket, 500, 15);
+    check(bucket, 60_000, 100);
+    check(&format!("{bucket}, shares: demand"), 60_000, 300);
+    check(&format!("{bucket}, shares: {{ a: 1, b: 5, c: 0 }}"), 500, 7);
+    // Rate may be on loan, tokens of the burst are not then.
+    check("rate: 300/s, algorithm: token_bucket, burst: 300", 500, 100);
 }
