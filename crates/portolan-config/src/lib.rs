@@ -56,7 +56,7 @@ pub use roster::Roster;
 pub use scenario::{
     Action, Arrivals, Bound, Bursts, ClientLoad, Comparison, Condition, Cut, Direction, Disk, DiskState, Distribution,
     Drift, Expect, Figure, GatewaySource, LenderState, LimitExpectation, LinkEffect, Order, RegionSource, Scenario,
-    ScenarioFault, Served, Shift, Start, Step, Target,
+    ScenarioFault, Served, Shift, Start, Step, Target, Within,
 };
 pub use schema::{json_schema, json_schemas};
 pub use snapshot::{

@@ -7,9 +7,9 @@ use std::time::Duration;
 use common::{bundle, regions};
 use portolan_config::{
     Action, Arrivals, Comparison, Condition, Cut, Direction, Disk, Distribution, GatewaySource, OperatorVerb, Order,
-    RegionSource, Scenario, ScenarioFault, Snapshot, SourceFile, Start, Target,
+    RegionSource, Scenario, ScenarioFault, Snapshot, SourceFile, Start, Target, Within,
 };
-use portolan_model::{NodeName, RegionId};
+use portolan_model::{NodeName, Ratio, RegionId};
 
 const CUT: &str = r#"
 version: 1
@@ -51,6 +51,8 @@ seed: 7
 seeds: 20
 loss: 0.5%
 jitter: 10ms
+within: { loss: 5%, reorder: 10%, duplicate: 2.5% }
+limit_keys: 40
 redis_rtt: { a: 1ms, c: 60ms }
 clients:
   - { region: a, rate: 900/min, host: h, path: /a, user: u, users: 10, distribution: zipf 1.1, arrivals: poisson }
@@ -172,6 +174,9 @@ fn regions_of_a_scenario_need_no_files() {
     assert_eq!(map.rtt(&region("a"), &region("c")), Duration::from_millis(150));
     assert_eq!(["a", "b", "c"].map(|id| scenario.nodes_in(&region(id))), [2, 3, 2]);
     assert_eq!(["a", "b", "c"].map(|id| scenario.redis_rtt_from(&region(id)).as_millis()), [1, 2, 60]);
+    let Within { loss, reorder, duplicate } = scenario.within;
+    assert_eq!([loss, reorder, duplicate].map(Ratio::parts), [500, 1000, 250]);
+    assert_eq!(scenario.limit_keys, Some(40));
 }
 
 #[test]
@@ -201,6 +206,7 @@ fn a_scenario_is_written_as_it_was_read() {
         assert_eq!(again.render(), scenario.render());
         assert_eq!((again.clients, again.steps, again.expect), (scenario.clients, scenario.steps, scenario.expect));
         assert_eq!((again.redis_rtt, again.redis_rtt_of), (scenario.redis_rtt, scenario.redis_rtt_of));
+        assert_eq!((again.within, again.limit_keys), (scenario.within, scenario.limit_keys));
         assert_eq!((again.regions, again.nodes, again.nodes_of), (scenario.regions, scenario.nodes, scenario.nodes_of));
     }
 }

@@ -1,13 +1,13 @@
 //! Decides the fate of every packet: how long it takes, whether it is lost, doubled or overtaken, whether a cut swallows
 //! it.
 //!
-//! One-way delay is half the round trip between the regions plus jitter; within a region it is half a millisecond and
-//! nothing is lost. Datagrams are lost; what travels on a stream is sent again after a round trip, as QUIC would, so loss
+//! One-way delay is half the round trip between the regions plus jitter; within a region it is half a millisecond, and
+//! nothing is lost there unless the scenario says so. Datagrams are lost; what travels on a stream is sent again after a round trip, as QUIC would, so loss
 //! makes it late. A cut swallows both. Never moves bytes itself: the world does, at the time that is returned here.
 
 use std::collections::BTreeMap;
 
-use portolan_config::{Cut, LinkEffect, RegionMap, Scenario};
+use portolan_config::{Cut, LinkEffect, RegionMap, Scenario, Within};
 use portolan_model::{ByteSize, NodeName, Ratio, RegionId, Timestamp};
 use portolan_node::MAX_DATAGRAM;
 use rand::RngExt;
@@ -50,6 +50,9 @@ const MAX_REPEATS: u32 = 8;
 /// What an overtaken packet is late by, beside its own way once more.
 const OVERTAKEN: Duration = Duration::from_millis(20);
 
+/// What such a packet is late by at most between nodes of one region.
+const OVERTAKEN_WITHIN: Duration = Duration::from_millis(60);
+
 /// Longest queue before a narrow link.
 const MAX_QUEUE: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,8 @@ pub struct Network {
     regions: Vec<RegionId>,
     jitter: Duration,
     loss: Ratio,
+    /// What becomes of packets between nodes of one region.
+    within: Within,
     /// By place of the sender's region, then of the receiver's.
     links: Vec<Link>,
     /// All nodes, each with its region.
@@ -106,9 +111,9 @@ impl Network {
             free_at: Timestamp::ZERO,
         };
         let links = pairs.map(link).collect();
-        let (jitter, loss) = (scenario.jitter, scenario.loss);
+        let Scenario { jitter, loss, within, .. } = *scenario;
         let (severed, faults) = (Vec::new(), BTreeMap::new());
-        let mut network = Self { regions: ids.to_vec(), jitter, loss, links, nodes, severed, faults };
+        let mut network = Self { regions: ids.to_vec(), jitter, loss, within, links, nodes, severed, faults };
         network.renew();
         network
     }
@@ -174,7 +179,7 @@ impl Network {
     /// Decides what becomes of a packet of `bytes` that leaves at this moment; the size matters to narrow links only.
     pub fn depart(&mut self, from: usize, to: usize, carriage: Carriage, bytes: usize, now: Timestamp) -> Departure {
         if from == to {
-            return Departure::Arrives { after: LOCAL, again: None };
+            return self.depart_within(from, carriage);
         }
         let link = &mut self.links[from * self.regions.len() + to];
         // One draw for everything, before anything is looked at, so that no fault shifts a later draw.
@@ -218,6 +223,23 @@ impl Network {
                 Departure::Arrives { after: after + (link.rtt + link.state.latency) * repeats, again: None }
             }
         }
+    }
+
+    /// The same between nodes of one region. What travels on a stream is sent again at once, and nothing of that is felt.
+    fn depart_within(&mut self, region: usize, carriage: Carriage) -> Departure {
+        let Within { loss, reorder, duplicate } = self.within;
+        let once = Departure::Arrives { after: LOCAL, again: None };
+        if carriage == Carriage::Stream || self.within == Within::default() {
+            return once;
+        }
+        let draw: u64 = self.links[region * self.regions.len() + region].draws.random();
+        let part = |at: u32| (draw >> (16 * at)) & 0xffff;
+        let late = LOCAL + OVERTAKEN_WITHIN.mul_f64(part(0) as f64 / 65_536.0);
+        if part(1) < share(loss) {
+            return Departure::Lost;
+        }
+        let after = if part(2) < share(reorder) { late } else { LOCAL };
+        Departure::Arrives { after, again: (part(3) < share(duplicate)).then_some(late + OVERTAKEN) }
     }
 
     /// Combines all cuts between nodes anew.
@@ -289,8 +311,12 @@ mod tests {
     use super::*;
 
     fn network(loss: &str, seed: u64) -> Network {
+        network_with(&format!("loss: {loss}"), seed)
+    }
+
+    fn network_with(keys: &str, seed: u64) -> Network {
         let text = format!(
-            "version: 1\ntitle: t\nlength: 1s\nregions: {{ a: {{}}, b: {{}}, c: {{}} }}\nrtt: 100ms\njitter: 10ms\nloss: {loss}\n"
+            "version: 1\ntitle: t\nlength: 1s\nregions: {{ a: {{}}, b: {{}}, c: {{}} }}\nrtt: 100ms\njitter: 10ms\n{keys}\n"
         );
         let scenario = Scenario::parse(&SourceFile { path: "s.yaml".to_owned(), text });
         let scenario = scenario.unwrap_or_else(|faults| panic!("{}", faults.render()));
@@ -346,6 +372,33 @@ mod tests {
         let narrow = check(LinkEffect::Bandwidth(ByteSize(5000)));
         let lost = narrow.iter().filter(|departure| **departure == Departure::Lost).count();
         assert!((130..160).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn datagrams_between_nodes_of_one_region_are_lost_late_and_doubled_as_the_scenario_says() {
+        let check = |within: &str, carriage, lost: bool, late: bool, twice: bool| {
+            let mut network = network_with(&format!("within: {{ {within} }}"), 1);
+            let found: Vec<Departure> =
+                (0..200).map(|_| network.depart(0, 0, carriage, 100, Timestamp::ZERO)).collect();
+            let doubled = |departure: &&Departure| matches!(departure, Departure::Arrives { again: Some(_), .. });
+            let of = [
+                found.iter().filter(|departure| **departure == Departure::Lost).count(),
+                later_than(&found, 1),
+                found.iter().filter(doubled).count(),
+            ];
+            for (count, expected) in of.into_iter().zip([lost, late, twice]) {
+                let about = if expected { 20..60 } else { 0..1 };
+                assert!(about.contains(&count), "{within}: {of:?}");
+            }
+            assert_eq!(later_than(&found, 61), 0);
+            // Links between regions are as they were.
+            let undisturbed = departures(&mut network_with("loss: 0%", 1), Carriage::Datagram);
+            assert_eq!(departures(&mut network, Carriage::Datagram), undisturbed);
+        };
+        check("loss: 20%", Carriage::Datagram, true, false, false);
+        check("reorder: 20%", Carriage::Datagram, false, true, false);
+        check("duplicate: 20%", Carriage::Datagram, false, false, true);
+        check("loss: 20%, reorder: 20%, duplicate: 20%", Carriage::Stream, false, false, false);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use portolan_config::{
     Action, Arrivals, Bursts, Cut, Direction, Disk, DiskState, Drift, Expect, LenderState, LinkEffect, OperatorVerb,
-    Order, Scenario, ScenarioFault, Shift, Start, Step, Target,
+    Order, Scenario, ScenarioFault, Shift, Start, Step, Target, Within,
 };
 use portolan_model::{ByteSize, NodeName, Rate, Ratio, RegionId, Revision};
 use rand::RngExt;
@@ -100,6 +100,10 @@ impl Swarm {
         let loss = if draw.one_in(2) { draw.share(1000) } else { base.loss };
         let jitter = Duration::from_millis(draw.draws.random_range(0..60));
         let mut drawn = base.clone();
+        // From a stream of their own: steps are what they were before there was anything of this to draw.
+        draw.draws = chance::stream(seed, "swarm", "region");
+        drawn.within = if draw.one_in(2) && draw.has_siblings() { draw.within() } else { base.within };
+        drawn.limit_keys = if draw.one_in(4) { Some(draw.few_keys(base, sources)) } else { base.limit_keys };
         drawn.title = format!("{} (drawn from seed {seed})", base.title);
         (drawn.length, drawn.loss, drawn.jitter) = (length, loss, jitter);
         (drawn.clients, drawn.steps) = (clients, steps);
@@ -232,6 +236,23 @@ impl Draw {
 
     fn direction(&mut self) -> Direction {
         [Direction::Both, Direction::Both, Direction::In, Direction::Out][self.draws.random_range(0..4)]
+    }
+
+    /// Whether some region has several nodes.
+    fn has_siblings(&self) -> bool {
+        self.nodes.len() > self.regions.len()
+    }
+
+    /// What becomes of packets between the nodes of a region.
+    fn within(&mut self) -> Within {
+        let [loss, reorder, duplicate] = [800, 1500, 800].map(|most| self.share(most));
+        Within { loss, reorder, duplicate }
+    }
+
+    /// Room for a quarter of the keys that are asked for, or less, so that tables fill up.
+    fn few_keys(&mut self, base: &Scenario, sources: &Sources) -> u64 {
+        let asked = sources.most_keys(base) as u64 / 2;
+        self.draws.random_range(1..=(asked / 4).max(1))
     }
 
     /// A cut between nodes in places, else one between regions; `None` in a fleet of one node.

@@ -27,11 +27,17 @@ const FELT_FOR: Duration = Duration::from_secs(5);
 /// Loss up to this never swallows heartbeats for as long as makes a region stale: five in a row, one in 300 million.
 const ORDINARY_LOSS: Ratio = Ratio::from_parts(200);
 
+/// Loss between the nodes of a region up to this never takes a node its rights: these last for more words than are lost in
+/// a row.
+const ORDINARY_LOSS_WITHIN: Ratio = Ratio::from_parts(1000);
+
 /// What was broken last.
 #[derive(Debug)]
 pub struct Trouble {
     /// Whether the network loses so much that regions may be unheard at any time.
     always: bool,
+    /// Whether it loses so much between the nodes of a region that they may be without each other at any time.
+    always_split: bool,
     /// When something was broken last, in milliseconds of the scenario, and when between the nodes of a region.
     last_ms: Option<i64>,
     split_ms: Option<i64>,
@@ -48,6 +54,7 @@ impl Trouble {
         let lasting = scenario.clients.iter().map(|load| load.lasting).max().unwrap_or_default();
         Self {
             always: scenario.loss > ORDINARY_LOSS,
+            always_split: scenario.within.loss > ORDINARY_LOSS_WITHIN,
             last_ms: None,
             split_ms: None,
             felt_ms: millis(felt),
@@ -80,7 +87,7 @@ impl Trouble {
                 Algorithm::FixedWindow { .. } | Algorithm::TokenBucket { .. } => 0,
             };
         let felt = |last_ms: Option<i64>| last_ms.is_some_and(|last| from_ms <= last + felt_ms);
-        match (felt(self.split_ms), self.always || felt(self.last_ms)) {
+        match (self.always_split || felt(self.split_ms), self.always || felt(self.last_ms)) {
             (true, _) => State::Split,
             (false, true) => State::Troubled,
             (false, false) => State::Calm,

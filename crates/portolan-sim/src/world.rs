@@ -146,7 +146,7 @@ impl<'a> World<'a> {
             regions,
             hosts,
             region_hosts,
-            limit_keys: sources.most_keys(scenario).clamp(LEAST_KEYS, LIMIT_KEYS),
+            limit_keys: limit_keys(scenario, sources),
             clients: Client::all(scenario, sources, seed),
             faults: Faults::new(scenario),
         };
@@ -307,6 +307,12 @@ impl<'a> World<'a> {
 
 /// Keys of limits that a node has room for, however few are asked for.
 const LEAST_KEYS: usize = 1 << 10;
+
+/// Keys that a node has room for: what the scenario says, else as many as are asked for, so that none is without.
+fn limit_keys(scenario: &Scenario, sources: &Sources) -> usize {
+    let stated = scenario.limit_keys.map(|keys| usize::try_from(keys).unwrap_or(LIMIT_KEYS));
+    stated.unwrap_or_else(|| sources.most_keys(scenario).max(LEAST_KEYS)).min(LIMIT_KEYS)
+}
 
 /// The name of a node: that of its region and a number from 1 up.
 fn node_name(region: &RegionId, number: u32) -> NodeName {

@@ -46,6 +46,10 @@ pub struct Scenario {
     pub loss: Ratio,
     /// Largest extra delay of a mesh packet. Default none.
     pub jitter: Duration,
+    /// What becomes of packets between nodes of one region. Default: nothing.
+    pub within: Within,
+    /// Keys of limits that a node has room for. Default: as many as clients can ask for.
+    pub limit_keys: Option<u64>,
     /// Round trip to the Redis of lenders, from regions that `redis_rtt_of` does not name. Default 2 ms.
     pub redis_rtt: Duration,
     /// Round trip to the Redis of lenders from regions that say so.
@@ -94,6 +98,17 @@ impl Scenario {
     pub fn render(&self) -> String {
         render::render(self)
     }
+}
+
+/// What becomes of packets between nodes of one region, where they take half a millisecond. Those on streams arrive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Within {
+    /// Share of them lost.
+    pub loss: Ratio,
+    /// Share of them that come up to 60 ms late, so that others overtake them.
+    pub reorder: Ratio,
+    /// Share of them that come twice.
+    pub duplicate: Ratio,
 }
 
 /// Where the gateway document of a scenario is.

@@ -6,7 +6,7 @@ use portolan_model::{ByteSize, NodeName, Ratio, RegionId, render_duration};
 
 use super::{
     Action, Arrivals, ClientLoad, Cut, Direction, Disk, DiskState, Distribution, Expect, GatewaySource, LenderState,
-    LimitExpectation, LinkEffect, Order, RegionSource, Scenario, ScenarioFault, Start, Step, Target,
+    LimitExpectation, LinkEffect, Order, RegionSource, Scenario, ScenarioFault, Start, Step, Target, Within,
 };
 use crate::{RegionMap, scenario_file::REDIS_RTT};
 
@@ -37,6 +37,10 @@ pub(super) fn render(scenario: &Scenario) -> String {
     }
     if !scenario.jitter.is_zero() {
         line(&mut text, "jitter", &render_duration(scenario.jitter));
+    }
+    within(&mut text, &scenario.within);
+    if let Some(keys) = scenario.limit_keys {
+        line(&mut text, "limit_keys", &keys.to_string());
     }
     redis_rtt(&mut text, scenario);
     list(&mut text, "clients", scenario.clients.iter().map(client));
@@ -70,6 +74,15 @@ fn round_trips(text: &mut String, map: &RegionMap) {
     let pairs = ids.iter().enumerate().flat_map(|(at, a)| ids[at + 1..].iter().map(move |b| (a, b)));
     let trip = |(a, b): (&RegionId, &RegionId)| format!("between: [{a}, {b}], rtt: {}", render_duration(map.rtt(a, b)));
     list(text, "rtt", pairs.map(trip));
+}
+
+fn within(text: &mut String, within: &Within) {
+    let shares = [("loss", within.loss), ("reorder", within.reorder), ("duplicate", within.duplicate)];
+    let stated = shares.iter().filter(|(_, share)| *share != Ratio::default());
+    let shares: Vec<String> = stated.map(|(key, share)| format!("{key}: {share}")).collect();
+    if !shares.is_empty() {
+        line(text, "within", &format!("{{ {} }}", shares.join(", ")));
+    }
 }
 
 fn redis_rtt(text: &mut String, scenario: &Scenario) {

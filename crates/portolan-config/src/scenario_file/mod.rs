@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, str::FromStr, time::Duration};
 use portolan_model::{Ratio, RegionId};
 
 use crate::{
-    Bound, Comparison, Expect, GatewaySource, Scenario, SourceFile,
+    Bound, Comparison, Expect, GatewaySource, Scenario, SourceFile, Within,
     decode::{self, Fields, Shape, duration, entry_name, list, named, region_id, string, text, whole},
     fault::{Report, Span},
     suggest, syntax,
@@ -35,12 +35,17 @@ pub(crate) const SCENARIO: Shape = Shape {
         "seeds",
         "loss",
         "jitter",
+        "within",
+        "limit_keys",
         "redis_rtt",
         "clients",
         "steps",
         "expect",
     ],
 };
+
+/// The keys of what becomes of packets between nodes of one region.
+pub(crate) const WITHIN: Shape = Shape { what: "`within` of a scenario", keys: &["loss", "reorder", "duplicate"] };
 
 /// Regions that a scenario names, with the places where it does.
 pub(crate) type Mentions = Vec<(RegionId, Span)>;
@@ -65,6 +70,8 @@ fn decode(root: &Node, report: &mut Report<'_>) -> Option<Scenario> {
     let jitter = fields.optional("jitter", Duration::ZERO, report, |node, report| {
         duration(node, Duration::ZERO..=Duration::from_secs(10), report)
     });
+    let packets = fields.optional("within", Within::default(), report, within);
+    let limit_keys = fields.get("limit_keys").and_then(|node| whole(node, 1..=MAX_LIMIT_KEYS, report));
     let (redis_rtt, redis_rtt_of) =
         fields.optional("redis_rtt", (REDIS_RTT, BTreeMap::new()), report, |node, report| {
             redis_trips(node, &mut mentions, report)
@@ -91,6 +98,8 @@ fn decode(root: &Node, report: &mut Report<'_>) -> Option<Scenario> {
         seeds,
         loss,
         jitter,
+        within: packets,
+        limit_keys,
         redis_rtt,
         redis_rtt_of,
         clients,
@@ -99,6 +108,12 @@ fn decode(root: &Node, report: &mut Report<'_>) -> Option<Scenario> {
         mentions,
         file: report.file().clone(),
     })
+}
+
+fn within(node: &Node, report: &mut Report<'_>) -> Option<Within> {
+    let fields = Fields::open(node, &WITHIN, report)?;
+    let mut share = |key| fields.optional(key, Ratio::default(), report, decode::ratio);
+    Some(Within { loss: share("loss"), reorder: share("reorder"), duplicate: share("duplicate") })
 }
 
 /// One round trip for all regions, or one for each that is named.
@@ -212,6 +227,9 @@ pub(crate) const REDIS_RTT: Duration = Duration::from_millis(2);
 
 /// Regions that one scenario gives such a round trip.
 const MAX_TRIPS: usize = 100;
+
+/// Keys that a node has room for: as many as a real one has.
+const MAX_LIMIT_KEYS: u64 = 1 << 18;
 
 /// Loads of one scenario.
 const MAX_CLIENTS: usize = 1000;

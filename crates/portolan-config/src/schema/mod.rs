@@ -104,6 +104,7 @@ mod tests {
             ("Step", &scenario_file::step::STEP),
             ("Expect", &scenario_file::expect::EXPECT),
             ("LimitExpectation", &scenario_file::expect::LIMIT),
+            ("Within", &scenario_file::WITHIN),
             ("ScenarioRegion", &scenario_file::regions::REGION),
         ])
     }

@@ -41,6 +41,11 @@ pub(super) struct Scenario {
     loss: Option<Percentage>,
     /// Largest extra delay of a mesh packet, up to 10s. Default 0ms.
     jitter: Option<Duration>,
+    /// What becomes of packets between nodes of one region. Default: nothing.
+    within: Option<Within>,
+    /// Keys of limits that a node has room for, up to 262144; what is asked for beyond them shares one. Default: as many as
+    /// clients can ask for.
+    limit_keys: Option<u32>,
     /// Round trip to the Redis of lenders: for all regions, or by region. Default 2ms.
     redis_rtt: Option<RedisTrips>,
     /// Load.
@@ -49,6 +54,18 @@ pub(super) struct Scenario {
     steps: Option<Vec<Step>>,
     /// What must hold.
     expect: Option<Expect>,
+}
+
+/// What becomes of packets between nodes of one region.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Within {
+    /// Share of them lost. Default 0%.
+    loss: Option<Percentage>,
+    /// Share of them that come up to 60 ms late, so that others overtake them. Default 0%.
+    reorder: Option<Percentage>,
+    /// Share of them that come twice. Default 0%.
+    duplicate: Option<Percentage>,
 }
 
 /// A directory or the regions themselves.

@@ -26,7 +26,11 @@ fn a_seed_draws_one_scenario_and_writes_it_as_it_reads() {
 fn every_kind_of_fault_is_drawn_by_some_seed() {
     let base = Loaded::shipped("fleet-restart");
     let texts: Vec<String> = (0..100).map(|seed| base.drawn(seed).rendered()).collect();
-    assert!(texts.iter().any(|text| text.contains("fault: partition, nodes: [")), "no cut between nodes");
+    let any = |words: &str| texts.iter().any(|text| text.contains(words));
+    assert!(any("fault: partition, nodes: ["), "no cut between nodes");
+    assert!(any("\nlimit_keys: ") && !any("\nwithin: "), "tables are small at times, and no region has two nodes");
+    let several = (0..20).map(|seed| Loaded::shipped("limits/nodes").drawn(seed).rendered());
+    assert!(several.into_iter().any(|text| text.contains("\nwithin: { loss: ")), "nothing is lost within a region");
     let words = texts.iter().flat_map(|text| text.split_whitespace());
     let pairs: Vec<&str> = words.collect();
     let drawn: BTreeSet<&str> = pairs

@@ -14,8 +14,11 @@ fn busy() -> Loaded {
 title: A little of everything
 config: gateways/fleet.yml
 length: 15s
+nodes: 2
 loss: 2%
 jitter: 5ms
+within: { loss: 2%, reorder: 5%, duplicate: 2% }
+limit_keys: 8
 clients:
   - { region: us-east, rate: 60/s, host: api.example.test, path: /strict/1, arrivals: poisson }
   - { region: eu-west, rate: 40/s, host: api.example.test, path: /users/1, user: u, users: 20, distribution: zipf 1.0 }
