@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, hint::black_box, time::Duration};
 
 use criterion::{Criterion, Throughput};
 use portolan_limits::{
-    Algorithm, Definition, Demand, Key, LimitId, Limits, LimitsConfig, Message, Recovery, Row, Rows, Window,
+    Algorithm, Definition, Demand, Key, LimitId, Limits, LimitsConfig, Message, Recovery, Row, Rows, Scope, Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, RegionId, WallTime};
 
@@ -47,7 +47,9 @@ fn message(round: u64) -> Rows {
         let row = Row { consumed: round + 1, demand: Demand::new(700.0, 1000.0), ..Row::default() };
         (Key::new(&HASH_KEY, LIMIT, &[&number.to_le_bytes()]), row)
     });
-    Rows { limit: LIMIT, slot: NOW.wall.as_unix_millis() / 60_000, number: None, rows: rows.collect() }
+    let regions: Vec<RegionId> = (0..REGIONS).map(region).collect();
+    let scope = Scope::of(&HASH_KEY, &regions);
+    Rows { scope, limit: LIMIT, slot: NOW.wall.as_unix_millis() / 60_000, number: None, rows: rows.collect() }
 }
 
 fn main() {

@@ -67,7 +67,7 @@ pub use marks::{
     Found, MARKS_PER_PAGE, MAX_MARKS, Mark, MarkLog, MarkSequence, MarkWrite, PAGE_LEN, PageWrite, RecoveredMarks,
     Recovery, SEGMENT_LEN, SEGMENT_PAGES,
 };
-pub use message::{Heartbeat, Message, Neighbour, Rejected, Rows, SlotSummary};
+pub use message::{Heartbeat, Message, Neighbour, Rejected, Rows, Scope, SlotSummary};
 pub use peers::{Mode, PeerState, PeerStatus};
 pub use portolan_config::{Algorithm, LimitId, OnPartition, ShareChange, SharePlan, Window};
 pub use region::{

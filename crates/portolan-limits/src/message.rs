@@ -2,7 +2,7 @@
 //! be lost, repeated or overtaken. Every message fits a datagram.
 
 use portolan_config::LimitId;
-use portolan_model::WallTime;
+use portolan_model::{HashKey, RegionId, WallTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -124,8 +124,8 @@ const SHORT_HELD: usize = 4;
 /// Sent to every region every 100 ms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Hash of the scope; regions with different scopes do not listen to each other.
-    pub scope: u64,
+    /// Of the sender; regions with different scopes do not listen to each other.
+    pub scope: Scope,
     /// Sender's civil time, monotone within its process.
     pub sent: WallTime,
     /// Milliseconds since the sender heard each region of the scope, in the scope's order; 0 for itself. For one never heard
@@ -136,9 +136,23 @@ pub struct Heartbeat {
     pub seen: Seen,
 }
 
+/// Names the regions that share limits: a hash over their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope(u32);
+
+impl Scope {
+    /// Of these regions, in order.
+    pub fn of(hash_key: &HashKey, regions: &[RegionId]) -> Self {
+        let names: Vec<&[u8]> = regions.iter().map(|region| region.as_str().as_bytes()).collect();
+        Self(hash_key.hash(&names).0 as u32)
+    }
+}
+
 /// One region's rows in one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
+    /// Of the sender: what is lent names regions by their position in it.
+    pub scope: Scope,
     /// The limit.
     pub limit: LimitId,
     /// The slot.

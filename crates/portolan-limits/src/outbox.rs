@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::{
     account::Row,
     key::Key,
-    message::{MAX_ROWS, Message, Rows},
+    message::{MAX_ROWS, Message, Rows, Scope},
     packed,
 };
 
@@ -51,6 +51,7 @@ impl Outbox {
 
 /// Cuts rows of one slot into messages.
 pub(crate) fn in_messages(
+    scope: Scope,
     limit: LimitId,
     slot: u64,
     rows: impl IntoIterator<Item = (Key, Row)>,
@@ -65,7 +66,7 @@ pub(crate) fn in_messages(
             }
             message.extend(rows.next());
         }
-        (!message.is_empty()).then_some(Rows { limit, slot, number: None, rows: message })
+        (!message.is_empty()).then_some(Rows { scope, limit, slot, number: None, rows: message })
     })
 }
 
@@ -110,6 +111,8 @@ const MAX_EVENTS: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use portolan_model::HashKey;
+
     use super::*;
     use crate::account::{Loan, MAX_REGIONS};
 
@@ -117,7 +120,8 @@ mod tests {
     fn loans_to_every_region_are_told_in_several_rows_of_the_key() {
         let lent: Vec<_> = (0..MAX_REGIONS as u8).map(|to| (Loan::Units, to, 10 + u64::from(to))).collect();
         let row = Row { consumed: 5, lent: lent.iter().copied().collect(), ..Row::default() };
-        let messages: Vec<Rows> = in_messages(LimitId(1), 3, [(Key::from_bits(7), row)]).collect();
+        let scope = Scope::of(&HashKey::new([7; 16]), &[]);
+        let messages: Vec<Rows> = in_messages(scope, LimitId(1), 3, [(Key::from_bits(7), row)]).collect();
         let mut bytes = Vec::new();
         let mut told = Vec::new();
         for (key, row) in messages.iter().flat_map(|message| &message.rows) {

@@ -58,7 +58,7 @@ use crate::{
     lender::{LoanRequest, Loans},
     limiter::Limiter,
     marks::{Mark, MarkWrite, Recovery},
-    message::Message,
+    message::{Message, Scope},
     outbox::{Destination, Events, Outbox},
     peers::{GOSSIP_INTERVAL, Mode, Peers},
     region::gates::Gate,
@@ -113,7 +113,7 @@ pub struct Limits {
     /// The scope in order, and our position in it.
     regions: Vec<RegionId>,
     me: usize,
-    scope: u64,
+    scope: Scope,
     worst_rtt: Duration,
     limiter: Arc<Limiter>,
     shared: Arc<Shared>,
@@ -188,7 +188,6 @@ impl Limits {
         regions.dedup();
         let count = regions.len();
         let me = regions.binary_search(&config.region).expect("the scope holds this region: it was just added");
-        let names: Vec<&[u8]> = regions.iter().map(|region| region.as_str().as_bytes()).collect();
         let barrier = Barrier::new(&recovery, now);
         let shared = Arc::new(Shared::new(config.hash_key, config.capacity, barrier, now));
         let mut rosters = config.rosters;
@@ -199,7 +198,7 @@ impl Limits {
         let siblings = Siblings::new(config.node, config.neighbours, config.life, recovery, shared.table.len());
         let mut limits = Self {
             me,
-            scope: config.hash_key.hash(&names).0 as u64,
+            scope: Scope::of(&config.hash_key, &regions),
             worst_rtt: config.worst_rtt,
             limiter: Arc::new(Limiter::new(Box::default(), Arc::clone(&shared))),
             calendars: Calendars::default(),

@@ -11,7 +11,7 @@ use fleet::{Fleet, definition};
 use portolan_config::Roster;
 use portolan_limits::{
     Heartbeat, Key, LimitId, Limits, LimitsConfig, Loan, Message, Number, OnPartition, Recovery, Rejected, Row, Rows,
-    Seen, SlotSummary,
+    Scope, Seen, SlotSummary,
 };
 use portolan_model::{ByteSize, NodeName, Now, RegionId, Timestamp, WallTime, codec};
 
@@ -27,6 +27,11 @@ fn give(fleet: &mut Fleet, from: &str, message: Message) -> Result<(), Rejected>
     fleet.regions[0].limits.as_mut().expect("it runs").handle_message(&from, &fleet::node(&from), message, now)
 }
 
+fn scope(regions: &[&str]) -> Scope {
+    let regions: Vec<RegionId> = regions.iter().map(|region| RegionId::new(region).expect("a name")).collect();
+    Scope::of(&fleet::HASH_KEY, &regions)
+}
+
 fn current_slot(fleet: &Fleet) -> u64 {
     fleet.now(0).wall.as_unix_millis() / 60_000
 }
@@ -35,7 +40,8 @@ fn rows(fleet: &Fleet, limit: u32, slot_from_now: i64, count: usize) -> Rows {
     let key = |at: usize| Key::new(&fleet::HASH_KEY, LimitId(limit), &[&at.to_le_bytes()]);
     let slot = current_slot(fleet).saturating_add_signed(slot_from_now);
     let row = Row { consumed: 3, ..Row::default() };
-    Rows { limit: LimitId(limit), slot, number: None, rows: (0..count).map(|at| (key(at), row.clone())).collect() }
+    let (scope, limit) = (scope(&["region-0", "region-1", "region-2"]), LimitId(limit));
+    Rows { scope, limit, slot, number: None, rows: (0..count).map(|at| (key(at), row.clone())).collect() }
 }
 
 #[test]
@@ -77,9 +83,16 @@ fn rows_that_no_correct_region_sends_change_nothing() {
     };
     check("region-1", digests, Rejected::TooLong);
     let heartbeat = |fleet: &Fleet| {
-        Message::Heartbeat(Heartbeat { scope: 1, sent: fleet.now(0).wall, heard: vec![0; 3], seen: Seen::default() })
+        let scope = scope(&["region-0", "region-1"]);
+        Message::Heartbeat(Heartbeat { scope, sent: fleet.now(0).wall, heard: vec![0; 3], seen: Seen::default() })
     };
     check("region-1", heartbeat, Rejected::ForeignScope);
+    // Its loans would name other regions than it meant.
+    fn foreign(fleet: &Fleet) -> Rows {
+        Rows { scope: scope(&["region-0", "region-1"]), ..rows(fleet, 1, 0, 1) }
+    }
+    check("region-1", |fleet| Message::Rows(foreign(fleet)), Rejected::ForeignScope);
+    check("region-1", |fleet| Message::Echo(foreign(fleet)), Rejected::ForeignScope);
 }
 
 #[test]
@@ -138,7 +151,8 @@ fn a_loan_of_the_slot_after_the_next_waits_for_its_turn() {
     let key = fleet.limits(0).limiter().key(LimitId(1), &[&7u64.to_le_bytes()]);
     let lend = |fleet: &mut Fleet, slot, amount| {
         let row = Row { lent: [(Loan::Units, 0, amount)].into_iter().collect(), ..Row::default() };
-        let rows = Rows { limit: LimitId(1), slot, number: None, rows: vec![(key, row)] };
+        let scope = scope(&["region-0", "region-1", "region-2"]);
+        let rows = Rows { scope, limit: LimitId(1), slot, number: None, rows: vec![(key, row)] };
         let (from, now) = (fleet.regions[1].id.clone(), fleet.now(0));
         let limits = fleet.regions[0].limits.as_mut().expect("it runs");
         limits.handle_message(&from, &fleet::node(&from), Message::Rows(rows), now)
@@ -191,7 +205,8 @@ fn a_node_that_lent_is_told_what_came_of_it_whatever_its_rank() {
     for lender in 1..=6 {
         let row = Row { consumed: 1, lent: [(Loan::Units, 0, 2)].into_iter().collect(), ..Row::default() };
         let number = Some(Number { life: 9, count: 1 });
-        let rows = Message::Rows(Rows { limit: LimitId(1), slot, number, rows: vec![(key, row)] });
+        let rows =
+            Message::Rows(Rows { scope: scope(&["a", "b"]), limit: LimitId(1), slot, number, rows: vec![(key, row)] });
         assert_eq!(limits.handle_message(&id("b"), &name("b", lender), rows, now(10)), Ok(()));
     }
     let mut told = BTreeSet::new();
@@ -236,7 +251,7 @@ fn a_region_that_restarted_is_told_all_its_rows_in_time_and_within_the_budget_of
     let row = Row { consumed: 300, lent: [(Loan::Units, 0, 20)].into_iter().collect(), ..Row::default() };
     for first in (0..KEYS).step_by(20) {
         let rows = (first..first + 20).map(|at| (key(at), row.clone())).collect();
-        let rows = Message::Rows(Rows { limit: LimitId(1), slot, number: None, rows });
+        let rows = Message::Rows(Rows { scope: scope(&["a", "b"]), limit: LimitId(1), slot, number: None, rows });
         assert_eq!(limits.handle_message(&id("b"), &name("b"), rows, now(10)), Ok(()));
     }
     let mut told = BTreeSet::new();

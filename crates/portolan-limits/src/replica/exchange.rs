@@ -177,7 +177,9 @@ impl Limits {
         let sound = |(key, row): &(Key, Row)| {
             *key != Key::EVERY && row.consumed.max(row.refunded) <= MAX_AMOUNT && row.lent.iter().all(known)
         };
-        if rows.rows.len() > MAX_ROWS {
+        if rows.scope != self.scope {
+            Err(Rejected::ForeignScope)
+        } else if rows.rows.len() > MAX_ROWS {
             Err(Rejected::TooLong)
         } else if !self.is_live(rights, rows.slot) {
             Err(Rejected::DeadSlot)
@@ -237,7 +239,7 @@ impl Limits {
         let asked = order.filter(|bucket| buckets >> bucket & 1 == 1);
         let of = |shard| self.shares_shard(to, shard);
         let rows = asked.flat_map(|bucket| self.ledger.rows(limit, slot, region, 1 << bucket, of));
-        let repairs: Vec<Rows> = in_messages(limit, slot, rows).take(MAX_REPAIR_MESSAGES).collect();
+        let repairs: Vec<Rows> = in_messages(self.scope, limit, slot, rows).take(MAX_REPAIR_MESSAGES).collect();
         for rows in repairs {
             let bytes: usize = rows.rows.iter().map(|(_, row)| row.encoded_len()).sum();
             if !self.repairs.take(bytes + MESSAGE_COST, self.last.mono) {

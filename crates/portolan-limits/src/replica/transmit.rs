@@ -126,7 +126,7 @@ impl Limits {
                 let to = |node: Option<&NodeName>| Destination { region, node: node.cloned() };
                 let by_owner: Vec<_> = by_owner.into_iter().map(|(node, rows)| (to(node), rows)).collect();
                 for (to, rows) in by_owner {
-                    for rows in in_messages(limit, slot, rows) {
+                    for rows in in_messages(self.scope, limit, slot, rows) {
                         let number = self.number(&to, &rows, now.mono);
                         self.send(to.clone(), Message::Rows(crate::message::Rows { number, ..rows }));
                     }

@@ -1,9 +1,9 @@
 //! Messages read back as they were written, and nothing a peer can send writes a row that is not its own.
 
 use portolan_limits::{
-    Demand, Heartbeat, Key, Level, LimitId, Loan, Message, Number, Rejected, Row, Rows, Seen, SlotSummary,
+    Demand, Heartbeat, Key, Level, LimitId, Loan, Message, Number, Rejected, Row, Rows, Scope, Seen, SlotSummary,
 };
-use portolan_model::{WallTime, codec};
+use portolan_model::{HashKey, RegionId, WallTime, codec};
 use proptest::{collection::vec, prelude::*};
 
 use crate::observer::{REGIONS, START, key, node, observer, region, slot, state, tell, told, writes};
@@ -20,11 +20,16 @@ fn rows() -> impl Strategy<Value = Rows> {
     });
     let rows = vec((any::<u64>().prop_map(some_key), row), 0..30);
     (any::<u32>(), any::<u64>(), any::<u64>(), rows).prop_map(|(limit, slot, number, rows)| Rows {
+        scope: scope_of(slot),
         limit: LimitId(limit),
         slot,
         number: (number % 3 > 0).then_some(Number { life: number, count: number / 3 }),
         rows,
     })
+}
+
+fn scope_of(seed: u64) -> Scope {
+    Scope::of(&HashKey::new([7; 16]), &[RegionId::new(&format!("region-{seed}")).expect("a name")])
 }
 
 fn some_key(of: u64) -> Key {
@@ -36,7 +41,7 @@ fn message() -> impl Strategy<Value = Message> {
     let heartbeat = heartbeat.prop_map(|(scope, sent, heard, numbers)| {
         let mut seen = Seen::default();
         numbers.into_iter().for_each(|count| seen.insert(Number { life: scope, count }));
-        Message::Heartbeat(Heartbeat { scope, sent: WallTime::from_unix_millis(sent), heard, seen })
+        Message::Heartbeat(Heartbeat { scope: scope_of(scope), sent: WallTime::from_unix_millis(sent), heard, seen })
     });
     let summary = (any::<u32>(), any::<u64>(), any::<[u64; 16]>(), any::<bool>())
         .prop_map(|(limit, slot, buckets, restarted)| SlotSummary { limit: LimitId(limit), slot, buckets, restarted });

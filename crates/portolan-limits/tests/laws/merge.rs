@@ -7,7 +7,9 @@ use crdts::{CmRDT, CvRDT, Dot, GCounter, VClock};
 use portolan_limits::{Message, Rows};
 use proptest::prelude::*;
 
-use crate::observer::{Field, KEYS, LIMIT, REGIONS, START, State, Write, observer, slot, state, tell, told, writes};
+use crate::observer::{
+    Field, KEYS, LIMIT, REGIONS, START, State, Write, observer, scope, slot, state, tell, told, writes,
+};
 
 fn after(messages: impl IntoIterator<Item = (usize, Message)>) -> State {
     let mut limits = observer(START);
@@ -23,7 +25,16 @@ fn joined(from: usize, messages: &[(usize, Message)]) -> (usize, Message) {
         Message::Rows(rows) if *of == from => Some(rows.rows.clone()),
         _ => None,
     });
-    (from, Message::Rows(Rows { limit: LIMIT, slot: slot(START), number: None, rows: rows.flatten().collect() }))
+    (
+        from,
+        Message::Rows(Rows {
+            scope: scope(),
+            limit: LIMIT,
+            slot: slot(START),
+            number: None,
+            rows: rows.flatten().collect(),
+        }),
+    )
 }
 
 /// What the oracle reads: per key and region what was consumed less what was given back, what was lent and borrowed.

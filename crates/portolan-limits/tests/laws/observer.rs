@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use portolan_limits::{
     Algorithm, Definition, Demand, Key, LimitId, Limits, LimitsConfig, Loan, Message, Recovery, Rejected, Row, Rows,
-    Window,
+    Scope, Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, RegionId, Timestamp, WallTime};
 use proptest::{collection::vec, prelude::*};
@@ -44,6 +44,10 @@ pub struct State {
 
 pub fn region(at: usize) -> RegionId {
     RegionId::new(&format!("region-{at}")).expect("a name")
+}
+
+pub fn scope() -> Scope {
+    Scope::of(&HASH_KEY, &(0..REGIONS).map(region).collect::<Vec<RegionId>>())
 }
 
 pub fn key(key: u64) -> Key {
@@ -155,6 +159,7 @@ pub fn told(writes: &[Write], slot: u64) -> Vec<(usize, Message)> {
 
 pub fn one_row(slot: u64, at: u64, row: Row) -> Message {
     Message::Rows(Rows {
+        scope: scope(),
         limit: LIMIT,
         slot,
         number: None,
