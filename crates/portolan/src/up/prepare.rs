@@ -73,7 +73,8 @@ pub fn prepare(arguments: &cli::Up, global: &cli::Global) -> Result<Prepared> {
 }
 
 fn moved_regions(folder: &Path, network: Network) -> Result<Vec<SourceFile>> {
-    let mut sources = files::region_sources(folder)?;
+    let sources = files::region_sources(folder);
+    let mut sources = sources.context("a fleet needs region files (--regions) and a gateway document (--config)")?;
     for source in &mut sources {
         source.text = network.moved(&source.text);
     }
