@@ -1,12 +1,13 @@
-//! Cuts a failing scenario down to the least that still fails the same way: steps, loads, expectations and length are
-//! left out as long as the failure stays; loads only where a rule broke, since an expectation is about them. Delta
-//! debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002).
+//! Cuts a failing scenario down to the least that still fails the same way: steps, loads, expectations, length, losses
+//! within regions and small tables are left out as long as the failure stays; loads only where a rule broke, since an
+//! expectation is about them. Delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input",
+//! 2002).
 //!
 //! Never changes what is left: every step keeps its time.
 
 use std::time::Duration;
 
-use portolan_config::Scenario;
+use portolan_config::{Scenario, Within};
 
 use crate::{
     Sources,
@@ -69,6 +70,8 @@ pub fn shrink(scenario: &Scenario, sources: &Sources, seed: u64, told: &mut dyn 
             break;
         }
     }
+    search.mend("what is lost within a region", |scenario| scenario.within = Within::default(), told);
+    search.mend("tables that are too small", |scenario| scenario.limit_keys = None, told);
     search.forget_expectations();
     Some(search.best)
 }
@@ -115,6 +118,15 @@ impl Search<'_> {
                 }
             }
             piece = if piece == 1 { 0 } else { piece.div_ceil(2) };
+        }
+    }
+
+    /// Takes back what makes the world worse from the start, if the scenario has it.
+    fn mend(&mut self, what: &str, mend: fn(&mut Scenario), told: &mut dyn FnMut(&str)) {
+        let mut better = self.best.scenario.clone();
+        mend(&mut better);
+        if better != self.best.scenario && self.keeps(better) {
+            told(&format!("fails without {what} as well"));
         }
     }
 
