@@ -33,7 +33,7 @@ fn exit_codes_and_messages_tell_what_to_do() {
     check(&["simulate", "--config", "gateway.yaml", "--seeds", "0"], 2, &["--seeds"]);
     check(&["simulate", "diff", "--config", "gateway.yaml"], 3, &["two documents"]);
     check(&["schema", "--output", "junit"], 2, &["only `simulate`"]);
-    let what_to_name = ["one for each region", "--regions", "gateway document (--config)", "root of the repository"];
+    let what_to_name = ["a file for each region", "--regions", "gateway document (--config)", "root of the repository"];
     check(&["up", "--regions", "/nonexistent"], 1, &what_to_name);
     check(&["up", "--network", "10.0.0.0/16"], 2, &["127.X.0.0/16"]);
     check(&["probe", "https://localhost/"], 2, &["--http3"]);

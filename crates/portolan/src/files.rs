@@ -58,8 +58,8 @@ pub fn bundle(path: &Path) -> Result<Bundle> {
 pub fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| {
         format!(
-            "cannot read the folder {} of region files: one for each region, and one with the round trips between them; \
-             run this where it is, as in the root of the repository, or name it with --regions",
+            "cannot read the folder {}: it holds a file for each region, and one with the round trips between them; run \
+             this where it is, as in the root of the repository, or name it with --regions",
             folder.display()
         )
     })?;
