@@ -18,8 +18,8 @@ const ACTED_WITHIN: Duration = Duration::from_millis(500);
 /// What is known of who can hear whom.
 #[derive(Default)]
 pub struct Hearing {
-    /// Since when the region at the first place does not hear that at the second, or is not heard by it.
-    impaired_since: BTreeMap<(usize, usize), Timestamp>,
+    /// Since when nothing that the region at the first place says comes to that at the second.
+    unreached_since: BTreeMap<(usize, usize), Timestamp>,
     /// How late packets come, newest last, with what was before as long as that may be felt.
     lateness: VecDeque<Lateness>,
     /// How long a `closed` limit may go on admitting after a region became unheard.
@@ -64,12 +64,12 @@ impl World<'_> {
         // A slow node hears late, and is late to act on it.
         let late = self.network.late_by() + 2 * slowest;
         self.watch.hearing.take_lateness(late, &Fleet::of(&self.sources.regions, 1), now);
-        for own in 0..self.regions.len() {
-            for other in (0..self.regions.len()).filter(|other| *other != own) {
-                if self.reaches(own, other) && self.reaches(other, own) {
-                    self.watch.hearing.impaired_since.remove(&(own, other));
+        for from in 0..self.regions.len() {
+            for to in (0..self.regions.len()).filter(|to| *to != from) {
+                if self.reaches(from, to) {
+                    self.watch.hearing.unreached_since.remove(&(from, to));
                 } else {
-                    self.watch.hearing.impaired_since.entry((own, other)).or_insert(now);
+                    self.watch.hearing.unreached_since.entry((from, to)).or_insert(now);
                 }
             }
         }
@@ -83,16 +83,17 @@ impl World<'_> {
         !self.network.is_cut(from, to) && speaking(from).any(way)
     }
 
-    /// Of each region whether a host may take it for heard: unless it was cut off or down for long enough, and the host
+    /// Of each region whether a host may take it for heard: unless for long enough it was not, or did not hear, and the host
     /// has listened for as long.
     pub fn may_hear(&self, host: usize) -> Heard {
         let (now, place) = (self.now, self.hosts[host].place);
-        let Hearing { impaired_since, closed_within, .. } = &self.watch.hearing;
+        let Hearing { unreached_since, closed_within, .. } = &self.watch.hearing;
         let long = |since: Timestamp| now.since(since) >= *closed_within;
         let resumed = self.hosts[host].resumed;
         let listens = self.hosts[host].process.as_ref().is_some_and(|process| long(process.started.max(resumed)));
-        let impaired = |other| impaired_since.get(&(place, other)).is_some_and(|since| long(*since));
-        Heard((0..self.regions.len()).map(|other| !(listens && impaired(other))).collect())
+        let unreached = |from, to| unreached_since.get(&(from, to)).is_some_and(|since| long(*since));
+        let unheard = |other| listens && (unreached(other, place) || unreached(place, other));
+        Heard((0..self.regions.len()).map(|other| !unheard(other)).collect())
     }
 }
 
