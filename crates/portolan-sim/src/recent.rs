@@ -15,6 +15,11 @@ pub struct Recent {
 const PARTS: i64 = 1024;
 
 impl Recent {
+    /// What it holds, what is over by now included.
+    pub fn units(&self) -> u64 {
+        self.units
+    }
+
     /// Takes back what was admitted at `at_ms`, unless that is over.
     pub fn take_back(&mut self, units: u64, at_ms: i64, span_ms: i64) {
         let part_ms = part_of(at_ms, span_ms);

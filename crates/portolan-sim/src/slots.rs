@@ -6,8 +6,10 @@ use portolan_model::Timestamp;
 
 use crate::{bound::Bucket, civil::TOLERANCE_MS};
 
-/// Slots of a counter that stay open. A clock that is set back may return to any slot: what was admitted in one is kept.
-const OPEN: usize = 128;
+/// Slots of a counter that stay open: those that clocks of the fleet may be in at one time, and of a counter that is drawn
+/// those that the drawing shows. A clock that is set back may return to any slot: what was admitted in one is kept.
+const OPEN: usize = 32;
+const OPEN_IF_DRAWN: usize = 128;
 
 /// What was asked and admitted in one slot, over all regions.
 #[derive(Clone, Debug, Default)]
@@ -70,27 +72,51 @@ impl Slot {
 }
 
 /// Slots of one counter.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Slots {
     /// In order.
     open: VecDeque<Slot>,
-    /// What was admitted and counts in those that are closed, and what might be.
-    closed: BTreeMap<u64, (u64, u64)>,
+    most_open: usize,
+    /// Those that are closed, in order.
+    closed: Vec<Closed>,
+}
+
+/// What is kept of a slot that is closed.
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    slot: u64,
+    /// Admitted, and counts.
+    spent: u64,
+    bound: u64,
 }
 
 impl Slots {
+    /// Of a counter that is `drawn`, or not.
+    pub fn new(drawn: bool) -> Self {
+        let most_open = if drawn { OPEN_IF_DRAWN } else { OPEN };
+        Self { open: VecDeque::new(), most_open, closed: Vec::new() }
+    }
+
     /// The slot of that number; `close` is given one that no longer fits, once.
     pub fn at(&mut self, slot: u64, begins_ms: i64, now_ms: i64, mut close: impl FnMut(&Slot)) -> &mut Slot {
         let later = self.open.iter().rev().take_while(|kept| kept.slot > slot).count();
         let mut at = self.open.len() - later;
         if at == 0 || self.open[at - 1].slot != slot {
             let new = Slot { slot, begins_ms, read_ms: i64::MIN, from_ms: now_ms.unsigned_abs(), ..Slot::default() };
-            let again = |(admitted, bound)| Slot { admitted, bound, counted: true, ..new.clone() };
-            self.open.insert(at, self.closed.remove(&slot).map_or_else(|| new.clone(), again));
+            let again = self.place_of(slot).ok().map(|place| self.closed.remove(place));
+            self.open.insert(
+                at,
+                match again {
+                    Some(Closed { spent, bound, .. }) => Slot { admitted: spent, bound, counted: true, ..new },
+                    None => new,
+                },
+            );
             at += 1;
-            if self.open.len() > OPEN && at > 1 {
+            if self.open.len() > self.most_open && at > 1 {
                 let over = self.open.pop_front().expect("there is more than one");
-                self.closed.insert(over.slot, (over.spent(), over.bound));
+                let closed = Closed { slot: over.slot, spent: over.spent(), bound: over.bound };
+                let place = self.place_of(over.slot).unwrap_or_else(|place| place);
+                self.closed.insert(place, closed);
                 if !over.counted {
                     close(&over);
                 }
@@ -109,7 +135,8 @@ impl Slots {
             if let Some(of_region) = kept.by_region.get_mut(place) {
                 *of_region = of_region.saturating_sub(cost);
             }
-        } else if let Some((spent, _)) = self.closed.get_mut(&slot) {
+        } else if let Ok(place) = self.place_of(slot) {
+            let spent = &mut self.closed[place].spent;
             *spent = spent.saturating_sub(cost);
         }
     }
@@ -118,7 +145,15 @@ impl Slots {
     pub fn spent(&self, slot: u64) -> u64 {
         let mut from = self.open.iter().rev().take_while(|kept| kept.slot >= slot);
         let open = from.find(|kept| kept.slot == slot).map(Slot::spent);
-        open.or_else(|| self.closed.get(&slot).map(|(spent, _)| *spent)).unwrap_or_default()
+        open.or_else(|| self.place_of(slot).ok().map(|place| self.closed[place].spent)).unwrap_or_default()
+    }
+
+    /// Where a closed slot stands, or would. Nearly always behind all others.
+    fn place_of(&self, slot: u64) -> Result<usize, usize> {
+        match self.closed.last() {
+            Some(last) if last.slot >= slot => self.closed.binary_search_by_key(&slot, |closed| closed.slot),
+            _ => Err(self.closed.len()),
+        }
     }
 
     /// The largest bound of a slot that is open and at most two away.
@@ -265,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_returned_to_is_the_same_one() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new(true);
         let mut closed = Vec::new();
         for slot in (0..200).chain([150, 199, 80]) {
             slots.at(slot, 0, 0, |slot| closed.push(slot.slot)).admitted += 1;
@@ -277,7 +312,7 @@ mod tests {
 
     #[test]
     fn what_was_admitted_in_a_slot_that_is_closed_is_admitted_when_a_clock_returns_to_it() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new(false);
         let mut closed = Vec::new();
         for slot in (0..200).chain([5]).chain(200..400) {
             let at = slots.at(slot, 0, 0, |slot| closed.push((slot.slot, slot.admitted)));

@@ -228,7 +228,7 @@ impl Tally {
             limit: at,
             of: (id, key),
             subject: subject.clone(),
-            slots: Slots::default(),
+            slots: Slots::new(watched),
             recent: Recent::default(),
             demand: 0,
             tank: None,
@@ -291,8 +291,11 @@ impl Tally {
         }
         let part = limit.part(slot, quota, seen);
         let most = counter.most_of(limit, quota, truth);
-        let before = counter.slots.spent(part.slot.wrapping_sub(1));
-        let about = counter.slots.bound_about(part.slot);
+        let slides = matches!(limit.limit.algorithm, Algorithm::SlidingWindow { .. });
+        let before = if slides { counter.slots.spent(part.slot.wrapping_sub(1)) } else { 0 };
+        // No slot may admit less than in calm times: until a span has that much its slots need not be looked at.
+        let much = counter.recent.units() + cost > most.calm;
+        let about = if much { counter.slots.bound_about(part.slot) } else { 0 };
         let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
         let state = trouble.state(&limit.limit, closing.since_ms());
         closing.ask(cost, part.quota, most.in_state(state));
