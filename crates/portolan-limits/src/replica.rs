@@ -126,6 +126,8 @@ pub struct Limits {
     /// Keys that cannot wait for the next round, and those of them whose rows should leave at once.
     urgent: BTreeSet<(LimitId, Key)>,
     hurry: BTreeSet<(LimitId, Key)>,
+    /// Where the last round stopped, if it did not look at every key.
+    looked_up_to: (LimitId, Key),
     /// When keys that cannot wait were last seen to.
     urged_at: Timestamp,
     /// Own rows that the others have not been told.
@@ -209,6 +211,7 @@ impl Limits {
             most_watched: shared.table.len(),
             urgent: BTreeSet::new(),
             hurry: BTreeSet::new(),
+            looked_up_to: (LimitId(0), Key::EVERY),
             urged_at: Timestamp::ZERO,
             untold: BTreeSet::new(),
             sent_up_to: Place { limit: LimitId(0), slot: 0, key: Key::EVERY },
@@ -374,12 +377,12 @@ impl Limits {
         for change in self.peers.handle_timeout(self.me, now.mono) {
             self.peer_changed(change);
         }
+        self.send_heartbeats(now);
         self.turn_books();
         self.end_rate_loans();
         self.run_round(now);
         self.repeat_loans(now);
         self.send_rows(now);
-        self.send_heartbeats(now);
         if now.mono >= self.next_digest {
             let healthy = self.mode == Mode::Healthy;
             self.next_digest = now.mono + if healthy { DIGEST_INTERVAL } else { HEALING_DIGEST_INTERVAL };

@@ -2,8 +2,9 @@
 //! for which a request waits or another region runs dry. Follows the token-flow of demarcation protocols (Barbará and
 //! García-Molina, VLDB Journal 1994), with all limits on the receiver's side.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, ops::Bound, time::Duration};
 
+use portolan_config::LimitId;
 use portolan_model::{Now, Timestamp};
 
 use super::Limits;
@@ -65,11 +66,11 @@ impl Limits {
         }
     }
 
-    /// The round of every key under pressure.
+    /// The round of keys under pressure: of all, or where they are very many of those that cannot wait and of the others in
+    /// turn, so that a flood of keys does not hold up what a node owes its peers.
     pub(super) fn run_round(&mut self, now: Now) {
         let limiter = self.limiter();
-        let places: Vec<_> = self.watched.keys().copied().collect();
-        for (limit, key) in places {
+        for (limit, key) in self.next_in_round() {
             let Some(rights) = limiter.rights(limit) else {
                 self.watched.remove(&(limit, key));
                 continue;
@@ -80,7 +81,20 @@ impl Limits {
             self.attend(rights, key, now);
             self.stop_watching(rights, key, now);
         }
-        self.urgent.clear();
+    }
+
+    /// Takes the keys to look at in this round.
+    fn next_in_round(&mut self) -> BTreeSet<(LimitId, Key)> {
+        let urgent = std::mem::take(&mut self.urgent);
+        if self.watched.len() <= MOST_IN_ROUND {
+            return self.watched.keys().copied().collect();
+        }
+        let after = (Bound::Excluded(self.looked_up_to), Bound::Unbounded);
+        let in_turn = self.watched.range(after).chain(&self.watched).map(|(&place, _)| place);
+        let in_turn: Vec<_> = in_turn.take(MOST_IN_ROUND.saturating_sub(urgent.len()).max(MOST_IN_ROUND / 2)).collect();
+        self.looked_up_to = in_turn.last().copied().unwrap_or(self.looked_up_to);
+        let urgent = urgent.into_iter().filter(|place| self.watched.contains_key(place));
+        urgent.take(MOST_IN_ROUND / 2).chain(in_turn).collect()
     }
 
     /// When to see to the keys that cannot wait for the round.
@@ -137,6 +151,9 @@ impl Limits {
     }
 }
 
+/// Keys that are looked at in a round: some 20 ms.
+const MOST_IN_ROUND: usize = 20_000;
+
 /// Least time between two rounds of one key.
 pub(super) const SHORTEST_GAP: Duration = Duration::from_millis(20);
 
@@ -148,3 +165,41 @@ const QUIET_SLOTS: u64 = 2;
 
 /// How long a key that nobody uses is watched, at most.
 const QUIET: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use portolan_model::{ByteSize, HashKey, NodeName, RegionId, WallTime};
+
+    use super::*;
+    use crate::{LimitsConfig, Recovery, replica::Watch};
+
+    #[test]
+    fn a_flood_of_keys_is_looked_at_in_turn_and_those_that_cannot_wait_first() {
+        let now = Now { mono: Timestamp::ZERO, wall: WallTime::from_unix_millis(10_000) };
+        let config = LimitsConfig {
+            node: NodeName::new("here-1").expect("a name"),
+            region: RegionId::new("here").expect("a name"),
+            neighbours: Vec::new(),
+            rosters: BTreeMap::new(),
+            life: 1,
+            regions: Vec::new(),
+            hash_key: HashKey::new([3; 16]),
+            capacity: 64,
+            worst_rtt: Duration::from_millis(100),
+            budget: ByteSize(1 << 20),
+        };
+        let mut limits = Limits::new(config, Recovery::FirstStart, now);
+        let place = |key| (LimitId(1), Key::from_bits(key));
+        let all = 5 * MOST_IN_ROUND as u64 / 2;
+        limits.watched.extend((1..=all).map(|key| (place(key), Watch::new(0, now.mono))));
+        limits.urgent.insert(place(all));
+        let rounds: Vec<_> = (0..4).map(|_| limits.next_in_round()).collect();
+        assert!(rounds[0].contains(&place(all)));
+        assert!(rounds.iter().all(|round| round.len() <= MOST_IN_ROUND));
+        let seen: BTreeSet<_> = rounds[..3].iter().flatten().collect();
+        assert_eq!(seen.len() as u64, all);
+        assert!(rounds[3].contains(&place(all / 2)), "it goes on from where it stopped");
+    }
+}
