@@ -26,6 +26,7 @@ mod durability;
 mod forecast;
 mod horizon;
 mod key;
+mod keyed;
 mod leaf;
 mod ledger;
 mod lender;

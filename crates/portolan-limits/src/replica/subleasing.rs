@@ -15,7 +15,11 @@ use crate::{
     message::Neighbour,
     region::{
         Ask, Grant, Shard,
-        sublease::{MAX_ITEMS, grants::Grants, requests::Published},
+        sublease::{
+            MAX_ITEMS,
+            grants::Grants,
+            requests::{Published, Turn},
+        },
     },
     rights::Rights,
     verdict::WaitReason,
@@ -56,11 +60,13 @@ impl Limits {
             };
             let (taken, used) = self.shared.table.with(cell.key, take).unwrap_or_default();
             self.siblings.requests.handle_withdrawn(&idle, taken, now.mono);
-            if idle.ends {
-                let window = rights.terms.end(cell.slot).since(rights.terms.begin(cell.slot));
-                let share = AHEAD.as_secs_f64() / window.as_secs_f64().max(AHEAD.as_secs_f64());
-                let need = |spent: u64| (spent.saturating_sub(1) as f64 * share).ceil() as u64;
-                self.siblings.requests.turn(&idle, used, window, need, now.mono);
+            if idle.turns {
+                let (begin, end) = (rights.terms.begin(cell.slot), rights.terms.end(cell.slot));
+                // What may be spent of a sliding window is known when it has begun.
+                let ahead = rights.terms.kind != Kind::Sliding;
+                let left = ahead.then(|| rights.terms.end(cell.slot + 1).since(wall));
+                let turn = Turn { used, window: end.since(begin), left };
+                self.siblings.requests.turn(&idle, turn, now.mono);
             }
         }
     }
@@ -147,7 +153,10 @@ impl Limits {
             }
             Some((taken, view.used + taken, view.rights, plenty))
         };
-        let (taken, used, allowance, plenty) = self.with_entry(rights, key, take)??;
+        let Some((taken, used, allowance, plenty)) = self.with_entry(rights, key, take)? else {
+            // The slot has to begin first: who asks then is not kept waiting by this ask.
+            return Some(self.siblings.grants.settle(from, ask, 0, true, false));
+        };
         self.stats.granted += taken;
         if gives {
             self.consider_mark(rights, key, slot, used, allowance);
@@ -168,13 +177,15 @@ impl Limits {
 
     /// Publishes what was granted.
     pub(super) fn take_grants(&mut self, from: &NodeName, by: u64, grants: &[Grant], now: Now) {
-        let limiter = self.limiter();
+        let (limiter, wall) = (self.limiter(), self.wall());
         for grant in grants {
             let Some(rights) = limiter.rights(grant.cell.limit) else { continue };
             if !self.shared.gates.of(grant.cell.key).is_foreign() {
                 continue;
             }
-            let Some(published) = self.siblings.requests.handle_grant(from, by, *grant, now.mono) else { continue };
+            let left = rights.terms.end(grant.cell.slot).since(wall);
+            let published = self.siblings.requests.handle_grant((from, by), *grant, left, now.mono);
+            let Some(published) = published else { continue };
             self.publish_granted(rights, published);
             self.siblings.relief = true;
         }
@@ -199,6 +210,3 @@ impl Limits {
 
 /// How often a node looks at its counters while it holds chunks.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
-
-/// What is asked ahead of the next slot lasts this long.
-const AHEAD: Duration = Duration::from_millis(100);

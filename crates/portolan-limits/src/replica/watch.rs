@@ -95,12 +95,14 @@ impl Limits {
         };
         let elapsed = self.wall().since(rights.terms.begin(slot)).as_secs_f64();
         let window = rights.terms.length(slot);
-        // At the pace of the slot so far, with a margin that keeps a few first requests from looking like a flood. What the
-        // other nodes were granted for the whole slot is nobody's pace.
-        let paced = |used: u64| (used as f64 - 2.0 * (used as f64).sqrt()) * window > base as f64 * elapsed;
+        // What the other nodes were granted for the whole slot is nobody's pace, and most of it will not be used.
         let spare = || self.siblings.grants.spare(&Cell { limit: rights.id, key, slot });
+        let half = |used: u64| used.saturating_mul(2) >= base;
+        let much = half(look.used) && half(look.used.saturating_sub(spare() / 2));
+        // At the pace of the slot so far, with a margin that keeps a few first requests from looking like a flood.
+        let paced = |used: u64| (used as f64 - 2.0 * (used as f64).sqrt()) * window > base as f64 * elapsed;
         let fast = paced(look.used) && paced(look.used.saturating_sub(spare()));
-        look.refused > 0 || look.used.saturating_mul(2) >= base || fast || self.shares_view(rights)
+        look.refused > 0 || much || fast || self.shares_view(rights)
     }
 
     /// Takes in what happened to a key since the last look, and says whether it is under pressure.

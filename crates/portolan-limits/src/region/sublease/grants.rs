@@ -1,12 +1,12 @@
 //! The owner's side: what each node of the region was granted. Decides how large a chunk is; the caller takes the units
 //! from the key's entry before the answer leaves, so that they count as consumed.
 
-use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
+use std::collections::{VecDeque, hash_map::Entry};
 
 use portolan_model::NodeName;
-use smallvec::SmallVec;
 
 use super::{Ask, Cell, Grant};
+use crate::keyed::Keyed;
 
 /// What was granted, by cell and node.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct Grants {
     life: u64,
     /// Nodes that ever asked; below by their position.
     nodes: Vec<NodeName>,
-    given: BTreeMap<Cell, SmallVec<[(u16, Given); 2]>>,
+    given: Keyed<Vec<Given>>,
     /// Cells of nodes in `given`.
     held: usize,
     /// Asks that found nothing while more was expected.
@@ -23,8 +23,12 @@ pub(crate) struct Grants {
     pub refused: u64,
 }
 
+/// What one node was granted of a key in one slot.
 #[derive(Clone, Copy, Debug, Default)]
 struct Given {
+    slot: u64,
+    /// The node, by its position.
+    node: u16,
     /// The asker's process.
     life: u64,
     granted: u64,
@@ -53,19 +57,24 @@ pub(crate) struct Step {
 impl Grants {
     /// Of a process; `life` tells it from every other one of the region.
     pub fn new(life: u64) -> Self {
-        Self { life, nodes: Vec::new(), given: BTreeMap::new(), held: 0, waiting: VecDeque::new(), refused: 0 }
+        Self { life, nodes: Vec::new(), given: Keyed::default(), held: 0, waiting: VecDeque::new(), refused: 0 }
     }
 
-    /// Takes an ask of the process `life` of `from`. `None`: nothing can be granted for want of room.
+    /// Takes an ask of the process `life` of `from`. `None`: nothing can be granted, for want of room or to a process that
+    /// has ended.
     pub fn handle_ask(&mut self, from: &NodeName, life: u64, ask: &Ask) -> Option<Step> {
         let own = self.life;
         let Some(given) = self.given_to(from, ask) else {
             self.refused += 1;
             return None;
         };
+        if life < given.life {
+            // An ask of a process that has ended came late: the one after it must not start anew for it.
+            return None;
+        }
         if given.life != life {
             // What an earlier process of the node had is consumed, whether it spent it or not.
-            *given = Given { life, lost: given.of_bucket(), ..Given::default() };
+            *given = Given { life, lost: given.of_bucket(), ..Given::of(given.slot, given.node) };
         }
         let (granted, returned, spent) =
             if ask.granted_by == own { (ask.granted, ask.returned, ask.spent) } else { (0, 0, 0) };
@@ -111,34 +120,38 @@ impl Grants {
     /// Units of a bucket that are granted, not returned, and not known to be spent. Those that were borrowed are missing
     /// from the lender's bucket, not from this one.
     pub fn out(&self, cell: &Cell) -> u64 {
-        let given = self.given.get(cell).into_iter().flatten();
-        given.fold(0, |sum, (_, given)| sum.saturating_add(given.of_bucket()))
+        self.of_cell(cell).fold(0, |sum, given| sum.saturating_add(given.of_bucket()))
     }
 
     /// Units of a cell that are granted because there was plenty, and not returned: for the whole slot, be they spent or not.
     pub fn spare(&self, cell: &Cell) -> u64 {
-        let given = self.given.get(cell).into_iter().flatten();
-        given.fold(0, |sum, (_, given)| sum.saturating_add(given.spare.saturating_sub(given.returned)))
+        self.of_cell(cell).fold(0, |sum, given| sum.saturating_add(given.spare.saturating_sub(given.returned)))
+    }
+
+    fn of_cell(&self, cell: &Cell) -> impl Iterator<Item = &Given> {
+        let given = self.given.get(&(cell.limit, cell.key)).into_iter().flatten();
+        given.filter(|given| given.slot == cell.slot)
     }
 
     /// What a node was granted of a cell; `None` when there is no room to keep it.
     fn given_to(&mut self, from: &NodeName, ask: &Ask) -> Option<&mut Given> {
         let node = self.number(from)?;
+        let Cell { limit, key, slot } = ask.cell;
         let full = self.held >= MAX_GIVEN;
-        let nodes = match self.given.entry(ask.cell) {
+        let of_key = match self.given.entry((limit, key)) {
             Entry::Vacant(_) if full => return None,
             entry => entry.or_default(),
         };
-        let at = match nodes.iter().position(|(of, _)| *of == node) {
+        let at = match of_key.iter().position(|given| (given.slot, given.node) == (slot, node)) {
             Some(at) => at,
             None if full => return None,
             None => {
                 self.held += 1;
-                nodes.push((node, Given::default()));
-                nodes.len() - 1
+                of_key.push(Given::of(slot, node));
+                of_key.len() - 1
             }
         };
-        Some(&mut nodes[at].1)
+        Some(&mut of_key[at])
     }
 
     fn number(&mut self, node: &NodeName) -> Option<u16> {
@@ -167,8 +180,16 @@ impl Grants {
 
     /// Forgets cells that are not `live`.
     pub fn retain(&mut self, live: impl Fn(&Cell) -> bool) {
-        self.given.retain(|cell, _| live(cell));
-        self.held = self.given.values().map(SmallVec::len).sum();
+        self.held = 0;
+        self.given.retain(|&(limit, key), of_key| {
+            of_key.retain(|given| live(&Cell { limit, key, slot: given.slot }));
+            self.held += of_key.len();
+            !of_key.is_empty()
+        });
+        if self.given.is_empty() {
+            // Room for a flood of keys is not kept for ever.
+            self.given = Keyed::default();
+        }
         self.waiting.retain(|(_, _, ask)| live(&ask.cell));
     }
 }
@@ -182,6 +203,10 @@ pub(crate) fn chunk(available: u64, nodes: usize, waiting: u64, need: u64, most_
 }
 
 impl Given {
+    fn of(slot: u64, node: u16) -> Self {
+        Self { slot, node, ..Self::default() }
+    }
+
     fn of_bucket(&self) -> u64 {
         (self.granted - self.returned - self.spent).saturating_sub(self.borrowed).saturating_add(self.lost)
     }

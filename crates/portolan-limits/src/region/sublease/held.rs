@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use portolan_model::{NodeName, Timestamp};
+use smallvec::SmallVec;
 
 use super::{Ask, Cell, Grant};
 
@@ -12,12 +13,10 @@ use super::{Ask, Cell, Grant};
 pub(super) struct Held {
     /// None where the place is free.
     pub cell: Option<Cell>,
-    /// The owner's process that grants at present, and what it granted.
-    by: Option<(NodeName, u64)>,
-    granted: u64,
-    returned: u64,
-    /// Processes that granted before, and what: their late answers are not counted again.
-    past: Vec<(NodeName, u64, u64)>,
+    /// The latest process of each owner that granted something; that which grants at present is the last.
+    sources: SmallVec<[Source; 1]>,
+    /// What processes granted that have ended.
+    ended: u64,
     /// The last addition.
     chunk: u64,
     /// The owner said that there is plenty.
@@ -49,12 +48,21 @@ pub(super) struct Held {
     /// Last use.
     pub touched: Timestamp,
     /// When to look whether something goes back.
-    pub look_at: Timestamp,
+    pub look_at: Option<Timestamp>,
     more: bool,
     /// Something came since the rest was last handed back.
     rest: bool,
     /// The slot ends: its rest was handed back.
     pub closing: bool,
+}
+
+/// A process of an owner, and what went between it and this node.
+#[derive(Clone, Debug)]
+struct Source {
+    node: NodeName,
+    life: u64,
+    granted: u64,
+    returned: u64,
 }
 
 impl Held {
@@ -81,34 +89,45 @@ impl Held {
 
     /// Takes an answer; says whether there is more now, or `None` when it is not to be heeded.
     pub fn handle_grant(&mut self, from: &NodeName, life: u64, grant: &Grant, now: Timestamp) -> Option<bool> {
-        let before = self.rights();
-        match &self.by {
-            Some((node, by)) if (node, *by) == (from, life) => {
-                self.chunk = if grant.granted > self.granted { grant.granted - self.granted } else { self.chunk };
-                self.granted = self.granted.max(grant.granted);
-            }
-            _ if !self.takes(from, life) => return None,
-            _ => {
-                if let Some((node, by)) = self.by.replace((from.clone(), life)) {
-                    self.past.push((node, by, self.granted));
-                }
-                (self.granted, self.returned, self.chunk) = (grant.granted, 0, grant.granted);
-            }
+        let known = self.sources.iter().position(|source| source.node == *from);
+        let ended = known.is_some_and(|at| life < self.sources[at].life);
+        let present = known.is_some_and(|at| at + 1 == self.sources.len() && self.sources[at].life == life);
+        // Another process than the present one may grant in answer to an ask.
+        if ended || !present && self.again.is_none() {
+            return None;
         }
+        if known.is_none() && self.sources.len() >= MAX_SOURCES {
+            (self.again, self.quiet_until) = (None, now + QUIET);
+            return None;
+        }
+        let fresh = Source { node: from.clone(), life, granted: 0, returned: 0 };
+        let mut source = match known.map(|at| self.sources.remove(at)) {
+            // Whoever has the key back goes on from what it granted before.
+            Some(source) if source.life == life => source,
+            Some(before) => {
+                self.ended = self.ended.saturating_add(before.granted);
+                fresh
+            }
+            None => fresh,
+        };
+        let gained = grant.granted.saturating_sub(source.granted);
+        source.granted += gained;
+        self.sources.push(source);
+        self.chunk = if present && gained == 0 { self.chunk } else { gained };
         (self.again, self.more, self.plenty) = (None, grant.more, grant.plenty);
-        let gained = self.rights() > before;
-        self.rest |= gained;
-        if !gained && !grant.more {
+        self.rest |= gained > 0;
+        if gained == 0 && !grant.more {
             self.quiet_until = now + QUIET;
         }
-        // What waited has its answer; whoever is refused anew counts anew.
-        (self.waiting, self.need, self.wish) = (0, 0, 0);
-        Some(gained)
+        // What waits on is asked for anew, if there is any; what waited in vain has its answer, and counts anew.
+        self.waiting = if grant.more && gained > 0 { self.waiting.saturating_sub(gained) } else { 0 };
+        (self.need, self.wish) = (self.waiting, 0);
+        Some(gained > 0)
     }
 
     /// Whether less came back to the owner than was handed back, by its own word.
     pub fn misses(&self, grant: &Grant) -> bool {
-        grant.returned < self.returned
+        self.present().is_some_and(|source| grant.returned < source.returned)
     }
 
     /// The key was this node's, and is not from now on; `used` of the slot.
@@ -125,8 +144,9 @@ impl Held {
         self.used = self.used.saturating_add(units);
         (self.chunk, self.rest) = (0, false);
         // What an owner granted that is gone is lost.
-        let to_owner = units.min(self.granted - self.returned);
-        self.returned += to_owner;
+        let Some(source) = self.sources.last_mut() else { return false };
+        let to_owner = units.min(source.granted - source.returned);
+        source.returned += to_owner;
         to_owner > 0
     }
 
@@ -140,6 +160,11 @@ impl Held {
         self.rest && now.since(self.touched) >= self.kept()
     }
 
+    /// Whether something came since the rest was last handed back.
+    pub fn has_rest(&self) -> bool {
+        self.rest
+    }
+
     /// Whether something was used since it was last looked at, and takes note of that.
     pub fn was_used(&mut self, used: u64, now: Timestamp) -> bool {
         let was = std::mem::replace(&mut self.seen, used) != used;
@@ -147,12 +172,16 @@ impl Held {
         was
     }
 
-    /// When something may go back next, `left` before the slot ends or when it was not used for long enough.
-    pub fn next_look(&self, now: Timestamp, left: Option<Duration>) -> Timestamp {
+    /// When something may go back next: when nobody has used it for long enough, or, of a slot that ends `left` from now,
+    /// shortly before that. Never of one whose rest went back as it ended, unless more comes.
+    pub fn next_look(&self, now: Timestamp, left: Option<Duration>) -> Option<Timestamp> {
         let kept = if self.rest { self.kept() } else { KEPT_OF_PLENTY };
         let idle = if self.touched + kept > now { self.touched + kept } else { now + kept };
-        let ends = left.map(|left| now + left.saturating_sub(HAND_BACK).max(LOOK));
-        ends.map_or(idle, |ends| idle.min(ends))
+        match left {
+            _ if self.closing => self.rest.then_some(now + LOOK),
+            Some(left) => Some(idle.min(now + left.saturating_sub(HAND_BACK).max(LOOK))),
+            None => Some(idle),
+        }
     }
 
     /// Whether the next ask should say what is spent: not oftener than a counter allows.
@@ -168,11 +197,11 @@ impl Held {
 
     /// What to tell and ask `owner`, with the totals of its process that is known here.
     pub fn ask(&self, cell: Cell, owner: &NodeName) -> Ask {
-        let Self { waiting, need, wish, granted, returned, .. } = *self;
-        let (granted_by, granted, returned, spent) = match &self.by {
-            Some((node, life)) if node == owner => (*life, granted, returned, self.spent()),
-            _ => (0, 0, 0, 0),
-        };
+        let Self { waiting, need, wish, .. } = *self;
+        let known = self.sources.iter().enumerate().rev().find(|(_, source)| source.node == *owner);
+        let (granted_by, granted, returned) =
+            known.map_or((0, 0, 0), |(_, source)| (source.life, source.granted, source.returned));
+        let spent = if known.is_some_and(|(at, _)| at + 1 == self.sources.len()) { self.spent() } else { 0 };
         // What is lost on its way back to who has plenty is missed by nobody.
         let silent = need == 0 && wish == 0 && self.plenty;
         Ask { cell, granted_by, granted, returned, spent, waiting, need, wish, silent }
@@ -180,7 +209,11 @@ impl Held {
 
     /// All that was ever granted.
     pub fn rights(&self) -> u64 {
-        self.past.iter().fold(self.granted, |sum, (.., granted)| sum.saturating_add(*granted))
+        self.sources.iter().fold(self.ended, |sum, source| sum.saturating_add(source.granted))
+    }
+
+    fn present(&self) -> Option<&Source> {
+        self.sources.last()
     }
 
     /// What is left when more is asked for. A chunk of plenty is meant for the whole slot.
@@ -199,14 +232,9 @@ impl Held {
 
     /// What is spent for certain of what the present owner granted: what earlier ones did goes first.
     fn spent(&self) -> u64 {
-        let past = self.rights() - self.granted;
-        self.settled.saturating_sub(self.before).saturating_sub(past).saturating_sub(self.returned)
-    }
-
-    /// Whether another process than the present one may grant: one that never did, in answer to an ask.
-    fn takes(&self, from: &NodeName, life: u64) -> bool {
-        let known = self.past.iter().any(|(node, by, _)| (node, *by) == (from, life));
-        !known && self.again.is_some() && self.past.len() < MAX_PAST
+        let (granted, returned) = self.present().map_or((0, 0), |source| (source.granted, source.returned));
+        let past = self.rights() - granted;
+        self.settled.saturating_sub(self.before).saturating_sub(past).saturating_sub(returned)
     }
 
     /// How long a rest is kept that nobody uses: else a node that served one request of a day would hold a chunk of the day.
@@ -233,8 +261,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How long a charge can be told from those of other times, by a clock that may stand still for a round.
 pub(crate) const TOLD_APART: Duration = Duration::from_millis(150);
 
-/// Owner's processes that grant in one slot; beyond it the slot's rest is left to the other nodes.
-const MAX_PAST: usize = 16;
+/// Nodes that may own a key within one slot; beyond it the slot's rest is left to the others.
+const MAX_SOURCES: usize = 128;
 
 /// How long a node asks nothing after the owner had nothing: one round of lending between regions.
 const QUIET: Duration = Duration::from_millis(100);

@@ -14,18 +14,21 @@ impl Pace {
     /// Takes note of what was used of a slot that lasts for `window`.
     pub fn note(&mut self, used: u64, window: Duration) {
         let part = MOMENT.as_secs_f32() / window.max(MOMENT).as_secs_f32();
-        self.0 += (used as f32 * part - self.0) / SMOOTHING;
+        let used = used as f32 * part;
+        self.0 += (used - self.0) / if used > self.0 { RISING } else { FALLING };
     }
 
-    /// Units that nearly always last for a moment: two standard deviations above the mean of requests that come by chance
+    /// Units that nearly always last for a moment: three standard deviations above the mean of requests that come by chance
     /// (Poisson). None of a key that is used too rarely for a guess.
     pub fn wish(self) -> u64 {
-        if self.0 < RARELY { 0 } else { (self.0 + 2.0 * self.0.sqrt()).ceil() as u64 }
+        if self.0 < RARELY { 0 } else { (self.0 + 3.0 * self.0.sqrt()).ceil() as u64 }
     }
 }
 
-/// Slots that a guess looks back on, about.
-const SMOOTHING: f32 = 4.0;
+/// Slots that a guess looks back on, about. It falls slowly: what was asked for in vain nobody misses, what was not asked for
+/// is asked for alone.
+const RISING: f32 = 4.0;
+const FALLING: f32 = 8.0;
 
 /// Units in a moment below which nothing is asked for ahead.
 const RARELY: f32 = 0.25;
@@ -45,9 +48,9 @@ mod tests {
         assert_eq!(after(&[], second), 0);
         assert_eq!(after(&[1], second), 2);
         assert_eq!(after(&[0], second), 0);
-        assert_eq!(after(&[4; 20], second), 8);
-        assert_eq!(after(&[0; 9], second), 2);
+        assert_eq!(after(&[4; 20], second), 10);
+        assert_eq!(after(&[0; 20], second), 2);
         assert_eq!(after(&[0], second), 0);
-        assert_eq!(after(&[240; 20], 60 * second), 8, "of a minute it is what a second takes");
+        assert_eq!(after(&[240; 20], 60 * second), 10, "of a minute it is what a second takes");
     }
 }

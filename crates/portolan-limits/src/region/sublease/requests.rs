@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use portolan_config::LimitId;
 use portolan_model::{NodeName, Timestamp};
 use smallvec::SmallVec;
 
@@ -17,12 +16,12 @@ use super::{
     held::{HAND_BACK, Held, LOOK},
     pace::Pace,
 };
-use crate::key::Key;
+use crate::{key::Key, keyed::Keyed};
 
 /// What a node was granted by owners.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    keys: BTreeMap<(LimitId, Key), Asker>,
+    keys: Keyed<Asker>,
     cells: Cells,
 }
 
@@ -61,6 +60,8 @@ pub(crate) struct Idle {
     at: At,
     /// For its slot ends.
     pub ends: bool,
+    /// And this is told for the first time.
+    pub turns: bool,
     /// The owner has plenty.
     pub plenty: bool,
 }
@@ -76,10 +77,29 @@ pub(crate) struct Published {
     pub pending: bool,
 }
 
+/// How a slot ended at this node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// Used of it in all.
+    pub used: u64,
+    /// How long it lasted.
+    pub window: Duration,
+    /// Until the next one ends; none where nothing is granted before a slot begins.
+    pub left: Option<Duration>,
+}
+
+impl Turn {
+    /// Of what was spent of a slot, what the first moments of the next need. One request that will ask for itself is none.
+    fn need(&self, spent: u64) -> u64 {
+        let share = AHEAD.as_secs_f64() / self.window.max(AHEAD).as_secs_f64();
+        (spent.saturating_sub(1) as f64 * share).ceil() as u64
+    }
+}
+
 impl Requests {
     /// For so many cells at one time; further ones are refused and counted.
     pub fn new(capacity: usize) -> Self {
-        Self { keys: BTreeMap::new(), cells: Cells { capacity: capacity.min(At::MAX as usize), ..Cells::default() } }
+        Self { keys: Keyed::default(), cells: Cells { capacity: capacity.min(At::MAX as usize), ..Cells::default() } }
     }
 
     /// Cells there was no room for.
@@ -100,19 +120,19 @@ impl Requests {
         }
     }
 
-    /// Takes note that a slot of a key, which lasts for `window`, ends with so much `used` in all, and asks ahead for the
-    /// next: for `need` units at any rate, and where there is plenty for what the key is likely to use.
-    pub fn turn(&mut self, ended: &Idle, used: u64, window: Duration, need: impl Fn(u64) -> u64, now: Timestamp) {
+    /// Takes note of what was used of a slot of a key that ends, and asks ahead for the next: for what the key needs within
+    /// a round trip at any rate, and where there is plenty for what it is likely to use.
+    pub fn turn(&mut self, ended: &Idle, turn: Turn, now: Timestamp) {
         let cell = ended.cell;
         let Some(asker) = self.keys.get_mut(&(cell.limit, cell.key)) else { return };
-        let spent = self.cells.at(ended.at).spent_of(used);
-        asker.pace.note(spent, window);
-        let (need, wish) = (need(spent), asker.pace.wish());
+        let spent = self.cells.at(ended.at).spent_of(turn.used);
+        asker.pace.note(spent, turn.window);
+        let (need, wish) = (turn.need(spent), asker.pace.wish());
         let next = Cell { slot: cell.slot + 1, ..cell };
-        if need == 0 && wish == 0 || asker.of(next.slot).is_some() {
+        if turn.left.is_none() || need == 0 && wish == 0 || asker.of(next.slot).is_some() {
             return;
         }
-        if let Some(at) = self.cells.begin(next, 0, now) {
+        if let Some(at) = self.cells.begin(next, 0, turn.left, now) {
             asker.slots.push((next.slot, at));
             let held = self.cells.at(at);
             (held.need, held.wish) = (need, wish);
@@ -120,8 +140,14 @@ impl Requests {
         }
     }
 
-    /// Takes an answer of the process `life` of `from`.
-    pub fn handle_grant(&mut self, from: &NodeName, life: u64, grant: Grant, now: Timestamp) -> Option<Published> {
+    /// Takes an answer of the process `life` of `from`, `left` before the slot ends.
+    pub fn handle_grant(
+        &mut self,
+        (from, life): (&NodeName, u64),
+        grant: Grant,
+        left: Duration,
+        now: Timestamp,
+    ) -> Option<Published> {
         let Cell { limit, key, slot } = grant.cell;
         let at = self.keys.get(&(limit, key))?.of(slot)?;
         let held = self.cells.at(at);
@@ -129,13 +155,14 @@ impl Requests {
         let rights = held.rights().saturating_add(held.before);
         let low_water = rights.saturating_sub(held.ahead());
         let published = Published { cell: grant.cell, rights, low_water, pending: held.more() };
+        let asks = held.misses(&grant) || held.waiting > 0;
         // It may have come late: to a slot that ends, or to a key that nobody asks for any more.
-        let early = gained && now + LOOK < held.look_at;
-        let misses = held.misses(&grant);
-        if early {
-            self.cells.look(at, now + LOOK);
+        let next = held.next_look(now, Some(left));
+        let sooner = next.is_some_and(|next| held.look_at.is_none_or(|planned| next < planned));
+        if gained && sooner {
+            self.cells.look(at, next);
         }
-        if misses {
+        if asks {
             self.cells.ask(at);
         }
         Some(published)
@@ -175,11 +202,12 @@ impl Requests {
             let (planned, places) = looks.remove_entry();
             for at in places {
                 let held = self.cells.at(at);
-                let Some(cell) = held.cell.filter(|_| held.look_at == planned) else { continue };
-                let left = left(&cell).filter(|_| !held.closing);
+                let Some(cell) = held.cell.filter(|_| held.look_at == Some(planned)) else { continue };
+                let left = left(&cell);
                 let ends = left.is_some_and(|left| left <= HAND_BACK);
-                if ends || held.is_idle(now) && !held.was_used(used(&cell), now) {
-                    idle.push(Idle { cell, at, ends, plenty: held.plenty });
+                let turns = ends && !held.closing;
+                if turns || ends && held.has_rest() || held.is_idle(now) && !held.was_used(used(&cell), now) {
+                    idle.push(Idle { cell, at, ends, turns, plenty: held.plenty });
                 }
                 let next = held.next_look(now, left);
                 self.cells.look(at, next);
@@ -266,12 +294,12 @@ impl Requests {
     #[cfg(test)]
     pub fn idle_cell(&self, cell: &Cell) -> Option<Idle> {
         let at = self.keys.get(&(cell.limit, cell.key))?.of(cell.slot)?;
-        Some(Idle { cell: *cell, at, ends: false, plenty: false })
+        Some(Idle { cell: *cell, at, ends: false, turns: false, plenty: false })
     }
 
     /// Makes room for a cell that is not held, of which so much is used already.
     fn begin(&mut self, cell: Cell, before: u64, now: Timestamp) -> Option<At> {
-        let at = self.cells.begin(cell, before, now)?;
+        let at = self.cells.begin(cell, before, None, now)?;
         self.keys.entry((cell.limit, cell.key)).or_default().slots.push((cell.slot, at));
         Some(at)
     }
@@ -282,7 +310,8 @@ impl Cells {
         &mut self.held[at as usize]
     }
 
-    fn begin(&mut self, cell: Cell, before: u64, now: Timestamp) -> Option<At> {
+    /// Holds a cell, with what is `left` of its slot if that is known: else it is looked at soon.
+    fn begin(&mut self, cell: Cell, before: u64, left: Option<Duration>, now: Timestamp) -> Option<At> {
         let at = match self.free.pop() {
             Some(at) => at,
             None if self.held.len() < self.capacity => {
@@ -296,7 +325,8 @@ impl Cells {
         };
         let held = self.at(at);
         (held.cell, held.before, held.touched) = (Some(cell), before, now);
-        self.look(at, now);
+        let first = left.map_or(Some(now), |_| held.next_look(now, left));
+        self.look(at, first);
         Some(at)
     }
 
@@ -311,11 +341,13 @@ impl Cells {
         }
     }
 
-    /// Plans the next look at a cell.
-    fn look(&mut self, at: At, when: Timestamp) {
-        let when = Timestamp::from_nanos(when.as_nanos().next_multiple_of(LOOK.as_nanos() as u64));
+    /// Plans the next look at a cell, if there is to be one.
+    fn look(&mut self, at: At, when: Option<Timestamp>) {
+        let when = when.map(|when| Timestamp::from_nanos(when.as_nanos().next_multiple_of(LOOK.as_nanos() as u64)));
         self.at(at).look_at = when;
-        self.looks.entry(when).or_default().push(at);
+        if let Some(when) = when {
+            self.looks.entry(when).or_default().push(at);
+        }
     }
 }
 
@@ -327,3 +359,6 @@ impl Asker {
 
 /// After which time an ask is sent again: some round trips within a region.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What is needed of the next slot at any rate lasts this long.
+const AHEAD: Duration = Duration::from_millis(100);

@@ -20,6 +20,9 @@ fn cell() -> Cell {
     Cell { limit: LimitId(1), key: Key::from_bits(9), slot: 4 }
 }
 
+/// Until the slot ends.
+const LEFT: Duration = Duration::from_secs(60);
+
 fn ask(granted: u64, returned: u64, need: u64) -> Ask {
     Ask { cell: cell(), granted_by: 7, granted, returned, spent: 0, waiting: need.min(1), need, wish: 0, silent: false }
 }
@@ -55,6 +58,10 @@ fn an_ask_that_is_repeated_or_late_is_granted_once() {
     assert_eq!(grants.handle_ask(&from, 1, &foreign), step(0, false));
     // What a process took with it is not given a second time, and not taken back either.
     assert_eq!(grants.handle_ask(&from, 2, &ask(0, 5, 1)), step(0, true));
+    // A late ask of it does not make the later one start anew.
+    assert_eq!(grants.handle_ask(&from, 1, &ask(5, 5, 1)), None);
+    assert_eq!(grants.settle(&from, &ask(0, 0, 1), 1, true, false).granted, 1);
+    assert_eq!(grants.handle_ask(&from, 2, &ask(1, 0, 1)), step(0, true));
 }
 
 #[test]
@@ -78,20 +85,40 @@ fn tokens_that_were_borrowed_and_passed_on_are_not_missing_from_the_owner_s_buck
 }
 
 #[test]
-fn a_late_answer_of_an_owner_s_earlier_process_is_not_counted_again() {
+fn an_owner_that_has_a_key_back_goes_on_and_a_process_that_has_ended_is_not_heeded() {
     let (owner, heir) = (node("a"), node("e"));
     let mut requests = Requests::new(4);
     let mut now = Timestamp::ZERO;
-    let mut ask = |requests: &mut Requests, used, by: &NodeName, life, granted| {
+    let mut ask = |used, by: &NodeName, life, granted| {
+        now = now + Duration::from_millis(200);
         requests.handle_use(cell(), used, 1, now);
         let sent = requests.poll_ask(now, |_| Some(by.clone())).map(|(_, ask)| ask.granted);
-        now = now + Duration::from_millis(200);
         let grant = Grant { cell: cell(), granted, returned: 0, more: true, plenty: false };
-        (sent, requests.handle_grant(by, life, grant, now).map(|published| published.rights))
+        let answered = requests.handle_grant((by, life), grant, LEFT, now).map(|published| published.rights);
+        (sent, answered)
     };
-    assert_eq!(ask(&mut requests, 0, &owner, 1, 10), (Some(0), Some(10)));
-    assert_eq!(ask(&mut requests, 10, &heir, 1, 5), (Some(0), Some(15)));
-    assert_eq!(ask(&mut requests, 15, &owner, 1, 12), (Some(0), None));
+    assert_eq!(ask(0, &owner, 1, 10), (Some(0), Some(10)));
+    assert_eq!(ask(10, &heir, 1, 5), (Some(0), Some(15)));
+    assert_eq!(ask(15, &owner, 1, 12), (Some(10), Some(17)), "it had granted ten before");
+    assert_eq!(ask(17, &owner, 2, 4), (Some(12), Some(21)), "a later process of it begins anew");
+    assert_eq!(ask(21, &owner, 1, 90), (Some(4), None), "an earlier one has ended");
+}
+
+#[test]
+fn what_waits_on_after_a_part_of_it_came_is_asked_for_at_once() {
+    let owner = node("a");
+    let mut requests = Requests::new(4);
+    let now = Timestamp::ZERO;
+    requests.handle_use(cell(), 0, 3, now);
+    let mut waits = |granted, more| {
+        let sent = requests.poll_ask(now, |_| Some(owner.clone())).map(|(_, ask)| (ask.waiting, ask.need));
+        let grant = Grant { cell: cell(), granted, returned: 0, more, plenty: false };
+        requests.handle_grant((&owner, 1), grant, LEFT, now);
+        sent
+    };
+    assert_eq!(waits(2, true), Some((3, 3)));
+    assert_eq!(waits(2, false), Some((1, 1)), "two of three have theirs");
+    assert_eq!(waits(2, true), None, "there is no more");
 }
 
 #[test]
@@ -105,7 +132,7 @@ fn of_a_key_that_a_node_owned_for_a_while_it_may_use_what_is_granted_after_that(
             let sent = requests.poll_ask(now, |_| Some(owner.clone())).map(|(_, ask)| (ask.waiting, ask.need));
             now = now + Duration::from_millis(200);
             let grant = Grant { cell: cell(), granted, returned: 0, more: true, plenty: false };
-            (sent, requests.handle_grant(&owner, life, grant, now).map(|published| published.rights))
+            (sent, requests.handle_grant((&owner, life), grant, LEFT, now).map(|published| published.rights))
         };
         // Five were used before the first grant.
         requests.handle_use(cell(), 5, 0, Timestamp::ZERO);
@@ -126,13 +153,20 @@ struct Region {
     pool: u64,
     /// There is never plenty.
     scarce: bool,
-    grants: Grants,
-    owner_life: u64,
+    /// Owners by turns, who spend from the same pool: a later one begins with what is left.
+    owners: [Owner; 2],
+    owner: usize,
     nodes: Vec<Asker>,
-    asks: Vec<(usize, u64, Ask)>,
-    answers: Vec<(usize, u64, u64, Grant)>,
+    asks: Vec<(usize, u64, usize, Ask)>,
+    answers: Vec<(usize, u64, (usize, u64), Grant)>,
     spent: u64,
     now: Timestamp,
+}
+
+struct Owner {
+    name: NodeName,
+    life: u64,
+    grants: Grants,
 }
 
 struct Asker {
@@ -142,6 +176,12 @@ struct Asker {
     rights: u64,
     used: u64,
     refused: u64,
+}
+
+impl Owner {
+    fn new(at: usize, life: u64) -> Self {
+        Self { name: node(["a", "e"][at]), life, grants: Grants::new(life) }
+    }
 }
 
 impl Asker {
@@ -157,8 +197,8 @@ impl Region {
             quota,
             pool: quota,
             scarce: false,
-            grants: Grants::new(100),
-            owner_life: 100,
+            owners: [Owner::new(0, 100), Owner::new(1, 7)],
+            owner: 0,
             nodes: (0..3).map(|at| Asker::new(at, 1)).collect(),
             asks: Vec::new(),
             answers: Vec::new(),
@@ -188,36 +228,46 @@ impl Region {
     }
 
     fn send(&mut self) {
+        let owner = self.owners[self.owner].name.clone();
         for (at, node) in self.nodes.iter_mut().enumerate() {
             node.requests.handle_timeout(self.now);
-            let owner = |_: &Cell| Some(super::tests::node("a"));
-            while let Some((_, ask)) = node.requests.poll_ask(self.now, owner) {
-                self.asks.push((at, node.life, ask));
+            while let Some((_, ask)) = node.requests.poll_ask(self.now, |_| Some(owner.clone())) {
+                self.asks.push((at, node.life, self.owner, ask));
             }
         }
     }
 
     fn take_ask(&mut self, at: usize, keep: bool) {
-        let (from, life, ask) = if keep { self.asks[at] } else { self.asks.swap_remove(at) };
-        let name = self.nodes[from].name.clone();
-        let Some(step) = self.grants.handle_ask(&name, life, &ask) else { return };
+        let (from, life, to, ask) = if keep { self.asks[at] } else { self.asks.swap_remove(at) };
+        let (name, owner) = (&self.nodes[from].name, &mut self.owners[to]);
+        // Whoever does not own the key answers nothing.
+        if to != self.owner {
+            return;
+        }
+        let Some(step) = owner.grants.handle_ask(name, life, &ask) else { return };
         self.pool += step.refund;
         let plenty = !self.scarce && self.pool * 2 > self.quota;
         let taken = if step.grants { Grants::chunk(self.pool, 3, &ask, plenty, 1) } else { 0 };
         self.pool -= taken;
-        let grant = self.grants.settle(&name, &ask, taken, self.pool > 0, plenty);
-        self.answers.push((from, life, self.owner_life, grant));
+        let grant = owner.grants.settle(name, &ask, taken, self.pool > 0, plenty);
+        self.answers.push((from, life, (to, owner.life), grant));
     }
 
     fn take_answer(&mut self, at: usize, keep: bool) {
-        let (to, life, owner_life, grant) = if keep { self.answers[at] } else { self.answers.swap_remove(at) };
+        let (to, life, by, grant) = if keep { self.answers[at] } else { self.answers.swap_remove(at) };
         let node = &mut self.nodes[to];
         if node.life != life {
             return;
         }
-        if let Some(published) = node.requests.handle_grant(&super::tests::node("a"), owner_life, grant, self.now) {
+        let by = (&self.owners[by.0].name, by.1);
+        if let Some(published) = node.requests.handle_grant(by, grant, LEFT, self.now) {
             node.rights = node.rights.max(published.rights);
         }
+    }
+
+    fn change_owner(&mut self) {
+        self.owner = 1 - self.owner;
+        self.nodes.iter_mut().for_each(|node| node.requests.handle_owner_change());
     }
 
     /// Everything that is under way arrives, within a millisecond.
@@ -239,9 +289,12 @@ impl Region {
 
 #[test]
 fn under_overload_every_unit_is_spent_and_not_one_more() {
-    for quota in [1, 2, 7, 100, 1000] {
+    for (quota, turns) in [1, 2, 7, 100, 1000].into_iter().flat_map(|quota| [(quota, 2000), (quota, 90)]) {
         let mut region = Region::new(quota);
         for round in 0..2000usize {
+            if round % turns == turns - 1 {
+                region.change_owner();
+            }
             for at in 0..3 {
                 if round % (at + 1) == 0 {
                     region.request(at);
@@ -249,7 +302,7 @@ fn under_overload_every_unit_is_spent_and_not_one_more() {
             }
             region.exchange();
         }
-        assert_eq!(region.spent, quota);
+        assert_eq!(region.spent, quota, "the owner changes every {turns} rounds");
     }
 }
 
@@ -293,6 +346,7 @@ enum Turn {
     LoseAnswer(prop::sample::Index),
     Restart(usize),
     RestartOwner,
+    ChangeOwner,
     Pass(u64),
 }
 
@@ -308,6 +362,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => index().prop_map(Turn::LoseAnswer),
         1 => (0..3usize).prop_map(Turn::Restart),
         1 => Just(Turn::RestartOwner),
+        1 => Just(Turn::ChangeOwner),
         3 => (1..120u64).prop_map(Turn::Pass),
     ]
 }
@@ -335,9 +390,10 @@ proptest! {
                 Turn::Restart(at) => region.nodes[at] = Asker::new(at, region.nodes[at].life + 1),
                 // Its pool is what its marks left: nothing that it had granted comes back.
                 Turn::RestartOwner => {
-                    region.owner_life += 1;
-                    region.grants = Grants::new(region.owner_life);
+                    let (at, life) = (region.owner, region.owners[region.owner].life);
+                    region.owners[at] = Owner::new(at, life + 1);
                 }
+                Turn::ChangeOwner => region.change_owner(),
                 Turn::Pass(millis) => region.pass(millis),
                 Turn::Ask { .. } | Turn::Answer { .. } | Turn::LoseAsk(_) | Turn::LoseAnswer(_) => {}
             }
