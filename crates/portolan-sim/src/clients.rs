@@ -23,7 +23,7 @@ use crate::{
     load::{Due, Users, sends},
     outcome::Invariant,
     tally::Seen,
-    waiting::{Ask, Asked, Batch},
+    waiting::{Ask, Asked, Batch, Way},
     world::{Plan, World},
 };
 
@@ -41,6 +41,8 @@ pub struct Client {
     pub place: usize,
     /// Where its requests and queries come from.
     pub address: IpAddr,
+    /// The route that its requests took last.
+    pub way: Option<Rc<Way>>,
     /// What each user asks for, as decided last.
     pub asked: Vec<Option<Rc<Asked>>>,
     /// Chance of its requests.
@@ -67,7 +69,7 @@ pub struct Lasting {
     /// What it holds.
     pub charges: SmallVec<[Charge; 4]>,
     /// Where that is counted.
-    pub counters: SmallVec<[u32; 4]>,
+    pub counters: SmallVec<[u32; 2]>,
     /// Which of the charges its end gives back.
     pub refunded: SmallVec<[bool; 4]>,
 }
@@ -92,6 +94,7 @@ impl Client {
             Self {
                 place: sources.regions.ids().iter().position(|id| *id == load.region).unwrap_or_default(),
                 address: address_near(sources, &load.region),
+                way: None,
                 asked: Vec::new(),
                 due: Due::new(load, &mut draws),
                 draws,

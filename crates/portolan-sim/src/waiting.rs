@@ -42,17 +42,19 @@ impl Ask {
     }
 }
 
-/// What one user of one client asks for under one revision.
+/// What one user of one client asks for under one revision. There are as many as there are users, so small.
 pub struct Asked {
     revision: Revision,
-    way: Option<Way>,
+    way: Option<Rc<Way>>,
+    /// None of a limit that is not known.
+    claims: Option<SmallVec<[Claim; 2]>>,
+    counters: SmallVec<[u32; 2]>,
 }
 
-/// A route with the counters that a request on it is charged to.
-struct Way {
+/// The route of a client's requests under one revision, and what is true of all that take it.
+pub struct Way {
+    revision: Revision,
     route: Arc<Route>,
-    claims: Option<SmallVec<[Claim; 4]>>,
-    counters: SmallVec<[u32; 4]>,
     /// Limits that are closed while some region is unheard.
     closed: Vec<Arc<Limit>>,
     /// Whether one of the limits counts requests that are under way.
@@ -97,22 +99,22 @@ impl World<'_> {
         let now = batch.places[at].now;
         let unknown = || Admission::Wait(Wait::unknown(LimitId(u32::MAX), way.route.name.clone()));
         let admit = if ask.until.is_some() { Limiter::admit_again } else { Limiter::admit };
-        let admission = way.claims.as_ref().map_or_else(unknown, |claims| admit(&view.limiter, claims, now));
+        let admission = asked.claims.as_ref().map_or_else(unknown, |claims| admit(&view.limiter, claims, now));
         match admission {
             Admission::Allow(charges) => {
                 batch.allowed += 1;
-                self.allowed(&ask, way, charges, &mut batch.places[at]);
+                self.allowed(&ask, &asked, way, charges, &mut batch.places[at]);
             }
             Admission::Deny(denial) => {
                 batch.refused += 1;
-                self.denied(&ask, way, &denial, false);
+                self.denied(&ask, &asked, &denial, false);
             }
             Admission::Wait(wait) => {
                 batch.waiting += 1;
                 // What is awaited may change, so each is measured from the first time.
                 let until = ask.asked_at + wait.at_most;
                 if until <= self.now {
-                    self.denied(&ask, way, &wait.otherwise, wait.reason != WaitReason::Borrow);
+                    self.denied(&ask, &asked, &wait.otherwise, wait.reason != WaitReason::Borrow);
                     return;
                 }
                 if ask.until != Some(until) {
@@ -214,33 +216,53 @@ impl World<'_> {
 
     fn work_out(&mut self, client: usize, user: u32, view: &Arc<View>) -> Asked {
         let revision = view.revision;
-        let of = &self.clients[client];
-        let head = RequestHead { host: &of.load.host, path: &of.load.path, method: &of.load.method };
-        let Found::Route(route) = view.route(&head) else { return Asked { revision, way: None } };
+        let Some(way) = self.way(client, view) else {
+            return Asked { revision, way: None, claims: None, counters: SmallVec::new() };
+        };
         let tally = &mut self.tally;
-        let way = of.with_subject(user, |subject| {
-            let claims = view.claims(&route, subject);
-            let limits: Vec<&Arc<Limit>> =
-                route.limits.iter().filter_map(|name| view.intent.snapshot.limits.get(name)).collect();
-            let counter = |(claim, limit): (&Claim, &&Arc<Limit>)| {
-                tally.counter(limit, (claim.limit, claim.key), words(limit, &route, subject))
+        let (claims, counters) = self.clients[client].with_subject(user, |subject| {
+            let claims = view.claims(&way.route, subject);
+            let counter = |(claim, limit): (&Claim, &Arc<Limit>)| {
+                tally.counter(limit, (claim.limit, claim.key), words(limit, &way.route, subject))
             };
-            let counters = claims.iter().flatten().zip(&limits).map(counter).collect();
-            let closes =
-                |limit: &&Arc<Limit>| matches!(limit.on_partition, OnPartition::Closed | OnPartition::ClosedMinority);
-            let closed = limits.iter().copied().filter(closes).cloned().collect();
-            let holds = limits.iter().any(|limit| matches!(limit.algorithm, Algorithm::Concurrency { .. }));
-            let refunds = |limit: &&Arc<Limit>| limit.refund_on.iter().any(|on| on.takes_in(BAD_GATEWAY, true));
-            let refunded = limits.iter().map(refunds).collect();
-            Way { route: Arc::clone(&route), claims, counters, closed, holds, refunded }
+            let counters = claims.iter().flatten().zip(limits_of(&way.route, view)).map(counter).collect();
+            (claims.map(SmallVec::from_iter), counters)
         });
-        Asked { revision, way: Some(way) }
+        Asked { revision, way: Some(way), claims, counters }
     }
 
-    fn allowed(&mut self, ask: &Ask, way: &Way, charges: SmallVec<[Charge; 4]>, place: &mut Place) {
+    /// The way of a client's requests; none where no route takes them.
+    fn way(&mut self, client: usize, view: &Arc<View>) -> Option<Rc<Way>> {
+        let revision = view.revision;
+        let of = &mut self.clients[client];
+        if let Some(way) = of.way.as_ref().filter(|way| way.revision == revision) {
+            return Some(Rc::clone(way));
+        }
+        let head = RequestHead { host: &of.load.host, path: &of.load.path, method: &of.load.method };
+        let Found::Route(route) = view.route(&head) else { return None };
+        let limits: Vec<&Arc<Limit>> = limits_of(&route, view).collect();
+        let closes =
+            |limit: &&Arc<Limit>| matches!(limit.on_partition, OnPartition::Closed | OnPartition::ClosedMinority);
+        let closed = limits.iter().copied().filter(closes).cloned().collect();
+        let holds = limits.iter().any(|limit| matches!(limit.algorithm, Algorithm::Concurrency { .. }));
+        let refunds = |limit: &&Arc<Limit>| limit.refund_on.iter().any(|on| on.takes_in(BAD_GATEWAY, true));
+        let refunded = limits.iter().map(refunds).collect();
+        let way = Rc::new(Way { revision, route: Arc::clone(&route), closed, holds, refunded });
+        of.way = Some(Rc::clone(&way));
+        Some(way)
+    }
+
+    fn allowed(
+        &mut self,
+        ask: &Ask,
+        asked: &Asked,
+        way: &Way,
+        charges: SmallVec<[Charge; 4]>,
+        place: &mut Place,
+    ) {
         let seen = self.seen(ask.host);
         let Seen { place: region, at, .. } = seen;
-        let charged = charges.iter().zip(&way.counters).filter(|(charge, _)| !charge.shadow_refused);
+        let charged = charges.iter().zip(&asked.counters).filter(|(charge, _)| !charge.shadow_refused);
         for (charge, counter) in charged {
             let quota = place.view.limiter.policy(charge).map_or(0, |policy| policy.quota);
             if let Some(detail) = self.tally.admit(*counter, Charged::of(charge, quota), seen) {
@@ -253,13 +275,13 @@ impl World<'_> {
             let detail = format!("limit `{name}` is closed while a region is unheard, {region} admitted");
             self.oracle.violate(at, Invariant::LimitBound, detail);
         }
-        self.note_wait(ask, way);
+        self.note_wait(ask, asked);
         let fails = self.clients[ask.client].next_fails();
         let refunded = if fails { way.refunded.clone() } else { SmallVec::new() };
         if way.holds || refunded.contains(&true) {
             // One that lasts no time ends after all that is decided at this instant.
             let ends = place.now.mono + self.clients[ask.client].load.lasting;
-            let lasting = Lasting { life: ask.life, seen, charges, counters: way.counters.clone(), refunded };
+            let lasting = Lasting { life: ask.life, seen, charges, counters: asked.counters.clone(), refunded };
             self.agenda.plan(ends, Plan::Finish(Box::new(lasting)));
         }
         let forwards = *place.forwards.get_or_insert_with(|| {
@@ -272,19 +294,19 @@ impl World<'_> {
     }
 
     /// Counts a refusal; `undecided` when it is only the answer to what did not come in time.
-    fn denied(&mut self, ask: &Ask, way: &Way, denial: &Denial, undecided: bool) {
+    fn denied(&mut self, ask: &Ask, asked: &Asked, denial: &Denial, undecided: bool) {
         let seen = self.seen(ask.host);
         let why = match denial.reason {
             DenyReason::Exhausted => Refusal::Limited,
             DenyReason::Degraded | DenyReason::Closed if undecided => Refusal::Undecided,
             DenyReason::Degraded | DenyReason::Closed => Refusal::Degraded,
         };
-        let claims = way.claims.as_deref().unwrap_or_default();
+        let claims = asked.claims.as_deref().unwrap_or_default();
         let refused_by = claims.iter().position(|claim| claim.limit == denial.limit);
-        if let Some((claim, &counter)) = refused_by.and_then(|at| claims.get(at).zip(way.counters.get(at))) {
+        if let Some((claim, &counter)) = refused_by.and_then(|at| claims.get(at).zip(asked.counters.get(at))) {
             self.tally.refuse(counter, denial, why, u64::from(claim.cost), seen);
         }
-        self.note_wait(ask, way);
+        self.note_wait(ask, asked);
         let counts = &mut self.recorder.requests[seen.place];
         *if why == Refusal::Limited { &mut counts.limited } else { &mut counts.unavailable } += 1;
     }
@@ -294,12 +316,17 @@ impl World<'_> {
         Seen { host, place, at: self.since_zero(), moment: self.watch.clocks.moment_of(place) }
     }
 
-    fn note_wait(&mut self, ask: &Ask, way: &Way) {
+    fn note_wait(&mut self, ask: &Ask, asked: &Asked) {
         if ask.until.is_some() {
             let wait = self.now.since(ask.asked_at);
-            way.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
+            asked.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
         }
     }
+}
+
+/// The limits of a route, in the order of its claims.
+fn limits_of<'a>(route: &'a Route, view: &'a View) -> impl Iterator<Item = &'a Arc<Limit>> {
+    route.limits.iter().filter_map(|name| view.intent.snapshot.limits.get(name))
 }
 
 /// What a limit counts apart, as seen from outside.
