@@ -23,10 +23,10 @@ use crate::{
     region::{
         Allotment, Hold, Lease, Ranking, Shard, ShardSet, Spot, Survey, Told,
         flight::{
-            MAX_ITEMS, MAX_TOLD,
+            Beyond, MAX_ITEMS, MAX_TOLD,
             given::{Change, Given},
             held::{Held, Lowering},
-            kept, survey,
+            survey,
         },
         ownership,
         sublease::grants::chunk,
@@ -380,11 +380,10 @@ impl Limits {
         }
         let gives = self.shared.gates.of(key).flow() > self.wall() && self.siblings.listed().any(|node| node == from);
         if let Some((used, most)) = self.exceeded(rights, key) {
-            let held = self.siblings.flight.given.allot(from, hold, 0, false);
-            return Some(Allotment { units: kept(held.units, used, most), ..held });
+            return Some(self.siblings.flight.given.recall(from, hold, used, most));
         }
         if need == 0 || !gives || !self.siblings.flight.given.knows(from, hold) {
-            return Some(self.siblings.flight.given.allot(from, hold, 0, true));
+            return Some(self.siblings.flight.given.allot(from, hold, 0, Beyond::More));
         }
         let nodes = self.siblings.ownership.ranking().nodes().len();
         let take = |counter: &Counter| {
@@ -397,11 +396,11 @@ impl Limits {
                 // Demand of the region, be it asked of another node of it.
                 counter.refuse(u32::try_from(waiting - taken).unwrap_or(u32::MAX));
             }
-            Some((taken, used + taken < amount))
+            Some((taken, if used + taken < amount { Beyond::More } else { Beyond::Nothing }))
         };
-        let (taken, more) = self.with_entry(rights, key, take)??;
+        let (taken, beyond) = self.with_entry(rights, key, take)??;
         self.stats.granted += taken;
-        Some(self.siblings.flight.given.allot(from, hold, taken, more))
+        Some(self.siblings.flight.given.allot(from, hold, taken, beyond))
     }
 
     /// Publishes what was allotted.

@@ -8,7 +8,7 @@ use std::{
 
 use portolan_model::NodeName;
 
-use super::{Allotment, Hold, Spot};
+use super::{Allotment, Beyond, Hold, Spot};
 
 /// What nodes hold of the keys that this node owns.
 #[derive(Debug, Default)]
@@ -22,6 +22,17 @@ pub(crate) struct Given {
 struct Part {
     number: u64,
     units: u64,
+}
+
+impl Part {
+    /// What its node is told when `used` of the key are held, and no more than `most` may be.
+    fn told(self, spot: Spot, used: u64, most: u64) -> Allotment {
+        let (units, beyond) = match used <= most {
+            true => (self.units, Beyond::More),
+            false => (super::kept(self.units, used, most), Beyond::Recall),
+        };
+        Allotment { spot, number: self.number, units, beyond }
+    }
 }
 
 /// How a hold changes what is counted.
@@ -76,20 +87,23 @@ impl Given {
     }
 
     /// The answer to a hold for which `taken` more units were taken.
-    pub fn allot(&mut self, node: &NodeName, hold: &Hold, taken: u64, more: bool) -> Allotment {
+    pub fn allot(&mut self, node: &NodeName, hold: &Hold, taken: u64, beyond: Beyond) -> Allotment {
         let known = self.part(node, hold.spot).unwrap_or(Part { number: hold.number, units: 0 });
         let part = Part { units: known.units + taken, ..known };
         self.set(node, hold.spot, part);
-        Allotment { spot: hold.spot, number: part.number, units: part.units, more }
+        Allotment { spot: hold.spot, number: part.number, units: part.units, beyond }
+    }
+
+    /// The answer to a hold of a key of which `used` are held, and no more than `most` may be.
+    pub fn recall(&self, node: &NodeName, hold: &Hold, used: u64, most: u64) -> Allotment {
+        let nothing = Allotment { spot: hold.spot, number: hold.number, units: 0, beyond: Beyond::Nothing };
+        self.part(node, hold.spot).map_or(nothing, |part| part.told(hold.spot, used, most))
     }
 
     /// What the holders of a key hold, as they are to be told it when `used` of it are, and no more than `most` may be.
     pub fn reminders(&self, spot: Spot, used: u64, most: u64) -> Vec<(NodeName, Allotment)> {
-        let remind = |(node, part): (&NodeName, &Part)| {
-            let units = super::kept(part.units, used, most);
-            (node.clone(), Allotment { spot, number: part.number, units, more: used <= most })
-        };
-        self.parts.get(&spot).into_iter().flatten().map(remind).collect()
+        let parts = self.parts.get(&spot).into_iter().flatten();
+        parts.map(|(node, part)| (node.clone(), part.told(spot, used, most))).collect()
     }
 
     /// Keys of which other nodes hold something, in order, beginning `after` one.

@@ -11,7 +11,7 @@ use std::{
 
 use portolan_model::{NodeName, Timestamp};
 
-use super::{Allotment, Hold, Spot};
+use super::{Allotment, Beyond, Hold, Spot};
 use crate::region::{Shard, ShardSet};
 
 /// What this node holds of keys of others.
@@ -111,7 +111,7 @@ impl Held {
     /// Takes what the owner says. Under another number than the present one it only shows that the owner has to be told; what
     /// it calls back goes with the next [`idle`](Self::idle).
     pub fn handle_allotment(&mut self, allotment: Allotment, now: Timestamp) -> Option<Allowed> {
-        let Allotment { spot, number, units, more } = allotment;
+        let Allotment { spot, number, units, beyond } = allotment;
         if self.cells.get(&spot).is_none_or(|cell| cell.number != number) {
             if self.cells.get(&spot).is_none_or(|cell| cell.number > number) {
                 if !self.cells.contains_key(&spot) && self.cells.len() >= self.capacity {
@@ -124,27 +124,35 @@ impl Held {
             return None;
         }
         let cell = self.cells.get_mut(&spot)?;
-        if cell.again.is_none() && (cell.units, cell.most) == (units, None) {
-            // Told again, not asked for.
+        let recalls = beyond == Beyond::Recall;
+        if !recalls && (units < cell.units || (cell.again.is_none() && (cell.units, cell.most) == (units, None))) {
+            // Overtaken by what was allotted later, or told again and not asked for.
             return None;
         }
         if let Some(at) = cell.again.take() {
             self.overdue.remove(&(at, spot));
         }
-        if units <= cell.units && !more {
+        if units <= cell.units && beyond != Beyond::More {
             cell.quiet_until = now + QUIET;
         }
         // What waited has its answer; whoever is refused anew counts anew.
         (cell.waiting, cell.need, cell.tries) = (0, 0, 0);
-        if units < cell.units {
+        if recalls && units < cell.units {
             cell.most = Some(units);
             self.looks.remove(&(cell.look_at, spot));
             cell.look_at = now;
             self.looks.insert((now, spot));
             return None;
         }
+        if recalls {
+            // All that is held may be kept, so the owner counts units of which this node never heard: they stay with it.
+            let units = cell.units;
+            cell.most = None;
+            self.handle_lowered(spot, units);
+            return Some(Allowed { units, pending: false });
+        }
         (cell.most, cell.units) = (None, units);
-        let allowed = Allowed { units: cell.units, pending: more };
+        let allowed = Allowed { units, pending: beyond == Beyond::More };
         if cell.units == 0 && !self.due.contains(&spot) {
             self.remove(spot);
         }

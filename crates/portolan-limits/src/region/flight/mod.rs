@@ -7,7 +7,9 @@
 //! and gives the new state a number. What was allotted under an earlier number is not taken. So a recall is but a request to
 //! lower: what is called back counts as held until the node says that it is not, and to lower is always safe, even by a
 //! word that came late. What a node holds is told it again from time to time, so that whoever does not have it says so, too: a
-//! question that comes late is answered with units that nobody waits for. A new owner asks every node
+//! question that comes late is answered with units that nobody waits for. An answer may be lost, and the node hold less than
+//! the owner counts: it takes that when it is told again, unless there is a recall, which it answers with what it holds, as
+//! a new state. A new owner asks every node
 //! what it holds before anything may begin ([`survey`]), and a node that it cannot ask begins nothing after the horizon of
 //! the last owner it heard.
 
@@ -54,10 +56,22 @@ pub struct Allotment {
     pub spot: Spot,
     /// The state of the node that it adds to.
     pub number: u64,
-    /// All that the node may have in flight. Less than it holds under this number: the rest is called back.
+    /// All that the node may have in flight.
     pub units: u64,
+    /// What there is besides.
+    pub beyond: Beyond,
+}
+
+/// What an owner has for a node beyond an [`Allotment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Beyond {
+    /// Nothing for a while.
+    Nothing,
     /// Asking again may give more.
-    pub more: bool,
+    More,
+    /// More of the key is held than may be: what the node holds beyond the allotment is called back. If it holds no more than
+    /// that, the owner is to hear how much it does.
+    Recall,
 }
 
 /// An owner asks what a node holds in shards that it owns.
