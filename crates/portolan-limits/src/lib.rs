@@ -50,6 +50,7 @@ mod shares;
 mod slide;
 mod sparse;
 mod spend;
+mod start;
 mod sync;
 mod table;
 mod verdict;
@@ -80,5 +81,6 @@ pub use replica::{
     SlotDigest, Stats, TOP_KEYS, Tally, Waits,
 };
 pub use shares::base_shares;
+pub use start::Start;
 pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Policy, Wait, WaitReason};
 pub use windows::Windows;

@@ -18,7 +18,7 @@ use std::{
 use portolan_config::{Command, Intent, Leases, RegionMap};
 use portolan_geodns::RegionStates;
 use portolan_gossip::{Gossip, GossipConfig};
-use portolan_limits::{Limits, LimitsConfig, MarkSequence, MarkWrite, Recovery, Rejected};
+use portolan_limits::{Limits, LimitsConfig, MarkSequence, MarkWrite, Recovery, Rejected, Start};
 use portolan_model::{ByteSize, HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
 use portolan_routing::{EndpointId, ProbeOutcome};
 use rand::{RngExt, SeedableRng};
@@ -222,14 +222,13 @@ impl Node {
     }
 
     /// Starts the limits, once it is known what an earlier process may have spent. A second call is ignored.
-    pub fn start_limits(&mut self, recovery: Recovery, now: Now) {
+    pub fn start_limits(&mut self, start: Start, now: Now) {
         if self.limits_started {
             return;
         }
         self.limits_started = true;
-        let life = life_at(&recovery, now, self.rng.random());
-        let config = limits_config(&self.config, &self.intent, self.limit_keys, life);
-        self.limits = Limits::new(config, recovery, now);
+        let config = limits_config(&self.config, &self.intent, self.limit_keys, start.life);
+        self.limits = Limits::new(config, start.recovery, now);
         self.limits.handle_turns(&self.intent.rosters_since(&self.config.region, 0), now);
         self.limits.handle_definitions(&definitions(&self.intent), now);
         self.follow_leases(&Leases::default(), now);
@@ -403,16 +402,6 @@ impl Node {
             self.counts.dropped += 1;
         }
     }
-}
-
-/// The number of a process of the limits that starts from what is recovered: above that of every earlier one, whatever was
-/// done to the clock meanwhile.
-fn life_at(recovery: &Recovery, now: Now, salt: u64) -> u64 {
-    let started = match recovery {
-        Recovery::Marks(marks) => now.wall.max(marks.floor + Duration::from_millis(1)),
-        Recovery::FirstStart | Recovery::Lost => now.wall,
-    };
-    (started.as_unix_millis() << 16) | (salt & 0xffff)
 }
 
 fn limits_config(config: &NodeConfig, intent: &Intent, capacity: usize, life: u64) -> LimitsConfig {

@@ -39,6 +39,8 @@ pub const LAST: &str = "last";
 pub const REGIONS: &str = "regions";
 /// Whether limits have ever been in force under this member id.
 pub const LIMITS_STARTED: &str = "limits started";
+/// The number of the last process under which they were. A log of earlier versions has the other record alone.
+pub const LIMITS_LIFE: &str = "limits life";
 
 /// redb caches pages besides; all entries are kept in memory by `Store` anyway.
 const CACHE_BYTES: usize = 1 << 20;
@@ -83,7 +85,8 @@ pub struct Content {
     pub last: Option<LogId>,
     /// `None` until the first start under a list of regions.
     pub regions: Option<Vec<RegionId>>,
-    pub limits_started: bool,
+    /// `None`: limits were never in force.
+    pub limits_life: Option<u64>,
 }
 
 /// What a log file turned out to be.
@@ -144,7 +147,10 @@ fn read_tables(database: &Database) -> Result<Option<Content>, String> {
         purged: named(&state, PURGED)?,
         last: named(&state, LAST)?.flatten(),
         regions: named(&state, REGIONS)?,
-        limits_started: named(&state, LIMITS_STARTED)?.unwrap_or(false),
+        limits_life: match named(&state, LIMITS_LIFE)? {
+            None => named(&state, LIMITS_STARTED)?.filter(|started: &bool| *started).map(|_| 0),
+            life => life,
+        },
         log,
     };
     check(&content)?;

@@ -1,5 +1,5 @@
-//! Two facts that a data directory keeps beside the log and shares its fate: which regions the cluster has, and whether
-//! limits were ever in force here. Decides which data is refused, before any file is touched.
+//! Two facts that a data directory keeps beside the log and shares its fate: which regions the cluster has, and under which
+//! process limits were in force here last, if ever. Decides which data is refused, before any file is touched.
 //!
 //! Every node computes the same state from the same entries only with the same regions; and the share of a limit follows
 //! from their number. So data that was written under one list is never read under another.
@@ -10,7 +10,7 @@ use portolan_config::{Intent, IntentError, RegionMap};
 use portolan_model::RegionId;
 
 use crate::{
-    database::{Batch, Content, LIMITS_STARTED},
+    database::{Batch, Content, LIMITS_LIFE, LIMITS_STARTED},
     saved_snapshot::SavedSnapshot,
     store::{Store, StoreError},
     types::StorageError,
@@ -44,24 +44,25 @@ pub fn listed(regions: &[RegionId]) -> String {
 }
 
 impl Store {
-    /// Whether limits were ever in force under this member id.
-    pub fn limits_started(&self) -> bool {
-        self.log().limits_started
+    /// The number of the last process under which limits were in force here, under this member id; `None` if they never were,
+    /// and 0 if it was not noted.
+    pub fn limits_life(&self) -> Option<u64> {
+        self.log().limits_life
     }
 
     /// Notes durably that limits come into force, before the first request is counted. Waits for space on a full disk.
-    pub async fn mark_limits_started(&self) -> Result<(), StoreError> {
-        if self.limits_started() {
-            return Ok(());
-        }
-        let batch = Batch::default().with(LIMITS_STARTED, &true);
-        let noted = self.commit(batch, |log| log.limits_started = true).await;
+    pub async fn note_limits_start(&self, life: u64) -> Result<(), StoreError> {
+        let noted = self.commit(limits_start(life), |log| log.limits_life = Some(life)).await;
         noted.map_err(|error: StorageError| StoreError::Log(Box::new(error)))
     }
 
-    /// Whether this node cannot have spent anything of its region's limits before: the cluster knows its first
-    /// `incarnation` only, and that one has not begun to spend.
-    pub fn is_first_start(&self, incarnation: u64) -> bool {
-        incarnation == 1 && !self.limits_started()
+    /// Does so if the disk has space, for a process that knows by its marks what earlier ones have spent.
+    pub fn note_limits_start_if_possible(&self, life: u64) -> Result<(), StoreError> {
+        let noted = self.commit_if_possible(&limits_start(life), |log| log.limits_life = Some(life));
+        noted.map_err(|error: StorageError| StoreError::Log(Box::new(error)))
     }
+}
+
+fn limits_start(life: u64) -> Batch {
+    Batch::default().with(LIMITS_STARTED, &true).with(LIMITS_LIFE, &life)
 }

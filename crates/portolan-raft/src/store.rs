@@ -68,7 +68,7 @@ pub(crate) struct LogState {
     pub entries: BTreeMap<u64, Arc<[u8]>>,
     /// A purge that is not on disk yet.
     pub held: Option<Held>,
-    pub limits_started: bool,
+    pub limits_life: Option<u64>,
 }
 
 impl LogState {
@@ -149,10 +149,9 @@ impl Store {
                 found(&disk, true, regions)?
             }
         };
-        let Content { member, lost, vote, committed, purged, log: entries, last, regions: of, limits_started } =
-            content;
+        let Content { member, lost, vote, committed, purged, log: entries, last, regions: of, limits_life } = content;
         let mut log =
-            LogState { writer: Writer::default(), vote, committed, purged, last, entries, held: None, limits_started };
+            LogState { writer: Writer::default(), vote, committed, purged, last, entries, held: None, limits_life };
         if of.is_none() {
             let batch = Batch::default().with(database::REGIONS, &regions.ids());
             match log.writer.commit(&disk, &batch) {
@@ -326,7 +325,7 @@ fn found(disk: &dyn Disk, lost: bool, regions: &RegionMap) -> Result<Content, St
         log: BTreeMap::new(),
         last: None,
         regions: Some(regions.ids().to_vec()),
-        limits_started: false,
+        limits_life: None,
     })
 }
 

@@ -160,18 +160,17 @@ fn a_fetched_state_of_a_later_leader_takes_the_whole_log_of_an_earlier_one_with_
 }
 
 #[test]
-fn a_start_of_the_limits_is_noted_durably_and_once() {
+fn the_last_start_of_the_limits_is_noted_durably() {
     simulate(async {
         let disk = MemoryDisk::new();
-        let store = open(&disk);
-        assert!(store.is_first_start(1) && !store.is_first_start(2));
+        assert_eq!(open(&disk).limits_life(), None);
+        for life in [7, 9] {
+            open(&disk).note_limits_start(life).await.expect("notes");
+            disk.crash();
+            assert_eq!(open(&disk).limits_life(), Some(life));
+        }
+        open(&disk).note_limits_start_if_possible(12).expect("notes");
         disk.crash();
-        let store = open(&disk);
-        assert!(store.is_first_start(1), "a start that got no further may be repeated");
-        store.mark_limits_started().await.expect("notes");
-        disk.crash();
-        let store = open(&disk);
-        assert!(store.limits_started() && !store.is_first_start(1));
-        store.mark_limits_started().await.expect("is noted already");
+        assert_eq!(open(&disk).limits_life(), Some(12));
     });
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use portolan_config::Intent;
-use portolan_limits::{MarkSequence, Recovery};
+use portolan_limits::{MarkSequence, Start};
 use portolan_model::codec;
 use portolan_node::{Class, Event, Message, Node, NodeStatus, RaftStatus, View};
 use portolan_proxy::Proxy;
@@ -50,8 +50,8 @@ pub struct NodeLoop {
     pub raft: Raft,
     /// The intent, each time it changes.
     pub intent: watch::Receiver<Arc<Intent>>,
-    /// What is known of the process before this one, once it is.
-    pub recovery: oneshot::Receiver<Recovery>,
+    /// What the limits start with, once it is known.
+    pub start: oneshot::Receiver<Start>,
     /// Where marks are written.
     pub marks: MarksWriter,
     /// The highest write of marks that is on disk with all before it.
@@ -74,7 +74,7 @@ impl NodeLoop {
     /// Turns until dropped, or until a part ends that the node cannot do without.
     pub async fn run(mut self) {
         let mut raft_ticks = ticks(RAFT_STATUS);
-        let mut recovered = false;
+        let mut started = false;
         self.node.set_member(self.raft.member(), self.clock.now());
         let intent = self.intent.borrow().clone();
         self.follow_lenders(&intent);
@@ -96,9 +96,12 @@ impl NodeLoop {
                     self.node.handle_intent(Arc::clone(&intent), self.clock.now());
                     self.follow_lenders(&intent);
                 }
-                recovery = &mut self.recovery, if !recovered => {
-                    recovered = true;
-                    self.node.start_limits(recovery.unwrap_or(Recovery::Lost), self.clock.now());
+                start = &mut self.start, if !started => {
+                    started = true;
+                    // Else that task has panicked, which ends the node.
+                    if let Ok(start) = start {
+                        self.node.start_limits(start, self.clock.now());
+                    }
                 }
                 Some((endpoint, outcome)) = self.outcomes.recv() => {
                     self.node.handle_probe(endpoint, outcome, self.clock.now());

@@ -102,8 +102,9 @@ impl Running {
         let proxy = Arc::new(start_proxy(node, base_dir, &files, &view, clock, telemetry.as_ref())?);
 
         let (queries, questions) = NodeQueries::new();
-        let (recovery, recovered) = oneshot::channel();
-        tasks.spawn(recover(marks.found.clone(), raft.joined(), raft.store().clone(), recovery));
+        let (started, start) = oneshot::channel();
+        let wall = move || clock.now().wall;
+        tasks.spawn(recover(marks.found.clone(), raft.joined(), raft.store().clone(), wall, started));
         let (prober, outcomes) = Prober::new();
         let (marks, durable) = marks.start()?;
         let dns_counters = Arc::new(DnsCounters::default());
@@ -131,7 +132,7 @@ impl Running {
             status: Recent::default(),
             raft,
             intent,
-            recovery: recovered,
+            start,
             marks,
             durable,
             prober,

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use portolan_config::{Disk, Intent};
-use portolan_limits::{Found, MarkLog, Mode, Recovery};
+use portolan_limits::{Found, MarkLog, Mode, Recovery, Start};
 use portolan_model::{HashKey, Name, NodeName, RegionId, Timestamp};
 use portolan_node::{Node, NodeConfig, RaftStatus};
 use portolan_raft::{MemoryDisk, Raft, RaftConfig, Role, Store};
@@ -260,41 +260,39 @@ impl World<'_> {
         self.stir(life.host);
     }
 
-    /// Starts the limits as soon as it is known what an earlier process may have spent: from its marks, or from how
-    /// often Raft saw the region begin without them.
+    /// Starts the limits as soon as it is known what an earlier process may have spent, and the start is noted.
     fn start_limits(&mut self, host: usize) {
         let place = &mut self.hosts[host];
         let now = place.clock.at(self.now);
         let Some(process) = place.process.as_mut() else { return };
         let incarnation = *process.raft.joined().borrow();
-        let store = process.raft.store();
-        let recovery = match (process.found.take(), incarnation) {
-            (None, _) => return,
-            (Some(Found::Marks(marks)), _) => Recovery::Marks(marks),
-            (Some(Found::Nothing), Some(incarnation)) if store.is_first_start(incarnation) => {
-                let (store, errands, life) = (store.clone(), self.errands.clone(), Life { host, number: place.lives });
-                tokio::spawn(async move {
-                    // An error has stopped Raft, and nobody listens once the run is over.
-                    if store.mark_limits_started().await.is_ok() {
-                        let _ = errands.send(Errand::FirstStart { life });
-                    }
-                });
-                return;
+        let noted = process.raft.store().limits_life();
+        if noted.is_none() && incarnation.is_none() {
+            return;
+        }
+        let Some(found) = process.found.take() else { return };
+        let start = Start::new(found, incarnation.unwrap_or_default(), noted, now.wall);
+        let store = process.raft.store().clone();
+        if matches!(start.recovery, Recovery::Marks(_)) {
+            // An error has stopped Raft, as below.
+            let _ = store.note_limits_start_if_possible(start.life);
+            process.node.start_limits(start, now);
+            return;
+        }
+        let (errands, life) = (self.errands.clone(), Life { host, number: place.lives });
+        tokio::spawn(async move {
+            // An error has stopped Raft, and nobody listens once the run is over.
+            if store.note_limits_start(start.life).await.is_ok() {
+                let _ = errands.send(Errand::LimitsNoted { life, start });
             }
-            (Some(Found::Nothing), None) if !store.limits_started() => {
-                process.found = Some(Found::Nothing);
-                return;
-            }
-            (Some(Found::Nothing | Found::Damaged { .. }), _) => Recovery::Lost,
-        };
-        process.node.start_limits(recovery, now);
+        });
     }
 
-    /// Starts the limits of a region that never existed, which is noted.
-    pub fn start_limits_first(&mut self, life: Life) {
+    /// Starts the limits of a process that has noted it.
+    pub fn start_limits_noted(&mut self, life: Life, start: Start) {
         let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
-        process.node.start_limits(Recovery::FirstStart, now);
+        process.node.start_limits(start, now);
         self.stir(life.host);
     }
 }

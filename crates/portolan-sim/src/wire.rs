@@ -3,6 +3,7 @@
 //!
 //! A transport only hands a call to the world and waits; fate and time of every packet are the world's.
 
+use portolan_limits::Start;
 use portolan_model::{NodeName, codec};
 use portolan_node::Message;
 use portolan_raft::{Request, Response, Transport, Unreachable};
@@ -75,10 +76,12 @@ pub enum Errand {
         /// Where the answer goes.
         reply: oneshot::Sender<Response>,
     },
-    /// A first start of the limits is noted on disk.
-    FirstStart {
+    /// A start of the limits is noted on disk.
+    LimitsNoted {
         /// The process.
         life: Life,
+        /// What they start with.
+        start: Start,
     },
     /// Raft has answered the call that `caller` made.
     Answer {
@@ -117,7 +120,7 @@ impl Errand {
     pub fn speaker(&self) -> Option<Life> {
         match self {
             Self::Call { from, .. } | Self::Answer { from, .. } => Some(*from),
-            Self::Started { life, .. } | Self::Applied { life } | Self::FirstStart { life } => Some(*life),
+            Self::Started { life, .. } | Self::Applied { life } | Self::LimitsNoted { life, .. } => Some(*life),
             Self::Ordered { .. } => None,
         }
     }

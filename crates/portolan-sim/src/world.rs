@@ -260,7 +260,7 @@ impl<'a> World<'a> {
                 self.note(what);
             }
             Errand::Applied { life } => self.take_intent(life),
-            Errand::FirstStart { life } => self.start_limits_first(life),
+            Errand::LimitsNoted { life, start } => self.start_limits_noted(life, start),
             Errand::Ordered { order, outcome } => self.order_done(order, outcome),
         }
     }

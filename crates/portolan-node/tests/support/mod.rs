@@ -7,7 +7,7 @@ use std::{
 };
 
 use portolan_config::{Applied, Bundle, Change, Command, Intent, RegionMap, SourceFile};
-use portolan_limits::{MarkSequence, Recovery};
+use portolan_limits::{MarkSequence, Recovery, Start};
 use portolan_model::{HashKey, MemberId, NodeName, Now, RegionId, Timestamp, WallTime, codec};
 use portolan_node::{Class, Event, MAX_DATAGRAM, Message, Node, NodeConfig, RaftStatus, RegionHealth};
 use portolan_routing::{EndpointId, ProbeOutcome};
@@ -53,6 +53,7 @@ pub struct Fleet {
     pub clock_behind: BTreeMap<NodeName, Duration>,
     agenda: BTreeMap<(Timestamp, u64), (NodeName, Due)>,
     planned: u64,
+    started: u64,
     rng: ChaCha8Rng,
 }
 
@@ -86,6 +87,7 @@ impl Fleet {
             clock_behind: BTreeMap::new(),
             agenda: BTreeMap::new(),
             planned: 0,
+            started: 0,
             rng: ChaCha8Rng::seed_from_u64(seed),
         };
         for (member, name) in (1..).zip(REGIONS) {
@@ -118,7 +120,8 @@ impl Fleet {
         let now = self.now_at(&node(name));
         let mut started = Node::new(config, Arc::clone(&self.intent), now);
         started.set_limit_keys(1 << 10);
-        started.start_limits(recovery, now);
+        self.started += 1;
+        started.start_limits(Start { recovery, life: self.started }, now);
         self.nodes.insert(node(name), started);
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use portolan_config::{Applied, Bundle, Change, Intent, RegionMap, SourceFile};
-use portolan_limits::{Mode, Peek, Recovery};
+use portolan_limits::{Mode, Peek, Recovery, Start};
 use portolan_model::{HashKey, MemberId, NodeName, Now, RegionId, Timestamp, WallTime};
 use portolan_node::{Node, NodeConfig, Subject, View};
 use portolan_proxy::{CertificateSource, CertificateStore, Event, LogSink, Proxy, ProxyConfig, start};
@@ -70,7 +70,7 @@ impl Gateway {
         };
         let mut node = Node::new(config, Arc::new(intent.clone()), now());
         node.set_member(MemberId(1), now());
-        node.start_limits(Recovery::FirstStart, now());
+        node.start_limits(Start { recovery: Recovery::FirstStart, life: 1 }, now());
         settle(&mut node);
         let view = Arc::new(ArcSwap::new(node.view()));
         let (store, roots) = certificates();
