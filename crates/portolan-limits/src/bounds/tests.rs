@@ -229,6 +229,13 @@ fn a_dead_region_takes_what_it_had_borrowed_with_it() {
 }
 
 #[test]
+fn reclaim_is_named_for_limits_that_may_have_it() {
+    let names = |promise: &Promise| Bounds::of(promise, &Fleet::new(3, RTT, 1)).dead_region.why.contains("reclaim");
+    assert!(names(&strict("1000/s")));
+    assert!(!names(&Promise::strict(Algorithm::Concurrency { limit: 100 })));
+}
+
+#[test]
 fn a_request_that_costs_more_than_a_share_is_told_of() {
     let costly = |cost, promise: Promise| {
         let bounds = Bounds::of(&Promise { cost, ..promise }, &Fleet::new(3, RTT, 1));

@@ -25,10 +25,12 @@ pub(super) fn dead_region(promise: &Promise, fleet: &Fleet) -> Bound {
     let largest = own.iter().copied().max().unwrap_or(0);
     let until = match promise.reclaim {
         Some(after) => format!("until it was unheard for {}", render_duration(after)),
-        None => String::from(
-            "until `portolan limits fence REGION`, since nobody can tell dead from cut off; `reclaim: 30s` would give \
-             it to the others by itself",
-        ),
+        None => {
+            // What a region that is cut off holds in flight has no window to end with.
+            let goes = !matches!(promise.algorithm, Algorithm::Concurrency { .. });
+            let reclaim = if goes { "; `reclaim: 30s` would give it to the others by itself" } else { "" };
+            format!("until `portolan limits fence REGION`, since nobody can tell dead from cut off{reclaim}")
+        }
     };
     let minority = largest.saturating_mul(2) >= own.iter().sum();
     match promise.on_partition {
