@@ -14,9 +14,9 @@ mod story;
 mod text;
 mod words;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::{OnPartition, Snapshot};
+use portolan_config::{Limit, Snapshot};
 use portolan_model::render_duration;
 use serde::Serialize;
 
@@ -80,7 +80,10 @@ pub struct Terms {
     /// What happens while regions are cut off, and what softens it: `static, borrow_wait 50ms`.
     pub policy: String,
     #[serde(skip)]
-    on_partition: OnPartition,
+    limit: Arc<Limit>,
+    /// How many regions share it.
+    #[serde(skip)]
+    regions: usize,
 }
 
 /// The runs of one scenario as they end, in any order; holds no more series than are told.
@@ -147,8 +150,9 @@ impl Report {
     #[must_use]
     pub fn with_terms(mut self, sources: &Sources) -> Self {
         if let Ok(snapshot) = Snapshot::parse(&sources.gateway, &sources.regions) {
-            self.limits = snapshot.limits.iter().map(|(name, limit)| (name.to_string(), Terms::of(limit))).collect();
             let regions = &sources.regions;
+            let terms = |limit: &Arc<Limit>| Terms::of(Arc::clone(limit), regions.ids().len());
+            self.limits = snapshot.limits.iter().map(|(name, limit)| (name.to_string(), terms(limit))).collect();
             if regions.networks().is_empty() && regions.ids().len() > 1 && !snapshot.zones.is_empty() {
                 self.placing = Some(
                     "The region files place no client networks, so DNS sends every client to one region. Add a \
@@ -213,7 +217,7 @@ impl Rehearsal {
 }
 
 impl Terms {
-    fn of(limit: &portolan_config::Limit) -> Self {
+    fn of(limit: Arc<Limit>, regions: usize) -> Self {
         let mut policy = limit.on_partition.to_string();
         if limit.overdraft.parts() > 0 {
             policy += &format!(", overdraft {}", limit.overdraft);
@@ -224,12 +228,7 @@ impl Terms {
         if limit.shadow {
             policy += ", shadow";
         }
-        Self {
-            amount: limit.algorithm.to_string(),
-            key: limit.key.to_string(),
-            policy,
-            on_partition: limit.on_partition,
-        }
+        Self { amount: limit.algorithm.to_string(), key: limit.key.to_string(), policy, regions, limit }
     }
 }
 
