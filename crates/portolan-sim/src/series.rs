@@ -170,9 +170,10 @@ pub struct SlotPoint {
     pub slot: u64,
     /// Milliseconds from the start at which it was charged first.
     pub from_ms: u64,
-    /// Units that were asked for in it, as far as this shows: refusals are counted at the slot of their moment.
+    /// Units that were asked for in it, of a limit of concurrency at one time, as far as this shows: refusals are counted at
+    /// the slot of their moment.
     pub demand: u64,
-    /// Admitted by each region, in the order of their names.
+    /// Admitted by each region, in the order of their names; of a limit of concurrency the most at one time in each.
     pub admitted: Vec<u64>,
     /// What may be admitted over all regions.
     pub bound: u64,

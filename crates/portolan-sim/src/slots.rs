@@ -69,6 +69,12 @@ impl Slot {
         self.quota = self.quota.max(quota);
         self.bound = self.bound.max(bound);
     }
+
+    /// Counts what was asked for at one time, of a limit of concurrency.
+    pub fn ask_at_one_time(&mut self, wanted: u64, quota: u64, bound: u64) {
+        self.demand = self.demand.max(wanted);
+        self.ask(0, quota, bound);
+    }
 }
 
 /// Slots of one counter.

@@ -1,18 +1,23 @@
 //! Counts what every limit admitted and refused from the verdicts alone, by the slot that the gateway charged, and says
 //! when a slot admits more than its policy allows. Never asks the ledger: that cannot see two owners of one cell.
 
+mod limit;
+mod live;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, SLOT_LEAD, Scenario};
 use portolan_limits::{Charge, Denial, Key, Windows};
-use portolan_model::{Name, Rate, Timestamp};
+use portolan_model::{Name, Timestamp};
 use tokio::time::Duration;
 
+pub use self::limit::LimitTally;
+use self::live::Live;
 use crate::{
     bound::{self, Bucket, Most},
     civil::{Moment, SKEW_MS, millis},
     fences::Fences,
-    outcome::{LimitFigures, Refusals, RegionUse},
+    outcome::{LimitFigures, RegionUse},
     quotas::Quotas,
     recent::Recent,
     slots::{Slot, Slots, Sums, Tank},
@@ -50,32 +55,6 @@ pub struct Truth {
     lost_loans: Vec<(i64, Moment)>,
 }
 
-/// One limit, all keys together.
-pub struct LimitTally {
-    /// Its name.
-    pub name: Name,
-    /// As the newest revision has it that was charged.
-    pub limit: Arc<Limit>,
-    windows: Windows,
-    /// Whether some revision split it otherwise than another one did.
-    was_resplit: bool,
-    /// The most that a slot of it may admit, by quota.
-    most: BTreeMap<u64, Most>,
-    /// How long the scenario lasts.
-    length_ms: i64,
-    /// What each region admitted and refused, by place.
-    pub regions: Vec<RegionUse>,
-    /// Requests decided.
-    decided: u64,
-    /// Requests that waited, and how long together.
-    waited: u64,
-    waits: Duration,
-    /// Over all closed slots, and over those that each expectation asks for.
-    sums: Sums,
-    expected: Vec<(usize, Sums)>,
-    counters: u32,
-}
-
 /// One key of one limit.
 struct Counter {
     limit: usize,
@@ -88,8 +67,8 @@ struct Counter {
     demand: u64,
     /// Of a token bucket: what an exact one would hold.
     tank: Option<Tank>,
-    /// Of a concurrency limit: what is under way, by host with the place of its region.
-    live: BTreeMap<(usize, usize), u64>,
+    /// Of a concurrency limit: what is under way, and what would be.
+    live: Live,
     watched: bool,
     /// The last limit and quota with the most that a slot may admit.
     most: Option<(Arc<Limit>, u64, Most)>,
@@ -175,13 +154,6 @@ impl Seen {
     }
 }
 
-/// Where a verdict is counted.
-struct Part {
-    slot: u64,
-    begins_ms: i64,
-    quota: u64,
-}
-
 /// Why a request was refused, as the client was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -191,6 +163,17 @@ pub enum Refusal {
     Degraded,
     /// 503: nothing was decided in time.
     Undecided,
+}
+
+/// A request that was refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// Why.
+    pub why: Refusal,
+    /// Units.
+    pub cost: u64,
+    /// How long it would have been under way.
+    pub lasting: Duration,
 }
 
 impl Tally {
@@ -232,7 +215,7 @@ impl Tally {
             recent: Recent::default(),
             demand: 0,
             tank: None,
-            live: BTreeMap::new(),
+            live: Live::default(),
             watched,
             most: None,
         };
@@ -298,16 +281,16 @@ impl Tally {
         let about = if much { counter.slots.bound_about(part.slot) } else { 0 };
         let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
         let state = trouble.state(&limit.limit, closing.since_ms());
-        closing.ask(cost, part.quota, most.in_state(state));
         let mut in_span = 0;
         if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
-            *counter.live.entry((seen.host, seen.place)).or_default() += cost;
+            counter.live.begin(seen.host, seen.place, cost);
+            closing.ask_at_one_time(counter.live.wanted(seen.at), part.quota, most.in_state(state));
             // What it had begun goes on when it hears of its fence.
             let since_ms = part.begins_ms - trouble.lasting_ms();
-            let is_excused = |((_, place), _): &(&(usize, usize), &u64)| fences.excuse(*place, since_ms);
-            let excused = counter.live.iter().filter(is_excused).map(|(_, live)| live).sum();
-            closing.take_live(counter.live.values().sum(), excused);
+            let excused = counter.live.units(|place| fences.excuse(place, since_ms));
+            closing.take_live(counter.live.units(|_| true), excused);
         } else {
+            closing.ask(cost, part.quota, most.in_state(state));
             let excused = if fences.excuse(seen.place, part.begins_ms) { cost } else { 0 };
             closing.admitted += cost;
             closing.excused += excused;
@@ -315,7 +298,11 @@ impl Tally {
         }
         if counter.watched {
             closing.by_region.resize(limit.regions.len(), 0);
-            closing.by_region[seen.place] += cost;
+            let of_region = &mut closing.by_region[seen.place];
+            *of_region = match limit.limit.algorithm {
+                Algorithm::Concurrency { .. } => counter.live.units(|place| place == seen.place).max(*of_region),
+                _ => *of_region + cost,
+            };
         }
         if matches!(limit.limit.algorithm, Algorithm::TokenBucket { .. }) {
             return None;
@@ -348,14 +335,15 @@ impl Tally {
     }
 
     /// Counts a refused request at the limit that refused it.
-    pub fn refuse(&mut self, counter: u32, denial: &Denial, why: Refusal, cost: u64, seen: Seen) {
+    pub fn refuse(&mut self, counter: u32, denial: &Denial, refused: Refused, seen: Seen) {
+        let Refused { why, cost, lasting } = refused;
         let counter = &mut self.counters[counter as usize];
         let limit = &mut self.limits[counter.limit];
-        let refused = &mut limit.regions[seen.place].refused;
+        let refusals = &mut limit.regions[seen.place].refused;
         match why {
-            Refusal::Limited => refused.limited += cost,
-            Refusal::Degraded => refused.degraded += cost,
-            Refusal::Undecided => refused.undecided += cost,
+            Refusal::Limited => refusals.limited += cost,
+            Refusal::Degraded => refusals.degraded += cost,
+            Refusal::Undecided => refusals.undecided += cost,
         }
         limit.decided += 1;
         counter.demand += cost;
@@ -367,7 +355,14 @@ impl Tally {
         let most = counter.most_of(limit, denial.quota, &self.truth);
         let close = |closed: &Slot| limit.close(closed, &self.expected);
         let asked = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), close);
-        asked.ask(cost, part.quota, most.in_state(self.truth.trouble.state(&limit.limit, asked.since_ms())));
+        let bound = most.in_state(self.truth.trouble.state(&limit.limit, asked.since_ms()));
+        match limit.limit.algorithm {
+            Algorithm::Concurrency { .. } => {
+                let wanted = counter.live.refuse(cost, seen.at + lasting, seen.at);
+                asked.ask_at_one_time(wanted, part.quota, bound);
+            }
+            _ => asked.ask(cost, part.quota, bound),
+        }
     }
 
     /// Takes back what a request was charged that was allowed as `seen`: its outcome, at this moment, is one that the limit
@@ -390,13 +385,12 @@ impl Tally {
 
     /// Counts the end of a request that a concurrency limit counts.
     pub fn release(&mut self, counter: u32, host: usize, cost: u64) {
-        let live = &mut self.counters[counter as usize].live;
-        live.iter_mut().filter(|((of, _), _)| *of == host).for_each(|(_, live)| *live = live.saturating_sub(cost));
+        self.counters[counter as usize].live.end(host, cost);
     }
 
     /// Counts the end of all that is under way on a host whose process has died.
     pub fn end_all(&mut self, host: usize) {
-        self.counters.iter_mut().for_each(|counter| counter.live.retain(|(of, _), _| *of != host));
+        self.counters.iter_mut().for_each(|counter| counter.live.end_all(host));
     }
 
     /// Counts a request that waited before it was decided.
@@ -453,101 +447,6 @@ impl Tally {
         let limit = self.of_limit(&self.expected[at].limit)?;
         let (_, sums) = limit.expected.iter().find(|(number, _)| *number == at)?;
         Some((limit, sums))
-    }
-}
-
-impl LimitTally {
-    /// Units refused, over all regions.
-    pub fn refused(&self) -> Refusals {
-        let add = |sum: Refusals, region: &RegionUse| Refusals {
-            limited: sum.limited + region.refused.limited,
-            degraded: sum.degraded + region.refused.degraded,
-            undecided: sum.undecided + region.refused.undecided,
-        };
-        self.regions.iter().fold(Refusals::default(), add)
-    }
-
-    /// Units admitted, over all regions.
-    pub fn admitted(&self) -> u64 {
-        self.regions.iter().map(|region| region.admitted).sum()
-    }
-
-    /// Requests that waited, and all that were decided.
-    pub fn waits(&self) -> (u64, u64) {
-        (self.waited, self.decided)
-    }
-
-    /// The part of the run that a verdict belongs to: the slot it names, or a second of the scenario where slots mean
-    /// nothing.
-    fn part(&self, slot: u64, quota: u64, seen: Seen) -> Part {
-        let second = u64::try_from(seen.at_ms() / 1000).unwrap_or_default();
-        let in_second = |quota| Part { slot: second, begins_ms: seen.at_ms() / 1000 * 1000, quota };
-        match &self.limit.algorithm {
-            Algorithm::TokenBucket { rate, .. } => in_second(bound::dripped(Rate { count: quota, ..*rate })),
-            Algorithm::Concurrency { .. } => in_second(quota),
-            _ => Part { slot, begins_ms: seen.moment.begin(&self.windows, slot), quota },
-        }
-    }
-
-    /// What a sliding window has to hold to its limit: the slot, and what is left of the one before by the clock of
-    /// whoever was furthest when it admitted something, so that no region may count less. Regions round.
-    fn estimate(&self, slot: &Slot, before: u64, moment: Moment) -> u64 {
-        if !matches!(self.limit.algorithm, Algorithm::SlidingWindow { .. }) {
-            return 0;
-        }
-        let left = moment.left_of_before(&self.windows, slot.slot, slot.read_ms);
-        let rounding = self.regions.len() as u64;
-        slot.spent() + (before * left / 1000).saturating_sub(rounding)
-    }
-
-    fn close(&mut self, slot: &Slot, expected: &[LimitExpectation]) {
-        let lasts = self.part_ms();
-        let whole = slot.lies_within(self.length_ms, lasts);
-        self.sums.add(slot, whole);
-        for (at, sums) in &mut self.expected {
-            let LimitExpectation { from, until, .. } = &expected[*at];
-            let begun = from.is_zero() || slot.begins_ms >= millis(*from);
-            let until = until.map_or(i64::MAX, millis);
-            if begun && slot.begins_ms.saturating_add(lasts) <= until {
-                sums.add(slot, whole);
-            }
-        }
-    }
-
-    /// How long a part of the run lasts that verdicts are counted by.
-    fn part_ms(&self) -> i64 {
-        match self.limit.algorithm {
-            Algorithm::TokenBucket { .. } | Algorithm::Concurrency { .. } => 1000,
-            _ => self.window_ms(),
-        }
-    }
-
-    fn window_ms(&self) -> i64 {
-        millis(self.limit.window())
-    }
-
-    fn figures(&self, regions: &[String]) -> LimitFigures {
-        let refused = self.refused();
-        let admitted = self.admitted();
-        let means = |total: u64, count: u64| total.checked_div(count).unwrap_or_default();
-        LimitFigures {
-            quota: self.sums.quota,
-            bound: self.sums.bound,
-            most_admitted: self.sums.most_admitted,
-            slots: self.sums.slots,
-            window_ms: self.window_ms().unsigned_abs(),
-            demanded: admitted + refused.limited + refused.degraded + refused.undecided,
-            admitted,
-            refused,
-            over_mean_ppm: self.sums.over_mean_ppm(),
-            over_most_ppm: self.sums.over_most_ppm,
-            false_rejects_ppm: self.sums.false_rejects_ppm(),
-            false_rejects_most_ppm: self.sums.false_rejects_most_ppm,
-            whole_slots: self.sums.whole_slots,
-            waited: self.waited,
-            wait_mean_us: means(u64::try_from(self.waits.as_micros()).unwrap_or(u64::MAX), self.waited),
-            by_region: regions.iter().cloned().zip(self.regions.iter().copied()).collect(),
-        }
     }
 }
 

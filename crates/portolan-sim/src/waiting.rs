@@ -17,7 +17,7 @@ use crate::{
     clients::Lasting,
     closed::Heard,
     outcome::Invariant,
-    tally::{Charged, Refusal, Seen},
+    tally::{Charged, Refusal, Refused, Seen},
     world::{Plan, World},
 };
 
@@ -304,7 +304,8 @@ impl World<'_> {
         let claims = asked.claims.as_deref().unwrap_or_default();
         let refused_by = claims.iter().position(|claim| claim.limit == denial.limit);
         if let Some((claim, &counter)) = refused_by.and_then(|at| claims.get(at).zip(asked.counters.get(at))) {
-            self.tally.refuse(counter, denial, why, u64::from(claim.cost), seen);
+            let lasting = self.clients[ask.client].load.lasting;
+            self.tally.refuse(counter, denial, Refused { why, cost: u64::from(claim.cost), lasting }, seen);
         }
         self.note_wait(ask, asked);
         let counts = &mut self.recorder.requests[seen.place];

@@ -1,6 +1,7 @@
 //! What the tally says of verdicts that no gateway gave.
 
 use portolan_config::{Bundle, GatewaySource, RegionSource, Snapshot, SourceFile};
+use portolan_limits::DenyReason;
 use portolan_model::HashKey;
 
 use super::*;
@@ -70,6 +71,56 @@ impl Fleet {
         let charged = Charged { slot: self.first + slot, cost, quota: self.limit.quota() };
         self.tally.refund(self.counter, charged, self.seen(host, at_ms), self.seen(host, now_ms));
     }
+
+    /// Refuses a request at a node of a region that would have lasted so long.
+    fn refuse(&mut self, host: usize, at_ms: u64, lasting_ms: u64) {
+        let (place, at) = (host / 3, Timestamp::from_nanos(at_ms * 1_000_000));
+        let seen = Seen { host, place, at, moment: self.clocks.moment_of(place) };
+        let denial = Denial {
+            limit: LimitId(1),
+            name: self.limit.name.clone(),
+            reason: DenyReason::Exhausted,
+            slot: 0,
+            quota: self.limit.quota(),
+            window: Duration::ZERO,
+            remaining: 0,
+            retry_after: Duration::ZERO,
+            expose_slot: false,
+        };
+        let refused = Refused { why: Refusal::Limited, cost: 1, lasting: Duration::from_millis(lasting_ms) };
+        self.tally.refuse(self.counter, &denial, refused, seen);
+    }
+}
+
+#[test]
+fn what_is_asked_of_a_limit_of_concurrency_is_what_would_be_under_way_at_one_time() {
+    let false_rejects = |play: &dyn Fn(&mut Fleet)| {
+        let mut fleet = Fleet::of("concurrency: 40");
+        play(&mut fleet);
+        fleet.tally.close();
+        fleet.tally.figures(&[])["it"].false_rejects_ppm
+    };
+    let one_after_the_other = |fleet: &mut Fleet| {
+        for request in 0..9 {
+            assert_eq!(fleet.admit(0, 20_000 + 100 * request, 0, 1), None);
+            fleet.tally.release(fleet.counter, 0, 1);
+        }
+    };
+    assert_eq!(false_rejects(&one_after_the_other), 0, "nothing was refused");
+    let mut fleet = Fleet::of("concurrency: 40");
+    one_after_the_other(&mut fleet);
+    let (_, mut slots) = fleet.tally.slots_of(fleet.counter);
+    let slot = slots.next().expect("they are of one second");
+    assert_eq!((slot.demand, slot.admitted, &slot.by_region[..]), (1, 1, &[1, 0, 0][..]));
+    drop(slots);
+    let refused = |lasting_ms: u64| {
+        false_rejects(&|fleet| {
+            assert_eq!(fleet.admit(0, 20_000, 0, 10), None);
+            (0..9).for_each(|request| fleet.refuse(4, 20_100 + 100 * request, lasting_ms));
+        })
+    };
+    // One of forty that would have been there alone each time, four at one time, all of them.
+    assert_eq!([refused(50), refused(400), refused(2000)], [25_000, 100_000, 225_000]);
 }
 
 #[test]

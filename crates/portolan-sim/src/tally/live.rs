@@ -1,0 +1,81 @@
+//! What is under way of one key of a limit of concurrency, and what would be if nothing had been refused. Decides what was
+//! asked for at one time: requests refused one after another ask for no more than one of them alone.
+
+use std::collections::BTreeMap;
+
+use portolan_model::Timestamp;
+
+/// Units under way, by host with the place of its region, and such as were refused.
+#[derive(Debug, Default)]
+pub struct Live {
+    begun: BTreeMap<(usize, usize), u64>,
+    /// Refused units by when they would have ended; at most as many instants as requests were refused while one lasts.
+    refused: BTreeMap<Timestamp, u64>,
+    refused_units: u64,
+}
+
+impl Live {
+    /// A request begins on a host in the region at `place`.
+    pub fn begin(&mut self, host: usize, place: usize, cost: u64) {
+        *self.begun.entry((host, place)).or_default() += cost;
+    }
+
+    /// One has ended on a host.
+    pub fn end(&mut self, host: usize, cost: u64) {
+        let of_host = self.begun.iter_mut().filter(|((of, _), _)| *of == host);
+        of_host.for_each(|(_, units)| *units = units.saturating_sub(cost));
+    }
+
+    /// All have ended on a host.
+    pub fn end_all(&mut self, host: usize) {
+        self.begun.retain(|(of, _), _| *of != host);
+    }
+
+    /// Units under way in regions whose places are `among` some.
+    pub fn units(&self, among: impl Fn(usize) -> bool) -> u64 {
+        self.begun.iter().filter(|((_, place), _)| among(*place)).map(|(_, units)| units).sum()
+    }
+
+    /// A request is refused that would have ended at an instant: what would be under way with it.
+    pub fn refuse(&mut self, cost: u64, ends: Timestamp, now: Timestamp) -> u64 {
+        let wanted = self.wanted(now) + cost;
+        if ends > now {
+            *self.refused.entry(ends).or_default() += cost;
+            self.refused_units += cost;
+        }
+        wanted
+    }
+
+    /// What would be under way if nothing had been refused.
+    pub fn wanted(&mut self, now: Timestamp) -> u64 {
+        while let Some(ended) = self.refused.first_entry().filter(|first| *first.key() <= now) {
+            self.refused_units -= ended.remove();
+        }
+        self.units(|_| true) + self.refused_units
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn what_is_wanted_at_one_time_is_what_lasts_and_what_would() {
+        let mut live = Live::default();
+        live.begin(0, 0, 3);
+        live.begin(4, 1, 2);
+        assert_eq!((live.wanted(at(0)), live.units(|place| place == 1)), (5, 2));
+        assert_eq!(live.refuse(1, at(50), at(0)), 6);
+        assert_eq!(live.refuse(2, at(60), at(10)), 8);
+        live.end(4, 2);
+        assert_eq!([49, 50, 60].map(|millis| live.wanted(at(millis))), [6, 5, 3]);
+        // One that lasts no time is wanted while it is asked for.
+        assert_eq!((live.refuse(1, at(60), at(60)), live.wanted(at(60))), (4, 3));
+        live.end_all(0);
+        assert_eq!(live.wanted(at(60)), 0);
+    }
+}
