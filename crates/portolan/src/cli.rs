@@ -191,9 +191,9 @@ pub struct Plan {
     /// Folder with the region files; by default `regions`, or those of the local fleet.
     #[arg(long, value_name = "DIR")]
     pub regions: Option<PathBuf>,
-    /// Nodes of the largest region.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub nodes_per_region: u16,
+    /// Nodes of the largest region; by default as many as it has addresses.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub nodes_per_region: Option<u16>,
     /// Only this limit; may be given several times.
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub limit: Vec<Name>,

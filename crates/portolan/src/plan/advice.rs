@@ -11,7 +11,6 @@ pub fn of(limit: &Limit, promise: &Promise, bounds: &Bounds, fleet: &Fleet) -> V
         return Vec::new();
     }
     let advice = [
-        several_nodes(limit, fleet),
         small_shares(limit, promise, fleet),
         loans_too_slow(limit, promise, fleet),
         open_without_cap(limit, bounds),
@@ -19,16 +18,6 @@ pub fn of(limit: &Limit, promise: &Promise, bounds: &Bounds, fleet: &Fleet) -> V
         two_windows(limit, bounds),
     ];
     advice.into_iter().flatten().collect()
-}
-
-/// What one node per region hides.
-fn several_nodes(limit: &Limit, fleet: &Fleet) -> Option<String> {
-    let hides = fleet.nodes == 1 && matches!(limit.algorithm, Algorithm::Concurrency { .. });
-    hides.then(|| {
-        "In a region of several nodes, one that is cut off goes on with what it had begun, beside what the others begin: \
-         `plan --nodes-per-region 2` says how much that may come to."
-            .to_owned()
-    })
 }
 
 /// A share that a handful of requests empties is refused at its region's first burst.

@@ -8,7 +8,10 @@ use portolan_model::{Name, RegionId, render_duration};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::advice;
+use super::{
+    advice,
+    nodes::{Nodes, ToldBy},
+};
 
 /// What one limit guarantees.
 #[derive(Debug, Serialize)]
@@ -87,15 +90,16 @@ pub struct BudgetAnswer {
 }
 
 /// The worst case of every limit of `snapshot`, by name.
-pub fn of(snapshot: &Snapshot, regions: &RegionMap, fleet: &Fleet) -> Vec<Forecast> {
-    snapshot.limits.values().map(|limit| forecast(limit, regions, fleet)).collect()
+pub fn of(snapshot: &Snapshot, regions: &RegionMap, nodes: Nodes) -> Vec<Forecast> {
+    snapshot.limits.values().map(|limit| forecast(limit, regions, nodes)).collect()
 }
 
 /// The fleet that the figures are for.
-pub fn fleet_answer(regions: &RegionMap, fleet: &Fleet) -> Value {
+pub fn fleet_answer(regions: &RegionMap, fleet: &Fleet, nodes: Nodes) -> Value {
     json!({
         "regions": regions.ids(),
         "nodes_per_region": fleet.nodes,
+        "nodes_told_by": nodes.told_by,
         "worst_round_trip_ms": millis(fleet.worst_rtt),
         "gossip_ms": millis(fleet.gossip),
         "unheard_after_ms": millis(fleet.staleness),
@@ -104,15 +108,20 @@ pub fn fleet_answer(regions: &RegionMap, fleet: &Fleet) -> Value {
     })
 }
 
-fn forecast(limit: &Limit, regions: &RegionMap, fleet: &Fleet) -> Forecast {
+fn forecast(limit: &Limit, regions: &RegionMap, nodes: Nodes) -> Forecast {
+    let fleet = &Fleet::of(regions, nodes.most);
     let promise = Promise::of(limit, regions);
-    let bounds = Bounds::of(&promise, fleet);
+    let mut bounds = Bounds::of(&promise, fleet);
+    let mut verdict = verdict(limit, &bounds);
+    if nodes.told_by == ToldBy::Nobody && !limit.shadow {
+        bounds.cut_node = Bounds::of(&promise, &Fleet { nodes: 2, ..fleet.clone() }).cut_node;
+        verdict += &of_further_nodes(&bounds);
+    }
     let shares: BTreeMap<RegionId, u64> = regions.ids().iter().cloned().zip(promise.shares(fleet)).collect();
     let budget = |quotas: &BTreeMap<String, u64>| {
         quotas.iter().map(|(name, quota)| (name.clone(), budget(&promise, *quota, fleet))).collect()
     };
     let advice = advice::of(limit, &promise, &bounds, fleet);
-    let verdict = verdict(limit, &bounds);
     let also = if limit.shadow { Vec::new() } else { also(&bounds) };
     let also = also.into_iter().filter_map(|(name, bound)| Some((name, answer(bound?)))).collect();
     Forecast {
@@ -216,6 +225,19 @@ fn verdict(limit: &Limit, bounds: &Bounds) -> String {
         }
         _ => format!("Never more than {healthy} {per}, whatever is cut off."),
     }
+}
+
+/// What a verdict about one node in each region leaves out.
+fn of_further_nodes(bounds: &Bounds) -> String {
+    let more = |cut: &Bound| cut.units - bounds.partition.admitted_per_slot.units.min(cut.units);
+    let told = |cut: &Bound| {
+        format!(
+            " That is with one node in each region: in one of several, each that is cut from it may add up to {} until \
+             its work is done.",
+            more(cut)
+        )
+    };
+    bounds.cut_node.as_ref().map(told).unwrap_or_default()
 }
 
 fn counted(limit: &Limit) -> String {

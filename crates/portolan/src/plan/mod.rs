@@ -3,16 +3,18 @@
 
 mod advice;
 mod forecast;
+mod nodes;
 mod text;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::{Result, bail};
-use portolan_config::{RegionMap, Snapshot};
+use portolan_config::{Algorithm, Limit, RegionMap, Snapshot};
 use portolan_limits::Fleet;
 use serde_json::json;
 
 pub use self::forecast::Forecast;
+use self::nodes::{Nodes, ToldBy};
 use crate::{cli, files, local};
 
 /// `plan FILE`
@@ -30,8 +32,17 @@ pub fn run(global: &cli::Global, arguments: &cli::Plan) -> Result<()> {
         }
     };
     let snapshot = read(&arguments.file, &regions, &mut notes)?;
-    let fleet = Fleet::of(&regions, arguments.nodes_per_region.into());
-    let mut limits = forecast::of(&snapshot, &regions, &fleet);
+    let nodes = Nodes::of(&regions, arguments.nodes_per_region);
+    let counts = |limit: &Arc<Limit>| matches!(limit.algorithm, Algorithm::Concurrency { .. });
+    if nodes.told_by == ToldBy::Nobody && snapshot.limits.values().any(counts) {
+        notes.insert(
+            "one node in each region was assumed, since each has one address; say how many the largest has with \
+             --nodes-per-region"
+                .to_owned(),
+        );
+    }
+    let fleet = Fleet::of(&regions, nodes.most);
+    let mut limits = forecast::of(&snapshot, &regions, nodes);
     if !arguments.limit.is_empty() {
         if let Some(unknown) = arguments.limit.iter().find(|name| !snapshot.limits.contains_key(*name)) {
             let known: Vec<&str> = snapshot.limits.keys().map(portolan_model::Name::as_str).collect();
@@ -44,7 +55,7 @@ pub fn run(global: &cli::Global, arguments: &cli::Plan) -> Result<()> {
         "version": 1,
         "file": arguments.file,
         "notes": notes,
-        "fleet": forecast::fleet_answer(&regions, &fleet),
+        "fleet": forecast::fleet_answer(&regions, &fleet, nodes),
         "limits": limits,
     });
     global.output.print(&answer, || text::plan(&regions, &fleet, &limits, &notes));
@@ -53,7 +64,7 @@ pub fn run(global: &cli::Global, arguments: &cli::Plan) -> Result<()> {
 
 /// The worst case of each limit of a good document, for `check`.
 pub fn forecasts(snapshot: &Snapshot, regions: &RegionMap) -> Vec<Forecast> {
-    forecast::of(snapshot, regions, &Fleet::of(regions, 1))
+    forecast::of(snapshot, regions, Nodes::of(regions, None))
 }
 
 /// One line per limit, for `check`.
@@ -109,7 +120,7 @@ limits:
         };
         assert_eq!(line("audit"), ["audit", "90/s", "90", "180", "90", "90"]);
         assert_eq!(line("burst"), ["burst", "600/min, token bucket of 50", "650", "650", "650", "434"]);
-        assert_eq!(line("exports"), ["exports", "30 at one time", "30", "-", "20", "20"]);
+        assert_eq!(line("exports"), ["exports", "30 at one time", "30, node cut off 60", "-", "20", "20"]);
         assert_eq!(line("flood"), ["flood", "100/10s", "109, cut off 300", "218, cut off 600", "100", "51"]);
         assert_eq!(line("plans"), ["plans", "900/day in UTC", "900", "1800", "900", "600"]);
         assert_eq!(line("total"), ["total", "1000/s, sliding", "1000", "2000", "1000", "900"]);
@@ -136,17 +147,24 @@ limits:
         let document = SourceFile { path: "gateway.yaml".to_owned(), text: LIMITS.to_owned() };
         let bundle = Bundle { document, attachments: Default::default() };
         let snapshot = Snapshot::parse(&bundle, &regions).expect("a good document");
-        let [one, three] = [1, 3].map(|nodes| {
-            let all = forecast::of(&snapshot, &regions, &Fleet::of(&regions, nodes));
+        let [unknown, one, three] = [None, Some(1), Some(3)].map(|nodes| {
+            let all = forecast::of(&snapshot, &regions, Nodes::of(&regions, nodes));
             all.into_iter().find(|it| it.name.as_str() == "exports").expect("the limit")
         });
+        assert_eq!(
+            unknown.verdict,
+            "Never more than 30 at one time, whatever is cut off. That is with one node in each region: in one of \
+             several, each that is cut from it may add up to 30 until its work is done."
+        );
+        assert_eq!(unknown.also["node_cut_off"].units, Some(60));
         assert_eq!(one.verdict, "Never more than 30 at one time, whatever is cut off.");
+        assert!(!one.also.contains_key("node_cut_off"));
         assert_eq!(
             three.verdict,
             "At most 30 at one time while all is well; up to 60 while a node is cut from its region."
         );
-        let advice = one.advice.join(" ");
-        assert!(advice.contains("--nodes-per-region 2") && !advice.contains("for a loan"), "{advice}");
+        let advice = unknown.advice.join(" ");
+        assert!(!advice.is_empty() && !advice.contains("for a loan"), "{advice}");
     }
 
     #[test]
@@ -193,7 +211,7 @@ limits:
             limit.advice.iter().map(|advice| advice.split(' ').next().unwrap_or_default()).collect::<Vec<_>>()
         };
         assert_eq!(advice("audit"), ["`closed`", "If"]);
-        assert_eq!(advice("exports"), ["In", "The"]);
+        assert_eq!(advice("exports"), ["The"]);
         assert_eq!(advice("trial"), [""; 0]);
         assert_eq!(advice("total"), [""; 0]);
     }

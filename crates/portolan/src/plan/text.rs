@@ -160,7 +160,7 @@ pub fn summary(limits: &[Forecast]) -> String {
         table.row([
             limit.name.to_string(),
             limit.amount.clone(),
-            both(healthy.admitted.units, partition.admitted.units),
+            format!("{}{}", both(healthy.admitted.units, partition.admitted.units), cut_node(limit)),
             span.map_or_else(|| "-".to_owned(), |(a, b)| both(a.units, b.units)),
             if limit.shadow {
                 "only counted".to_owned()
@@ -181,6 +181,12 @@ pub fn summary(limits: &[Forecast]) -> String {
 /// Two figures, or one that holds in both states.
 fn both(healthy: Option<u64>, partition: Option<u64>) -> String {
     if healthy == partition { count(healthy) } else { format!("{}, cut off {}", count(healthy), count(partition)) }
+}
+
+/// What a node that is cut from its region may bring that to.
+fn cut_node(limit: &Forecast) -> String {
+    let units = limit.also.get("node_cut_off").and_then(|bound| bound.units);
+    units.map_or_else(String::new, |units| format!(", node cut off {units}"))
 }
 
 fn count(units: Option<u64>) -> String {
