@@ -6,7 +6,8 @@
 //! A lender fills more slowly from the moment on that it lends until the slot is over by the slowest clock that is
 //! tolerated; a borrower faster from when it hears of it, which is later, to the end of the slot by its own clock. So at
 //! every instant all regions together fill by the rate at most, whatever is lost, late or cut off, and nobody has to
-//! remember what it spent of a loan. Never decides what is lent.
+//! remember what it spent of a loan. Never decides what is lent or whether a request passes, and never reads a clock:
+//! it is told the time.
 //!
 //! The state machine publishes a pace for each of two neighbouring slots in the words where windows have their rights. It
 //! bars the level meanwhile, so that whoever charges reads a level and the paces that belong to it.

@@ -1,7 +1,8 @@
 //! What a node's siblings hold of the keys that it owns, told to them again: all of it in turn, and at once what is beyond a
 //! share that has become less, for them to give it up.
 //!
-//! Changes nothing of what counts as held: a sibling that holds less, or nothing, says so.
+//! Never gives anything, and never changes what counts as held: a sibling that holds less, or nothing, says so. Never waits
+//! for an answer, or remembers who was told: a word that is lost is followed by the next one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

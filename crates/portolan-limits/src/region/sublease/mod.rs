@@ -7,10 +7,10 @@
 
 pub(crate) mod grants;
 pub(crate) mod held;
-mod pace;
 pub(crate) mod requests;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use portolan_config::LimitId;
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::{
     Ask, Cell, Grant,
     held::{HAND_BACK, Held, LOOK},
-    pace::Pace,
+    usage::Usage,
 };
 use crate::{key::Key, keyed::Keyed};
 
@@ -45,7 +45,7 @@ struct Cells {
 /// One key: it goes on from slot to slot while it is used.
 #[derive(Debug, Default)]
 struct Asker {
-    pace: Pace,
+    usage: Usage,
     /// The slots that are not over.
     slots: SmallVec<[(u64, At); 2]>,
 }
@@ -111,7 +111,7 @@ impl Requests {
     /// last call. What was granted and is not used up need not be told of.
     pub fn handle_use(&mut self, cell: Cell, used: u64, refused: u64, now: Timestamp) {
         let asker = self.keys.get(&(cell.limit, cell.key));
-        let (wish, known) = asker.map_or((0, None), |asker| (asker.pace.wish(), asker.of(cell.slot)));
+        let (wish, known) = asker.map_or((0, None), |asker| (asker.usage.wish(), asker.of(cell.slot)));
         let Some(at) = known.or_else(|| self.begin(cell, used, now)) else { return };
         let held = self.cells.at(at);
         if held.handle_use(used, refused, now) {
@@ -126,8 +126,8 @@ impl Requests {
         let cell = ended.cell;
         let Some(asker) = self.keys.get_mut(&(cell.limit, cell.key)) else { return };
         let spent = self.cells.at(ended.at).spent_of(turn.used);
-        asker.pace.note(spent, turn.window);
-        let (need, wish) = (turn.need(spent), asker.pace.wish());
+        asker.usage.note(spent, turn.window);
+        let (need, wish) = (turn.need(spent), asker.usage.wish());
         let next = Cell { slot: cell.slot + 1, ..cell };
         if turn.left.is_none() || need == 0 && wish == 0 || asker.of(next.slot).is_some() {
             return;

@@ -1,16 +1,17 @@
 //! How much a node uses of a key from slot to slot, so that it can ask for that before a slot begins. A guess: the owner
-//! heeds it only where there is plenty.
+//! heeds it only where there is plenty. Never decides what is asked for or granted, and never counts what may be spent: a
+//! wrong guess costs a request a wait, or a key units that come back unused. Exponential smoothing.
 
 use std::time::Duration;
 
 /// Units that are used in a moment, smoothed over slots.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace(f32);
+pub(crate) struct Usage(f32);
 
 /// What a guess is for: the slot, or as much of a longer one.
 pub(crate) const MOMENT: Duration = Duration::from_secs(1);
 
-impl Pace {
+impl Usage {
     /// Takes note of what was used of a slot that lasts for `window`.
     pub fn note(&mut self, used: u64, window: Duration) {
         let part = MOMENT.as_secs_f32() / window.max(MOMENT).as_secs_f32();
@@ -40,10 +41,10 @@ mod tests {
     #[test]
     fn a_guess_follows_what_was_used_and_ends_with_it() {
         let second = Duration::from_secs(1);
-        let mut pace = Pace::default();
+        let mut usage = Usage::default();
         let mut after = |used: &[u64], window| {
-            used.iter().for_each(|&used| pace.note(used, window));
-            pace.wish()
+            used.iter().for_each(|&used| usage.note(used, window));
+            usage.wish()
         };
         assert_eq!(after(&[], second), 0);
         assert_eq!(after(&[1], second), 2);
