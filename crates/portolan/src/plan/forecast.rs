@@ -232,7 +232,7 @@ fn of_further_nodes(bounds: &Bounds) -> String {
     let more = |cut: &Bound| cut.units - bounds.partition.admitted_per_slot.units.min(cut.units);
     let told = |cut: &Bound| {
         format!(
-            " That is with one node in each region: in one of several, each that is cut from it may add up to {} until \
+            " That is with one node in each region: where one has several, each that is cut from it may add up to {} until \
              its work is done.",
             more(cut)
         )

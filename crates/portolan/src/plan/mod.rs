@@ -153,7 +153,7 @@ limits:
         });
         assert_eq!(
             unknown.verdict,
-            "Never more than 30 at one time, whatever is cut off. That is with one node in each region: in one of \
+            "Never more than 30 at one time, whatever is cut off. That is with one node in each region: where one has \
              several, each that is cut from it may add up to 30 until its work is done."
         );
         assert_eq!(unknown.also["node_cut_off"].units, Some(60));
