@@ -326,6 +326,7 @@ async fn ask(
     let slot =
         format!("portolan:{}:{}:{}:{}:{}", asker.cluster, asker.founder, request.limit.0, request.slot, request.key);
     let lifetime = request.kept_for(now);
+    let kept_until = request.slot_ends + request.kept_for(request.slot_ends);
     let mut call = script.prepare_invoke();
     call.key(slot)
         .arg(asker.region.as_str())
@@ -333,7 +334,8 @@ async fn ask(
         .arg(request.held)
         .arg(request.units)
         .arg(request.quota)
-        .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+        .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX))
+        .arg(kept_until.as_unix_millis());
     let began = Instant::now();
     let answer = timeout(ANSWER_TIMEOUT, call.invoke_async::<(u64, u64, u64)>(&mut connection)).await;
     let answer = match answer {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use portolan_config::LimitId;
 use portolan_limits::{Granted, Key, LoanReply, LoanRequest};
-use portolan_model::{HashKey, MemberId, Name, RegionId, WallTime};
+use portolan_model::{HashKey, MemberId, Name, RegionId};
 use portolan_server::{
     Clock,
     lender::{Asker, Lender, LenderNews},
@@ -46,7 +46,7 @@ impl Region {
             held,
             units: wanted,
             quota: 100,
-            slot_ends: WallTime::from_unix_millis(u64::MAX / 2),
+            slot_ends: Clock::start().now().wall + Duration::from_secs(60),
         }
     }
 

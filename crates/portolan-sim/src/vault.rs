@@ -7,6 +7,8 @@ use portolan_limits::{Granted, Key, LimitId, LoanRequest};
 use portolan_model::Timestamp;
 use tokio::time::Duration;
 
+use crate::clock::BEGIN;
+
 /// One Redis. It keeps no slot longer than it was last told to.
 #[derive(Default)]
 pub struct Vault {
@@ -33,8 +35,8 @@ struct Lent {
 const SWEPT_EVERY: u64 = 1024;
 
 impl Vault {
-    /// Lends a part of a slot to the region at this place, at once or not at all; the slot is then kept for `lifetime`.
-    /// A sequence that was answered before is answered alike.
+    /// Lends a part of a slot to the region at this place, at once or not at all; the slot is then kept for `lifetime`, and
+    /// until it is over by this server's own clock, which is true. A sequence that was answered before is answered alike.
     pub fn lend(&mut self, region: usize, request: &LoanRequest, lifetime: Duration, now: Timestamp) -> Granted {
         self.lent += 1;
         if self.lent.is_multiple_of(SWEPT_EVERY) {
@@ -59,7 +61,8 @@ impl Vault {
         };
         let slot = self.slots.entry(name).or_insert(Slot { total: 0, regions, until: now });
         slot.regions.insert(region, lent);
-        (slot.total, slot.until) = (total + chunk, now + lifetime);
+        let lasts = request.kept_for(BEGIN + now.since(Timestamp::ZERO));
+        (slot.total, slot.until) = (total + chunk, now + lifetime.max(lasts));
         Granted { held: lent.units, total: slot.total, before }
     }
 
@@ -71,7 +74,7 @@ impl Vault {
 
 #[cfg(test)]
 mod tests {
-    use portolan_model::{HashKey, WallTime};
+    use portolan_model::HashKey;
 
     use super::*;
 
@@ -90,7 +93,7 @@ mod tests {
             held,
             units,
             quota: 100,
-            slot_ends: WallTime::from_unix_millis(u64::MAX / 2),
+            slot_ends: BEGIN + Duration::from_secs(1),
         }
     }
 
@@ -144,5 +147,15 @@ mod tests {
             [(1, 0), (2, 10), (3, 20), (4, 31)].map(|(sequence, secs)| total(&mut vault, sequence, secs)),
             [10, 20, 30, 10]
         );
+    }
+
+    #[test]
+    fn a_slot_that_was_asked_for_ahead_of_time_is_kept_until_it_is_over() {
+        let mut vault = Vault::default();
+        let mut total = |sequence, secs| {
+            let ahead = LoanRequest { slot_ends: BEGIN + Duration::from_secs(40), ..request(sequence, 0, 10) };
+            vault.lend(0, &ahead, LIFETIME, at(secs)).total
+        };
+        assert_eq!([(1, 0), (2, 39), (3, 49), (4, 61)].map(|(sequence, secs)| total(sequence, secs)), [10, 20, 30, 10]);
     }
 }
