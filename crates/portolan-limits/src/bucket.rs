@@ -129,13 +129,28 @@ impl Level {
     /// The level at `now` of a bucket that needs `debt` to be full.
     pub fn new(reuse: u8, now: BucketTime, debt: u64) -> Self {
         let bits = (u64::from(reuse) << TIME_BITS) | (now.fractions().wrapping_add(debt) & TIME_MASK);
-        // Neither of the two values that mean something else; a fraction more is a token later.
-        Self(bits.clamp(1, u64::MAX - 1))
+        Self(bits).sound()
+    }
+
+    /// Neither of the two values that mean something else; a fraction more is a token later.
+    const fn sound(self) -> Self {
+        match self.0 {
+            0 => Self(1),
+            u64::MAX => Self(u64::MAX - 1),
+            _ => self,
+        }
     }
 
     /// The same level of another entry.
     pub const fn with_reuse(self, reuse: u8) -> Self {
         if self.was_asked() { Self(((reuse as u64) << TIME_BITS) | (self.0 & TIME_MASK)) } else { self }
+    }
+
+    /// The same level, to which nothing that was charged before can be given back any more. The number that tells charges
+    /// apart wraps with every 16th call: by then none of them may be given back any more.
+    pub const fn settled(self) -> Self {
+        let reuse = (self.reuse() as u64 + 1) & (u64::MAX >> TIME_BITS);
+        Self((reuse << TIME_BITS) | (self.0 & TIME_MASK)).sound()
     }
 
     /// How long the bucket needs to be full at `now`.
@@ -147,7 +162,7 @@ impl Level {
     /// The level when what took `time` was given back.
     pub fn given_back(self, time: u64) -> Self {
         let level = (self.0 & !TIME_MASK) | (self.0.wrapping_sub(time.min(LONGEST)) & TIME_MASK);
-        Self(level.clamp(1, u64::MAX - 1))
+        Self(level).sound()
     }
 }
 

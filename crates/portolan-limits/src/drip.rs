@@ -59,7 +59,7 @@ pub(crate) fn spend<'a>(
             return refused(DenyReason::Degraded, retry_at.since(wall), wait);
         }
         if purse.fits() {
-            let reuse = if site.place.is_some() { purse.seen.reuse() } else { 0 };
+            let reuse = purse.seen.reuse();
             if counter.advance_level(purse.seen, Level::new(reuse, purse.at, purse.debt + purse.time)) {
                 if rights.lends_rate(slot) {
                     counter.count(slot, cost.into(), 0);

@@ -47,7 +47,8 @@ pub(crate) struct Drawn {
 
 impl Limits {
     /// Keeps the tokens that are missing from buckets whose definition changed: their levels are times, and a token of
-    /// another rate takes another time. Walks over the whole table, if there are such limits.
+    /// another rate takes another time. What was charged before is therefore not given back any more. Walks over the
+    /// whole table, if there are such limits.
     pub(super) fn rescale_buckets(&self, before: &Limiter, changed: &[LimitId]) {
         let wall = self.wall();
         let both = |limit: LimitId| {
@@ -65,7 +66,7 @@ impl Limits {
             let at = bucket_time(&rights.terms, counter, wall);
             counter.change_level(|level| {
                 let debt = to.debt_from(from, level.debt(at));
-                level.was_asked().then(|| Level::new(level.reuse(), at, debt))
+                level.was_asked().then(|| Level::new(level.reuse(), at, debt).settled())
             });
         };
         for (rights, from, to) in rescaled.values() {

@@ -327,6 +327,39 @@ fn a_unit_given_back_after_its_slot_frees_nothing_in_any_later_one() {
     }
 }
 
+#[test]
+fn what_was_charged_to_a_bucket_before_its_rate_was_raised_is_not_given_back_in_the_time_of_the_new_one() {
+    let bucket = |generation, count| {
+        let rate = Rate { count, per: Duration::from_secs(1) };
+        let name = Name::new("alone").expect("a name");
+        let algorithm = Algorithm::TokenBucket { rate, burst: 60 };
+        Definition { generation, ..Definition::new(LimitId(1), name, algorithm) }
+    };
+    let charge = |fleet: &mut Fleet, key| match fleet.request(0, &[(1, key)]) {
+        Some(Admission::Allow(charges)) => Some(charges[0]),
+        _ => None,
+    };
+    // Of one key that has a counter, and of more than the table has room for, which share one.
+    for keys in [1, 1000] {
+        let mut fleet = Fleet::new(1, vec![bucket(1, 30)], 1);
+        fleet.settle();
+        fleet.run(1000 - fleet.now(0).wall.as_unix_millis() % 1000);
+        let asked = (0..1000).map(|at| at % keys);
+        let charges: Vec<_> = asked.filter_map(|key| charge(&mut fleet, key)).collect();
+        assert!(charges.len() >= 60, "{}", charges.len());
+        fleet.define(vec![bucket(2, 300)]);
+        let late = if keys == 1 { 0 } else { 5000 };
+        // As the first charge under the new rate is not one under the old.
+        fleet.run(4);
+        let mut at_once = usize::from(charge(&mut fleet, late).is_some());
+        for charge in &charges[charges.len() - 20..] {
+            fleet.regions[0].limiter.refund(charge, 1, fleet.now(0));
+        }
+        at_once += (0..100).filter_map(|_| charge(&mut fleet, late)).count();
+        assert!(at_once <= 21, "{keys} keys: {at_once}");
+    }
+}
+
 /// A fleet's history takes longer than a row's.
 fn fleets() -> u32 {
     ProptestConfig::default().cases.div_ceil(16)
