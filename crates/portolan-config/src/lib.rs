@@ -50,7 +50,7 @@ pub use limit::{
     RefundOn, SLOT_LEAD, ShareChange, SharePlan, Shares, Window,
 };
 pub use node_file::{AccessLog, CertificateFiles, IdentityFiles, Listen, NodeFile, Peer};
-pub use region::{Location, Region, RegionMap};
+pub use region::{Location, MAX_REGIONS, Region, RegionMap};
 pub use register::{Budgeted, Consumers, Fence, Leases, LimitBinding, LimitId, LimitRegister, PendingShares};
 pub use roster::Roster;
 pub use scenario::{

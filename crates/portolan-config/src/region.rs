@@ -7,6 +7,9 @@ use portolan_model::{Coordinates, Rate, RegionId};
 
 use crate::{Faults, SourceFile, region_files};
 
+/// Regions that a cluster may have: what a region lends to another is told with that one's number in seven bits.
+pub const MAX_REGIONS: usize = 127;
+
 /// Every region of the cluster. Fixed when the cluster is founded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegionMap {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use portolan_model::{Coordinates, RegionId};
 
 use crate::{
-    Fault, Faults, Location, Region, RegionMap, SourceFile,
+    Fault, Faults, Location, MAX_REGIONS, Region, RegionMap, SourceFile,
     decode::{self, Fields, Shape, dangling, duration, items, parsed, region_id, string, text},
     fault::{Report, Span},
     syntax,
@@ -46,6 +46,11 @@ pub(crate) fn parse(files: &[SourceFile]) -> Result<RegionMap, Faults> {
     for file in parsed.iter_mut().filter(|file| !is(file, "rtt") && !is(file, "networks")) {
         let Some(root) = &file.root else { continue };
         let Some(region) = region(root, &mut file.report) else { continue };
+        if map.ids().len() == MAX_REGIONS && map.get(&region.id).is_none() {
+            let message = format!("region `{}` is one too many: limits are shared by {MAX_REGIONS} at most", region.id);
+            file.report.fault(Span::START, message, "serve its clients from another region".to_owned());
+            continue;
+        }
         if map.get(&region.id).is_some() {
             let message = format!("region `{}` is defined by another file already", region.id);
             file.report.fault(Span::START, message, "remove one of the files".to_owned());
@@ -228,8 +233,8 @@ fn missing(map: &RegionMap, files: &[SourceFile]) -> Vec<Fault> {
 /// Addresses of one region: what fits a DNS answer.
 const MAX_ADDRESSES: usize = 16;
 
-/// Pairs of a hundred regions.
-const MAX_ROUND_TRIPS: usize = 5000;
+/// Pairs of regions.
+const MAX_ROUND_TRIPS: usize = MAX_REGIONS * (MAX_REGIONS - 1) / 2;
 
 /// Beyond this, an election would never end.
 const MAX_RTT: Duration = Duration::from_secs(2);

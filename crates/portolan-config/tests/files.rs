@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::regions;
-use portolan_config::{AccessLog, Location, NodeFile, SourceFile};
+use portolan_config::{AccessLog, Location, MAX_REGIONS, NodeFile, RegionMap, SourceFile};
 use portolan_model::RegionId;
 
 fn region(text: &str) -> RegionId {
@@ -83,4 +83,28 @@ fn a_node_file_lists_several_nodes_of_a_region_and_not_the_node_itself() {
     let faults = parse(&peer("eu-west-1", "eu-west")).expect_err("this node itself");
     let messages: Vec<&str> = faults.0.iter().map(|fault| fault.message.as_str()).collect();
     assert_eq!(messages, ["`eu-west-1` is this node itself"]);
+}
+
+#[test]
+fn a_region_beyond_those_that_limits_can_be_shared_by_is_a_fault_of_its_file() {
+    let files = |count: usize| {
+        let name = |at: usize| format!("r{at:03}");
+        let region = |at: usize| {
+            let text = format!(
+                "version: 1\nregion: {}\ntitle: R\ncoordinates: {{ latitude: 1, longitude: 1 }}\naddresses: [127.10.{at}.1]\n",
+                name(at)
+            );
+            source(&format!("{}.yaml", name(at)), &text)
+        };
+        let pairs = (0..count).flat_map(|a| (0..a).map(move |b| (b, a)));
+        let trips: String =
+            pairs.map(|(a, b)| format!("- {{ between: [{}, {}], rtt: 9ms }}\n", name(a), name(b))).collect();
+        let trips = source("rtt.yaml", &format!("version: 1\nrtt:\n{trips}"));
+        (0..count).map(region).chain([trips]).collect::<Vec<_>>()
+    };
+    let most = RegionMap::parse(&files(MAX_REGIONS)).unwrap_or_else(|faults| panic!("{}", faults.render()));
+    assert_eq!(most.ids().len(), 127);
+    let faults = RegionMap::parse(&files(MAX_REGIONS + 1)).expect_err("one too many");
+    let told: Vec<_> = faults.0.iter().map(|fault| format!("{}: {}", fault.path, fault.message)).collect();
+    assert_eq!(told, ["r127.yaml: region `r127` is one too many: limits are shared by 127 at most"]);
 }

@@ -3,12 +3,11 @@
 //! 12 bytes per number that is not zero. Never decides what may be spent. Bounded counter from grow-only counters
 //! (Balegas et al., SRDS 2015).
 
+/// Most regions of a scope: a cell names the one lent to, and what, in a byte below the two special fields.
+pub(crate) use portolan_config::MAX_REGIONS;
 use smallvec::{SmallVec, smallvec};
 
 use crate::forecast::Demand;
-
-/// Most regions of a scope: a cell names the one lent to, and what, in a byte below the two special fields.
-pub(crate) const MAX_REGIONS: usize = 127;
 
 /// Largest number in a cell.
 pub(crate) const MAX_AMOUNT: u64 = (1 << 40) - 1;
