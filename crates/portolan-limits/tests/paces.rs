@@ -165,3 +165,19 @@ fn rule_8_a_lender_whose_clock_leaps_gains_its_share_of_the_burst_and_no_rate() 
         scene.check(BURST + BURST / 3, &format!("{leap_ms} ms, {into_slot} ms into a second"));
     }
 }
+
+#[test]
+fn a_region_that_borrowed_rate_fills_by_no_more_than_all_of_it_when_that_is_lowered() {
+    for (into_slot, rate) in [(900, 30), (960, 30), (900, 100)] {
+        let mut scene = Scene::new(BURST, Network::default(), into_slot);
+        let mut lowered = Definition { generation: 2, ..definition(BURST, SharePlan::default()) };
+        let per = Duration::from_secs(1);
+        lowered.algorithm = Algorithm::TokenBucket { rate: Rate { count: rate, per }, burst: BURST };
+        scene.define(&lowered, [0, 1, 2], 0, [450, 0, 0]);
+        let before = scene.by_borrower;
+        scene.ask(1000 - into_slot + 950, [450, 0, 0]);
+        // What its own bucket held beside, at most; and what came of the slot before under the rate before.
+        let (admitted, most) = (scene.by_borrower - before, rate + BURST / 3 + (1000 - into_slot) * 3 / 10);
+        assert!(admitted as u64 <= most, "{admitted} of {most}: {rate}/s from {into_slot} ms into a second");
+    }
+}

@@ -170,8 +170,10 @@ impl Limits {
             let sound = (0..self.regions.len()).filter(|&from| from != self.me).filter(sound);
             sound.map(|from| account.amount(slot, from, Field::Lent(Loan::Rate, self.me as u8))).sum()
         };
-        let borrowed = if opens && rights.lends_rate(slot) { account.map_or(0, lent) } else { 0 };
-        let share = rights.terms.tokens(rights.terms.base(slot));
+        let lent = if opens && rights.lends_rate(slot) { account.map_or(0, lent) } else { 0 };
+        let [share, whole] = [rights.terms.base(slot), rights.terms.quota].map(|count| rights.terms.tokens(count));
+        // Under a rate that was lowered since this region fills by no more than all of it.
+        let borrowed = whole.of_slot().saturating_sub(share.of_slot()).min(lent);
         let from_ms = wall.since(begin).as_millis() as u64;
         let lacking = match account {
             _ if self.outlasts(rights, key, slot) => u64::MAX,
