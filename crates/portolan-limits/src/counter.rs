@@ -442,25 +442,25 @@ impl Counter {
 
     /// Whether nothing of slot `current`, the one before, or a later one is counted.
     pub fn is_over(&self, current: u64) -> bool {
-        self.are_over(current, |_| false)
-    }
-
-    /// The same where words may read as of slots to come since the clock was set forward by months. No clock may have been
-    /// later than `latest` when the words were written.
-    pub fn is_over_or_wrapped(&self, latest: u64) -> bool {
-        self.are_over(latest, |word| word.is_wrapped(latest))
-    }
-
-    fn are_over(&self, current: u64, is_wrapped: impl Fn(Word) -> bool) -> bool {
-        let past = |slot| match self.word(slot) {
-            word if is_wrapped(word) => u64::MAX,
-            word => match word.age(slot) {
-                Age::Past(slots) => slots,
-                Age::Same | Age::Ahead => 0,
-            },
+        let past = |slot| match self.word(slot).age(slot) {
+            Age::Past(slots) => slots,
+            Age::Same | Age::Ahead => 0,
         };
         // The other parity's word is asked for the slot to come: of the slot before it is 2 behind that.
         past(current) > 0 && past(current + 1) > 2
+    }
+
+    /// Forgets words that read as of slots to come since the clock was set forward by months: they are of slots long over. No
+    /// clock may have been later than `latest` when they were written.
+    pub fn retire_wrapped(&self, latest: u64) {
+        for slot in [latest, latest + 1] {
+            let word = self.word(slot);
+            if word.is_wrapped(latest) {
+                let over = word.rolled(slot.saturating_sub(LONG_OVER), 0);
+                // An error says that it is in use again.
+                let _ = self.used[parity(slot)].compare_exchange(word.bits(), over.bits(), AcqRel, Relaxed);
+            }
+        }
     }
 
     /// Both words, to be barred as they are.
@@ -510,6 +510,7 @@ impl Counter {
     /// wrap and it would read as one of a slot to come. For counters that never change their key, only by the state
     /// machine.
     pub fn retire(&self, current: u64) {
+        self.retire_wrapped(current);
         for slot in [current, current + 1] {
             let word = self.word(slot);
             if matches!(word.age(slot), Age::Past(slots) if slots > 2) {
@@ -544,6 +545,37 @@ impl Counter {
 /// Tells how fast a bucket fills from what was borrowed for a slot; nothing of a bucket waits for a mark.
 const PACE: u64 = WaitReason::tag(Some(WaitReason::Mark));
 
+/// Slots before the present one of which nothing matters any more; an even number.
+const LONG_OVER: u64 = 4096;
+
 const fn parity(slot: u64) -> usize {
     (slot & 1) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_wrapped_is_of_a_slot_long_over_and_keeps_its_reuse_number() {
+        let (slot, sixty_days) = (1_795_000_000, 5_184_000);
+        for begin in [slot, slot + 1] {
+            let counter = Counter::default();
+            for slot in [begin, begin + 1] {
+                counter.count(slot, 5, 0);
+                counter.commit(slot);
+            }
+            let later = begin + sixty_days;
+            let ages = || [later, later + 1].map(|slot| counter.word(slot).age(slot));
+            assert_eq!(ages(), [Age::Ahead; 2]);
+            counter.retire_wrapped(begin);
+            assert_eq!([begin, begin + 1].map(|slot| counter.used(slot)), [5, 5]);
+            counter.retire_wrapped(later);
+            assert_eq!(ages(), [Age::Past(LONG_OVER); 2]);
+            assert_eq!(counter.words().map(Word::reuse), [1, 1]);
+            assert!(counter.is_over(later));
+            counter.count(later, 7, 0);
+            assert_eq!(counter.used(later), 7);
+        }
+    }
 }

@@ -331,12 +331,6 @@ impl Terms {
         }
     }
 
-    /// Whether a counter counts nothing that matters since the clock was set forward by months: no clock may have been later
-    /// than `latest` when it was read.
-    pub fn is_wrapped(&self, counter: &Counter, latest: WallTime) -> bool {
-        matches!(self.kind, Kind::Fixed | Kind::Sliding) && counter.is_over_or_wrapped(self.slot(latest))
-    }
-
     /// Whether a counter counts nothing that matters at `wall` or later.
     pub fn is_over(&self, counter: &Counter, wall: WallTime) -> bool {
         match self.kind {

@@ -406,7 +406,8 @@ impl Limits {
                 let on_loan = counter.key().is_some_and(|key| self.on_loan.contains_key(&(rights.id, key)));
                 rights.lapse(counter, on_loan, wall);
                 counter.retire_published(rights.terms.slot(wall));
-                rights.terms.is_over(counter, wall) || rights.terms.is_wrapped(counter, self.shared.latest())
+                counter.retire_wrapped(rights.terms.slot(self.shared.latest()));
+                rights.terms.is_over(counter, wall)
             }
             None => true,
         };

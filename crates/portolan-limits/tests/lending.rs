@@ -141,3 +141,25 @@ fn assert_estimate(slots: &[(u64, u64)], limit: u64) {
         assert!(estimate <= limit * 1000, "{estimate} thousandths {into} ms into slot {slot}");
     }
 }
+
+#[test]
+fn rate_is_lent_again_after_clocks_were_set_forward_by_months() {
+    const SIXTY_DAYS_MS: i64 = 60 * 86_400_000;
+    let name = Name::new("uneven").expect("a name");
+    let mut fleet = Fleet::new(2, vec![Definition::new(LimitId(1), name, bucket(300, 30))], 5);
+    fleet.settle();
+    let serve = |fleet: &mut Fleet, seconds: u64| {
+        let mut admitted = 0;
+        for _ in 0..seconds * 250 {
+            admitted += u64::from(matches!(fleet.request(0, &[(1, 1)]), Some(Admission::Allow(_))));
+            fleet.run(4);
+        }
+        admitted / seconds
+    };
+    serve(&mut fleet, 4);
+    let before = serve(&mut fleet, 4);
+    (0..2).for_each(|at| fleet.regions[at].clock_ms = SIXTY_DAYS_MS);
+    serve(&mut fleet, 15);
+    let after = serve(&mut fleet, 4);
+    assert!(before >= 220 && after >= 220, "{before} a second before, {after} after");
+}
