@@ -113,8 +113,10 @@ pub(crate) struct Terms {
     pub allowance: u64,
     /// What one may have spent so before a restart: by the larger share, while one follows another.
     pub presumed: u64,
-    /// How far beyond the spend a durable mark is set.
+    /// How far beyond the spend a durable mark is set, by an owner that has the slot from its beginning; and by one that
+    /// spent little of it, at least.
     pub chunk: u64,
+    pub step: u64,
     /// Units that one request costs at most.
     pub most_cost: u64,
     marked: bool,
@@ -212,6 +214,7 @@ impl Terms {
             allowance,
             presumed: (share.before.max(share.after) / 10).max(1),
             chunk: allowance.max(second),
+            step: (least / 1000).max(second).max(1),
             most_cost: definition.most_cost.into(),
             prefers_rate: prefers_rate(&definition.algorithm, &weights_of(&definition.shares), regions),
             marked: window >= MARKED_WINDOW && matches!(kind, Kind::Fixed | Kind::Sliding) && !definition.shadow,

@@ -36,7 +36,7 @@ use portolan_config::{LimitId, Roster};
 use portolan_model::{ByteSize, HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
 
 pub(crate) use self::marking::MAX_MARKED;
-use self::{book::Book, partition::Partition, report::OwnUse, siblings::Siblings, watch::Watch};
+use self::{book::Book, marking::Marked, partition::Partition, report::OwnUse, siblings::Siblings, watch::Watch};
 pub use self::{
     event::Event,
     partition::PartitionTally,
@@ -155,8 +155,8 @@ pub struct Limits {
     siblings: Siblings,
     /// Marks that came with a shard, until their limit is defined.
     recovered: BTreeMap<LimitId, Vec<Mark>>,
-    /// Highest mark asked for, with the end of its slot.
-    marked: BTreeMap<(LimitId, Key, u64), (u64, WallTime)>,
+    /// What was asked to be durable.
+    marked: BTreeMap<(LimitId, Key, u64), Marked>,
     mode: Mode,
     fenced: bool,
     clock_ahead: Vec<bool>,
@@ -432,7 +432,7 @@ impl Limits {
         }
         let live = |limit, slot| limiter.rights(limit).is_some_and(|rights| slot + 1 >= rights.terms.slot(wall));
         self.untold.retain(|place| live(place.limit, place.slot));
-        self.marked.retain(|_, &mut (_, ends)| ends > wall);
+        self.marked.retain(|_, marked| marked.ends > wall);
         self.loans.forget(wall);
         self.durability.forget(wall);
         self.recovered.retain(|_, marks| marks.iter().any(|mark| mark.ends > wall));

@@ -224,6 +224,8 @@ impl Held<'_> {
     pub fn wants_more(&self) -> bool {
         let View { slot, used, rights: allowance, .. } = self.view;
         let low = match allowance.pending {
+            // A mark that is less than that beyond what is used was low when it came: then the last unit tells.
+            Some(WaitReason::Mark) if used == allowance.amount => return true,
             Some(WaitReason::Mark) => allowance.amount.saturating_sub(self.site.rights.terms.chunk / 2),
             Some(WaitReason::Owner) => self.site.counter.others(slot),
             Some(WaitReason::Borrow) | None => return false,

@@ -91,9 +91,10 @@ pub(super) fn restart(promise: &Promise, fleet: &Fleet) -> (Bound, Option<Durati
         }
         _ if window >= MARKED_WINDOW => {
             let why = format!(
-                "it goes on from a durable mark, which is ahead of a key's spend by as much again at most, so by half of \
-                 what it held; but once more than {MAX_MARKED} keys are past a tenth of their share, later ones go by one \
-                 mark for all of them, which may be all of it"
+                "it goes on from a durable mark, which is ahead of a key's spend by a tenth of its share or as much again; \
+                 after a further restart in the window by as much again as was spent since the one before, or a second's \
+                 part or a thousandth of the share; but once more than {MAX_MARKED} keys are past a tenth of their \
+                 share, later ones go by one mark for all of them, which may be all of it"
             );
             // Of a sliding window that counts in the next one, too.
             let counted = if slides { 2 } else { 1 };

@@ -149,6 +149,7 @@ impl Limits {
             (taken, counter.used(slot), rights.allowance(shared, counter, key, slot))
         };
         let Some((taken, used, allowance)) = self.with_entry(rights, key, take) else { return 0 };
+        self.note_lent(rights, key, slot, taken);
         if taken < amount && rights.terms.marked() && allowance.amount < entitled {
             self.ask_for_mark(rights, key, slot, used.saturating_add(amount - taken).min(entitled));
         }

@@ -1,6 +1,6 @@
 //! Which durable marks to ask for, what to release when they are durable, and what to make of those found at the start.
 
-use portolan_model::Now;
+use portolan_model::{Now, WallTime};
 
 use super::Limits;
 use crate::{
@@ -12,6 +12,23 @@ use crate::{
     table::Tenant,
     verdict::WaitReason,
 };
+
+/// The mark of a key in a slot as it was asked for last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marked {
+    pub spent: u64,
+    /// The end of the slot.
+    pub ends: WallTime,
+    /// What is used of it that nobody spent under this owner: what the one before left, and what was lent since. 0 for a
+    /// slot that was this owner's from the beginning.
+    begun: u64,
+}
+
+impl Marked {
+    const fn new(ends: WallTime, begun: u64) -> Self {
+        Self { spent: 0, ends, begun }
+    }
+}
 
 impl Limits {
     /// The write with this number and all before it are on disk.
@@ -74,8 +91,9 @@ impl Limits {
             rights.live.assume(mark.slot, mark.spent);
         }
         for mark in of_keys.iter().chain(&of_all) {
-            let held = self.marked.entry((mark.limit, mark.key, mark.slot)).or_insert((0, mark.ends));
-            held.0 = held.0.max(mark.spent);
+            let marked = self.marked.entry((mark.limit, mark.key, mark.slot)).or_insert(Marked::new(mark.ends, 0));
+            marked.spent = marked.spent.max(mark.spent);
+            marked.begun = marked.begun.max(mark.spent);
         }
         of_keys.into_iter().for_each(|mark| self.inherit_mark(rights, mark));
     }
@@ -102,18 +120,42 @@ impl Limits {
 
     /// Asks for a mark before a key comes to its durable ceiling.
     pub(super) fn consider_mark(&mut self, rights: &Rights, key: Key, slot: u64, used: u64, allowance: Allowance) {
-        let left = allowance.amount.saturating_sub(used);
-        let enough = allowance.pending != Some(WaitReason::Mark) || left > rights.terms.chunk / 2;
-        if !rights.terms.marked() || enough || !self.is_live(rights, slot) {
-            return;
+        let Some(ahead) = self.ahead(rights, key, slot, used, allowance) else { return };
+        if rights.terms.marked() && self.is_live(rights, slot) {
+            let cap = self.most(rights, key, slot);
+            self.ask_for_mark(rights, key, slot, used.saturating_add(ahead).min(cap));
         }
-        let cap = self.most(rights, key, slot);
-        // A key that ran dry spends faster than the disk writes: its marks double, so that a burst waits for a few
-        // writes and not for one per chunk. A crash then costs it as much as it had spent, at most; what was lent does not
-        // count as that.
-        let spent = self.consumed(rights, key, slot, used);
-        let ahead = if left == 0 { rights.terms.chunk.max(spent) } else { rights.terms.chunk };
-        self.ask_for_mark(rights, key, slot, used.saturating_add(ahead).min(cap));
+    }
+
+    /// How far beyond what is used the next mark should be, if it is time for one. What a key loses by a crash, or by
+    /// another owner, is as much again as it spent under this one at most, be it little: what it began with is no spend.
+    fn ahead(&self, rights: &Rights, key: Key, slot: u64, used: u64, allowance: Allowance) -> Option<u64> {
+        let terms = &rights.terms;
+        let begun = self.begun(rights, key, slot);
+        let spent = match begun {
+            // Nor is what was lent.
+            0 => self.consumed(rights, key, slot, used),
+            _ => used.saturating_sub(begun),
+        };
+        let chunk = if begun == 0 { terms.chunk } else { (spent / 2).clamp(terms.step, terms.chunk) };
+        let left = allowance.amount.saturating_sub(used);
+        let enough = allowance.pending != Some(WaitReason::Mark) || left > chunk / 2;
+        // A key that ran dry spends faster than the disk writes: its marks double, so that a burst waits for a few writes and
+        // not for one per chunk.
+        (!enough).then(|| if left == 0 { chunk.max(spent) } else { chunk })
+    }
+
+    /// What is used of a key's slot that nobody asked for under this owner; 0 for a slot that was its own from the beginning.
+    pub(super) fn begun(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
+        let marked = self.marked.get(&(rights.id, key, slot)).map_or(0, |marked| marked.begun);
+        marked.max(rights.start(&self.shared, key, slot))
+    }
+
+    /// Takes note that so much of a slot was lent.
+    pub(super) fn note_lent(&mut self, rights: &Rights, key: Key, slot: u64, amount: u64) {
+        if let Some(marked) = self.marked.get_mut(&(rights.id, key, slot)).filter(|marked| marked.begun > 0) {
+            marked.begun = marked.begun.saturating_add(amount);
+        }
     }
 
     /// Asks for a mark that covers a request which was refused for want of one, however much it costs.
@@ -135,10 +177,12 @@ impl Limits {
         let overflow = &rights.live.overflow;
         self.count(rights, 0, overflow.take_refused());
         let slot = rights.terms.slot(self.wall());
-        let (used, base, chunk) = (overflow.used(slot), rights.terms.base(slot), rights.terms.chunk);
-        let allowed = rights.unmarked(slot);
-        if rights.terms.marked() && allowed < base && allowed.saturating_sub(used) <= chunk / 2 {
-            self.ask_for_mark(rights, Key::EVERY, slot, used.saturating_add(chunk.max(used)).min(base));
+        let (used, base) = (overflow.used(slot), rights.terms.base(slot));
+        let amount = rights.unmarked(slot);
+        let pending = (amount < base).then_some(WaitReason::Mark);
+        let ahead = self.ahead(rights, Key::EVERY, slot, used, Allowance { amount, pending });
+        if let Some(ahead) = ahead.filter(|_| rights.terms.marked()) {
+            self.ask_for_mark(rights, Key::EVERY, slot, used.saturating_add(ahead).min(base));
         }
     }
 
@@ -151,9 +195,10 @@ impl Limits {
             return;
         }
         let ends = rights.terms.forgotten(slot);
-        let asked = self.marked.entry((rights.id, key, slot)).or_insert((0, ends));
-        if asked.0 < spent {
-            asked.0 = spent;
+        let begun = rights.start(&self.shared, key, slot);
+        let asked = self.marked.entry((rights.id, key, slot)).or_insert(Marked::new(ends, begun));
+        if asked.spent < spent {
+            asked.spent = spent;
             self.durability.want(Mark { limit: rights.id, key, slot, spent, ends });
         }
     }
@@ -205,6 +250,15 @@ mod tests {
         limits
     }
 
+    /// A second of it.
+    const STEP: u64 = 50;
+
+    /// What a key's next owner finds that it may have spent.
+    fn known(limits: &Limits, key: Key) -> u64 {
+        let marks = limits.legacy().marks.into_iter().filter(|mark| mark.key == key);
+        marks.map(|mark| mark.spent).max().unwrap_or(0)
+    }
+
     fn mark(key: Key, spent: u64) -> Mark {
         let slot = NOW.wall.as_unix_millis() / 60_000;
         Mark { limit: LimitId(1), key, slot, spent, ends: WallTime::from_unix_millis((slot + 1) * 60_000) }
@@ -221,13 +275,17 @@ mod tests {
     }
 
     fn admitted(limits: &mut Limits, key: Key) -> usize {
+        admitted_of(limits, key, 4000)
+    }
+
+    fn admitted_of(limits: &mut Limits, key: Key, requests: usize) -> usize {
         let admits = |limits: &mut Limits| {
             let admission = limits.limiter().admit(&[Claim { limit: LimitId(1), key, cost: 1 }], NOW);
             limits.handle_timeout(NOW);
             make_durable(limits);
             matches!(admission, Admission::Allow(_))
         };
-        (0..4000).filter(|_| admits(limits)).count()
+        (0..requests).filter(|_| admits(limits)).count()
     }
 
     #[test]
@@ -263,5 +321,41 @@ mod tests {
         let known = limits.legacy().marks;
         assert_eq!(known.iter().filter(|mark| mark.key == key("k")).map(|mark| mark.spent).collect::<Vec<_>>(), [500]);
         assert_eq!(admitted(&mut limits, key("k")), 2500);
+    }
+
+    #[test]
+    fn owners_that_spend_little_leave_little_to_the_next_however_much_they_began_with() {
+        for begun in [(key("k"), 400), (Key::EVERY, 400)] {
+            let mut limits = started(&[begun]);
+            for owner in 1..=5 {
+                assert!(admitted_of(&mut limits, key("k"), 3) >= 2);
+                let spent = known(&limits, key("k"));
+                assert!(spent <= 400 + owner * (STEP + 3), "owner {owner} of {begun:?} leaves {spent}");
+                limits = started(&[begun, (key("k"), spent)]);
+            }
+            assert!(admitted(&mut limits, key("k")) >= 2000);
+        }
+    }
+
+    #[test]
+    fn owners_of_keys_without_a_mark_leave_little_more_than_what_one_may_have_spent_so() {
+        let (mut limits, mut spent) = (started(&[]), 0);
+        for owner in 1..=5 {
+            assert!(admitted_of(&mut limits, key("k"), 3) >= 2);
+            spent = known(&limits, key("k"));
+            assert!(spent <= 300 + owner * (STEP + 3), "owner {owner} leaves {spent}");
+            limits = started(&[(key("k"), spent)]);
+        }
+        assert!(spent > 300);
+    }
+
+    #[test]
+    fn an_owner_that_spends_much_leaves_as_much_again_at_most() {
+        let mut limits = started(&[(key("k"), 400)]);
+        for spent in 1..2000 {
+            assert_eq!(admitted_of(&mut limits, key("k"), 1), 1);
+            let ahead = known(&limits, key("k")) - 400 - spent;
+            assert!(ahead <= spent.max(STEP), "{ahead} ahead of {spent}");
+        }
     }
 }

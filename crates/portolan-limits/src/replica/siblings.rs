@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use portolan_config::Roster;
 use portolan_model::{NodeName, Now, RegionId, Timestamp, WallTime};
 
-use super::{Limits, flight::Flight};
+use super::{Limits, flight::Flight, marking::Marked};
 use crate::{
     durability::Seats,
     marks::Recovery,
@@ -243,7 +243,7 @@ impl Limits {
     /// What this node's processes may have spent, and whoever its shards were taken over from: this node is the last to
     /// say so from the moment it holds them, marks of limits that it does not know yet included.
     pub(super) fn legacy(&self) -> Legacy {
-        let marked = self.marked.iter().map(|(&(limit, key, slot), &(spent, ends))| crate::Mark {
+        let marked = self.marked.iter().map(|(&(limit, key, slot), &Marked { spent, ends, .. })| crate::Mark {
             limit,
             key,
             slot,

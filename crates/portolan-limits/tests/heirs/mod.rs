@@ -96,6 +96,41 @@ fn what_is_left_of_a_long_window_is_spent_after_its_owner_was_away() {
 }
 
 #[test]
+fn ten_owners_in_a_row_that_spend_little_use_up_little_of_a_day_s_quota() {
+    for seed in 1..=2 {
+        let mut region = Region::started(seed, &["1000/day"], 3);
+        let [owner, heir, third] = region.roles();
+        let serve = |region: &mut Region| {
+            for _ in 0..10 {
+                region.request(heir);
+                region.pass(25);
+            }
+        };
+        serve(&mut region);
+        for _ in 0..5 {
+            region.kill(owner);
+            region.list_after(20, &[heir, third]);
+            region.pass(200);
+            serve(&mut region);
+            region.start(owner);
+            region.list_after(20, &[0, 1, 2]);
+            region.pass(300);
+            serve(&mut region);
+        }
+        let before = region.admitted_in_all();
+        assert!(before >= 75, "seed {seed}: {before} of 110");
+        for _ in 0..10 * SECOND {
+            (0..3).for_each(|at| region.request(at));
+            region.pass(1);
+        }
+        region.check_bound();
+        // Less a tenth that the first may have spent without a mark, and for each of the others what it spent once more.
+        let admitted = region.admitted_in_all();
+        assert!(admitted >= 800, "seed {seed}: {admitted}");
+    }
+}
+
+#[test]
 fn a_slot_is_not_spent_anew_by_the_second_of_two_heirs_in_a_row() {
     const WINDOW: u64 = 5 * SECOND;
     let mut region = Region::started(1, &["100/5s"], 3);
