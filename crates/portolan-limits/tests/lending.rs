@@ -6,7 +6,7 @@ mod fleet;
 use std::{collections::BTreeMap, time::Duration};
 
 use fleet::Fleet;
-use portolan_limits::{Admission, Algorithm, Definition, LimitId};
+use portolan_limits::{Admission, Algorithm, Definition, LimitId, Window};
 use portolan_model::{Name, Rate};
 
 /// Verdicts of one run, with the time in milliseconds.
@@ -139,6 +139,36 @@ fn assert_estimate(slots: &[(u64, u64)], limit: u64) {
         let of = |slot| counts.get(&slot).copied().unwrap_or(0);
         let estimate = of(slot - 1) * 1000u64.saturating_sub(into) + of(slot) * 1000;
         assert!(estimate <= limit * 1000, "{estimate} thousandths {into} ms into slot {slot}");
+    }
+}
+
+#[test]
+fn what_counts_as_spent_after_a_restart_is_asked_for_by_nobody() {
+    let window = Window::Length(Duration::from_secs(600));
+    let name = Name::new("long").expect("a name");
+    let definition = Definition::new(LimitId(1), name, Algorithm::FixedWindow { quota: 36_000, window });
+    // What a key may have spent without a mark is presumed; of what the one that starts again has spent there is one.
+    for busy in [0, 1] {
+        let mut fleet = Fleet::new(2, vec![definition.clone()], 5);
+        fleet.settle();
+        let lent = |fleet: &Fleet| fleet.limits(0).overview(fleet.now(0))[0].tally.lent;
+        for _ in 0..6000 {
+            fleet.request(busy, &[(1, 1)]);
+            fleet.run(1);
+        }
+        let serve = |fleet: &mut Fleet, seconds: u64| {
+            for _ in 0..seconds * 20 {
+                fleet.request(0, &[(1, 1)]);
+                fleet.run(50);
+            }
+        };
+        serve(&mut fleet, 5);
+        let before = lent(&fleet);
+        fleet.crash(1);
+        serve(&mut fleet, 1);
+        fleet.restart(1);
+        serve(&mut fleet, 20);
+        assert_eq!(lent(&fleet) - before, 0, "region {busy} had spent");
     }
 }
 

@@ -119,6 +119,8 @@ impl Limits {
                 return;
             }
         };
+        // What counts as consumed since nobody knows better was asked for by nobody.
+        let unasked = self.begun(rights, key, slot).saturating_sub(self.ledger.lent_out(rights.id, key, slot, self.me));
         let (mut flow, mut net) = (watch.flow, watch.net);
         let window = rights.terms.length(slot);
         // What nobody is pressed for is not told: else regions would go on watching a key because the others do.
@@ -142,6 +144,7 @@ impl Limits {
             }
             net = 0;
         }
+        net = net.max(unasked);
         let (drawn, bucket) = self.drawn(rights, key, watch.drawn, look);
         let consumed = match rights.terms.kind {
             Kind::Bucket(_) if !rights.lends_rate(slot) => net.saturating_add(drawn),
