@@ -5,6 +5,7 @@
 //! `entitlement` (what is lent and what may be spent), `transmit` and `exchange` (what is told and heard), `partition`.
 
 mod book;
+mod clock;
 mod entitlement;
 mod event;
 mod exchange;
@@ -36,7 +37,9 @@ use portolan_config::{LimitId, Roster};
 use portolan_model::{ByteSize, HashKey, NodeName, Now, RegionId, Timestamp, WallTime};
 
 pub(crate) use self::marking::MAX_MARKED;
-use self::{book::Book, marking::Marked, partition::Partition, report::OwnUse, siblings::Siblings, watch::Watch};
+use self::{
+    book::Book, clock::Slew, marking::Marked, partition::Partition, report::OwnUse, siblings::Siblings, watch::Watch,
+};
 pub use self::{
     event::Event,
     partition::PartitionTally,
@@ -161,8 +164,7 @@ pub struct Limits {
     fenced: bool,
     clock_ahead: Vec<bool>,
     last: Now,
-    /// When this was ticked last, and the civil time by then.
-    last_tick: (Timestamp, WallTime),
+    slew: Slew,
     /// Nothing is lent before.
     lends_from: Timestamp,
     next_tick: Timestamp,
@@ -234,7 +236,7 @@ impl Limits {
             fenced: false,
             clock_ahead: vec![false; count],
             last: now,
-            last_tick: (now.mono, now.wall),
+            slew: Slew::new(now),
             lends_from,
             next_tick: now.mono,
             next_digest: now.mono,
@@ -462,26 +464,6 @@ impl Limits {
     fn is_live_place(&self, place: &Place) -> bool {
         self.limiter.rights(place.limit).is_some_and(|rights| self.is_live(rights, place.slot))
     }
-
-    fn observe_clock(&mut self, now: Now) {
-        self.shared.wall(now);
-        self.last = now;
-    }
-
-    /// Keeps civil time monotone: after a step back it goes on at nine tenths of its pace until the clock has caught up,
-    /// so that slots neither reopen nor stand still.
-    fn slew_clock(&mut self, now: Now) {
-        let (ticked, before) = self.last_tick;
-        if now.wall + CLOCK_STEP < self.shared.wall(now) {
-            // From the last tick on: what the others told meanwhile has the time since then in it.
-            self.shared.raise_clock(before + now.mono.since(ticked) * 9 / 10);
-        }
-        self.last_tick = (now.mono, self.shared.latest());
-    }
-
-    fn wall(&self) -> WallTime {
-        self.shared.wall(self.last)
-    }
 }
 
 /// Time between digests, and while a region is not healthy. A digest is 150 bytes per limit and slot in use.
@@ -490,9 +472,6 @@ const HEALING_DIGEST_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The part of the budget for rows that repairs have beside it. While rows wait for their turn digests differ all the time.
 const REPAIR_PART: u64 = 8;
-
-/// A smaller step back of the clock is waited out.
-const CLOCK_STEP: Duration = Duration::from_millis(100);
 
 /// For so long after a restart a node lends nothing: the log that it starts from may be old, and its share another region's
 /// by now. Mostly it hears of that within this time; what it lends before nobody spends.

@@ -289,21 +289,6 @@ mod tests {
     }
 
     #[test]
-    fn time_that_others_told_of_is_not_counted_again_after_a_pause() {
-        let at = |seconds: u64| Now {
-            mono: NOW.mono + Duration::from_secs(seconds),
-            wall: NOW.wall + Duration::from_secs(seconds),
-        };
-        let mut limits = started(&[]);
-        // The clocks of the region were ahead for a moment, and this process is stopped for ten seconds after.
-        limits.shared.raise_clock(NOW.wall + Duration::from_secs(9));
-        limits.handle_timeout(NOW);
-        limits.shared.raise_clock(NOW.wall + Duration::from_secs(18));
-        limits.handle_timeout(at(10));
-        assert_eq!(limits.latest(), NOW.wall + Duration::from_secs(18));
-    }
-
-    #[test]
     fn a_key_begins_at_the_higher_of_its_own_mark_and_that_of_every_key() {
         let mut limits = started(&[(key("k"), 40), (Key::EVERY, 900), (key("m"), 1200)]);
         let left = ["k", "l", "m"].map(|name| admitted(&mut limits, key(name)));

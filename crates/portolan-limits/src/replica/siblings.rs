@@ -168,7 +168,10 @@ impl Limits {
             }
             Neighbour::Asks { asks, .. } if asks.len() > MAX_ITEMS => return Err(Rejected::TooLong),
             Neighbour::Grants { grants, .. } if grants.len() > MAX_ITEMS => return Err(Rejected::TooLong),
-            Neighbour::Asks { life, asks } => self.take_asks(from, life, &asks),
+            Neighbour::Asks { life, asks } => {
+                self.note_late(&asks, now);
+                self.take_asks(from, life, &asks);
+            }
             Neighbour::Grants { to, by, grants } if to == self.siblings.life => {
                 self.take_grants(from, by, &grants, now)
             }
