@@ -12,7 +12,7 @@ use portolan_model::{Name, Timestamp};
 use tokio::time::Duration;
 
 pub use self::limit::LimitTally;
-use self::live::Live;
+use self::{limit::Part, live::Live};
 use crate::{
     bound::{self, Bucket, Most},
     civil::{Moment, SKEW_MS, millis},
@@ -21,7 +21,7 @@ use crate::{
     quotas::Quotas,
     recent::Recent,
     slots::{Slot, Slots, Sums, Tank},
-    trouble::Trouble,
+    trouble::{State, Trouble},
 };
 
 /// Counters that remember what each region admitted, per limit: the first that were seen, which the busiest is among.
@@ -53,6 +53,20 @@ pub struct Truth {
     pub trouble: Trouble,
     /// When lenders forgot what they had lent, in milliseconds of the scenario and in civil time.
     lost_loans: Vec<(i64, Moment)>,
+}
+
+impl Truth {
+    /// What a slot may admit by what was in force when its rights were lent, which may be in the one before; of a sliding
+    /// window what came of them counts in the next one, too.
+    fn bound_of_late(&self, limit: &LimitTally, id: LimitId, part: &Part, state: State) -> u64 {
+        let slides = matches!(limit.limit.algorithm, Algorithm::SlidingWindow { .. });
+        let lasts = limit.window_ms().saturating_mul(if slides { 2 } else { 1 });
+        let quota = self.quotas.largest(id, part.begins_ms.saturating_sub(lasts)).count;
+        let forgot = |(at_ms, moment): &(i64, Moment)| moment.allows(&limit.windows, part.slot, *at_ms);
+        let lends = limit.limit.lender.is_some();
+        let failovers = if lends { self.lost_loans.iter().filter(|lost| forgot(lost)).count() } else { 0 };
+        Most::of(&limit.limit, quota, &self.map, self.nodes).after_failovers(failovers, state)
+    }
 }
 
 /// One key of one limit.
@@ -95,8 +109,11 @@ impl Counter {
             Algorithm::TokenBucket { .. } if truth.fences.excuse(seen.place, seen.at_ms()) => None,
             Algorithm::TokenBucket { .. } => {
                 let state = truth.trouble.state(&limit.limit, seen.at_ms());
-                // A node that has not heard of a change spends what another one grants it that has.
-                let quota = truth.quotas.largest(id, seen.at_ms().saturating_sub(limit.window_ms()));
+                // A node that has not heard of a change spends what another one grants it that has, and a second's rate is
+                // lent in the second before.
+                let second_before = seen.at_ms() / 1000 * 1000 - 1000;
+                let since_ms = seen.at_ms().saturating_sub(limit.window_ms()).min(second_before);
+                let quota = truth.quotas.largest(id, since_ms);
                 let held = bound::bucket(&limit.limit, quota, &truth.map, state);
                 let tank = self.tank.get_or_insert_with(|| Tank::full(held));
                 let stated = truth.fences.is_empty() && !limit.was_resplit;
@@ -263,7 +280,7 @@ impl Tally {
         let Charged { slot, cost, quota } = charged;
         let Self { counters, limits, truth, expected, .. } = self;
         let truth = &*truth;
-        let Truth { quotas, fences, trouble, map, nodes, lost_loans } = truth;
+        let Truth { fences, trouble, .. } = truth;
         let counter = &mut counters[counter as usize];
         let limit = &mut limits[counter.limit];
         limit.regions[seen.place].admitted += cost;
@@ -307,20 +324,15 @@ impl Tally {
         if matches!(limit.limit.algorithm, Algorithm::TokenBucket { .. }) {
             return None;
         }
-        if closing.spent() > closing.bound {
-            // Rights of this slot may have been lent in the one before, under what was in force then.
-            let quota = quotas.largest(counter.of.0, part.begins_ms.saturating_sub(limit.window_ms())).count;
-            let forgot = |(at_ms, moment): &(i64, Moment)| moment.allows(&limit.windows, part.slot, *at_ms);
-            let lends = limit.limit.lender.is_some();
-            let failovers = if lends { lost_loans.iter().filter(|lost| forgot(lost)).count() } else { 0 };
-            let most = Most::of(&limit.limit, quota, map, *nodes);
-            closing.bound = closing.bound.max(most.after_failovers(failovers, state));
-        }
         closing.read_ms = closing.read_ms.max(seen.moment.reads_ms(seen.at_ms()));
+        let estimate = limit.estimate(closing, before, seen.moment);
+        if closing.spent().max(estimate) > closing.bound {
+            closing.bound = closing.bound.max(truth.bound_of_late(limit, counter.of.0, &part, state));
+        }
         let slots = seen.moment.slots_in_a_span(limit.window_ms(), seen.at_ms());
         let found = Found {
             before,
-            estimate: limit.estimate(closing, before, seen.moment),
+            estimate,
             in_span,
             at_most_in_span: slots.map_or(u64::MAX, |slots| slots.saturating_mul(closing.bound.max(about))),
         };

@@ -252,14 +252,7 @@ impl World<'_> {
         Some(way)
     }
 
-    fn allowed(
-        &mut self,
-        ask: &Ask,
-        asked: &Asked,
-        way: &Way,
-        charges: SmallVec<[Charge; 4]>,
-        place: &mut Place,
-    ) {
+    fn allowed(&mut self, ask: &Ask, asked: &Asked, way: &Way, charges: SmallVec<[Charge; 4]>, place: &mut Place) {
         let seen = self.seen(ask.host);
         let Seen { place: region, at, .. } = seen;
         let charged = charges.iter().zip(&asked.counters).filter(|(charge, _)| !charge.shadow_refused);
