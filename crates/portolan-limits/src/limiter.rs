@@ -23,7 +23,7 @@ use crate::{
     slide::peek_carried,
     spend::{Held, Site, Turned, check_slot, spend, view},
     table::{Place, Tenant},
-    verdict::{Admission, Charge, ChargeReceipt, Claim, DenyReason, Peek, Policy, Spot},
+    verdict::{Admission, Charge, ChargeReceipt, Claim, DenyReason, Peek, Policy, Spot, Waited},
 };
 
 /// The decision function for one set of definitions; the counters behind it outlive it.
@@ -79,9 +79,9 @@ impl Limiter {
         self.admit_asked(claims, Asked::First, wall)
     }
 
-    /// The same for a request that was answered `Wait` before: it is no new demand.
-    pub fn admit_again(&self, claims: &[Claim], now: Now) -> Admission {
-        self.admit_asked(claims, Asked::Again, self.shared.wall(now))
+    /// The same for a request that was answered `Wait` before: it is no new demand, unless of a slot that has begun since.
+    pub fn admit_again(&self, claims: &[Claim], waited: Waited, now: Now) -> Admission {
+        self.admit_asked(claims, Asked::Again(waited), self.shared.wall(now))
     }
 
     #[inline(never)]
@@ -259,7 +259,9 @@ impl Limiter {
 
     /// Tells the state machine what moved.
     fn note(&self, site: Site<'_>, cost: u32, asked: Asked, spent: &Result<Held<'_>, Turned<'_>>) {
-        if asked == Asked::First && matches!(spent, Err(Turned::Refused { .. })) {
+        if let Err(Turned::Refused { rights, slot, .. }) = spent
+            && asked.is_new(Waited { limit: rights.id, slot: *slot })
+        {
             site.counter.refuse(cost);
         }
         match site.place {
@@ -377,7 +379,17 @@ fn search<T>(sorted: &[T], limit: LimitId, number: impl Fn(&T) -> LimitId) -> Op
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     First,
-    Again,
+    Again(Waited),
+}
+
+impl Asked {
+    /// Whether a refusal is demand that was not counted yet.
+    fn is_new(self, refused: Waited) -> bool {
+        match self {
+            Self::First => true,
+            Self::Again(waited) => waited.limit == refused.limit && waited.slot != refused.slot,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -407,6 +419,14 @@ mod tests {
         let terms = Terms::new(definition, 0, 3, &mut Calendars::default());
         let rights = Rights::new(definition, terms, Arc::new(Live::new(mode)));
         Limiter::new(Box::new([rights]), shared)
+    }
+
+    #[test]
+    fn a_request_that_waits_into_the_next_slot_is_demand_of_that_one() {
+        let of = |limit, slot| Waited { limit: LimitId(limit), slot };
+        assert!(Asked::First.is_new(of(1, 7)));
+        let again = |refused| Asked::Again(of(1, 7)).is_new(refused);
+        assert_eq!([of(1, 7), of(1, 8), of(2, 8)].map(again), [false, true, false]);
     }
 
     #[test]

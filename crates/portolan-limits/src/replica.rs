@@ -379,12 +379,12 @@ impl Limits {
         for change in self.peers.handle_timeout(self.me, now.mono) {
             self.peer_changed(change);
         }
-        self.send_heartbeats(now);
         self.turn_books();
         self.end_rate_loans();
         self.run_round(now);
         self.repeat_loans(now);
         self.send_rows(now);
+        self.send_heartbeats(now);
         if now.mono >= self.next_digest {
             let healthy = self.mode == Mode::Healthy;
             self.next_digest = now.mono + if healthy { DIGEST_INTERVAL } else { HEALING_DIGEST_INTERVAL };

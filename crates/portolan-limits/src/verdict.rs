@@ -42,6 +42,15 @@ pub struct Wait {
     pub otherwise: Denial,
 }
 
+/// Of a request that waits: which limit kept it, and in which slot it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waited {
+    /// The limit.
+    pub limit: LimitId,
+    /// The slot.
+    pub slot: u64,
+}
+
 /// What may let a request pass soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitReason {
@@ -54,6 +63,11 @@ pub enum WaitReason {
 }
 
 impl Wait {
+    /// What to ask again with.
+    pub fn waited(&self) -> Waited {
+        Waited { limit: self.otherwise.limit, slot: self.otherwise.slot }
+    }
+
     /// The answer where a limit is not known, which can only be told by a view older or newer than the limiter: the
     /// request must not pass without it.
     pub fn unknown(limit: LimitId, name: Name) -> Self {

@@ -80,12 +80,13 @@ async fn wait_for(
     let Some(_place) = worker.waiting.enter() else {
         return (Err(Box::new(first.otherwise)), WaitEnd::Crowded);
     };
+    let mut waited = first.waited();
     loop {
         let moved = worker.shared.limits_moved.notified();
         tokio::pin!(moved);
         // Registered before asking again, so that what moves in between is not missed.
         moved.as_mut().enable();
-        let wait = match ask(worker, limiter, || limiter.admit_again(claims, worker.now())) {
+        let wait = match ask(worker, limiter, || limiter.admit_again(claims, waited, worker.now())) {
             Admission::Allow(charges) => return (Ok(charges), WaitEnd::Admitted),
             Admission::Deny(denial) => return (Err(Box::new(denial)), WaitEnd::Refused),
             Admission::Wait(wait) => wait,
@@ -94,6 +95,7 @@ async fn wait_for(
         if timeout_at(patience.until(&wait), moved).await.is_err() {
             return (Err(Box::new(wait.otherwise)), WaitEnd::InVain);
         }
+        waited = wait.waited();
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use portolan_config::{Algorithm, Budget, KeyPart, Limit, OnPartition, Route};
-use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Limiter, Wait, WaitReason};
+use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Limiter, Wait, WaitReason, Waited};
 use portolan_model::{Now, Revision, Timestamp};
 use portolan_node::{Subject, View};
 use portolan_routing::{Found, RequestHead};
@@ -31,14 +31,15 @@ pub struct Ask {
     host: usize,
     life: u64,
     asked_at: Timestamp,
-    /// Of one that waits: until when.
+    /// Of one that waits: until when, and for what.
     until: Option<Timestamp>,
+    waited: Option<Waited>,
 }
 
 impl Ask {
     /// A request of a client's user at a host in one of its lives.
     pub fn new(client: usize, user: u32, host: usize, life: u64, now: Timestamp) -> Self {
-        Self { client, user, host, life, asked_at: now, until: None }
+        Self { client, user, host, life, asked_at: now, until: None, waited: None }
     }
 }
 
@@ -98,7 +99,10 @@ impl World<'_> {
         };
         let now = batch.places[at].now;
         let unknown = || Admission::Wait(Wait::unknown(LimitId(u32::MAX), way.route.name.clone()));
-        let admit = if ask.until.is_some() { Limiter::admit_again } else { Limiter::admit };
+        let admit = |limiter: &Limiter, claims: &[Claim], now| match ask.waited {
+            Some(waited) => limiter.admit_again(claims, waited, now),
+            None => limiter.admit(claims, now),
+        };
         let admission = asked.claims.as_ref().map_or_else(unknown, |claims| admit(&view.limiter, claims, now));
         match admission {
             Admission::Allow(charges) => {
@@ -120,7 +124,8 @@ impl World<'_> {
                 if ask.until != Some(until) {
                     self.agenda.plan(until, Plan::GiveUp(ask.host));
                 }
-                self.hosts[ask.host].waiting.push(Ask { until: Some(until), ..ask });
+                let waited = Some(wait.waited());
+                self.hosts[ask.host].waiting.push(Ask { until: Some(until), waited, ..ask });
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use portolan_limits::{
     Admission, Algorithm, Claim, Definition, Found, KeyUsage, LimitId, Limiter, Limits, LimitsConfig, Mark, MarkLog,
-    MarkSequence, Message, PageWrite, Recovery, SEGMENT_LEN, SharePlan, Window,
+    MarkSequence, Message, PageWrite, Recovery, SEGMENT_LEN, SharePlan, Waited, Window,
 };
 use portolan_model::{ByteSize, HashKey, Name, NodeName, Now, Ratio, RegionId, Timestamp, WallTime};
 
@@ -165,12 +165,13 @@ impl Region {
         self.ask_by(Limiter::admit, us)
     }
 
-    /// Asks once more for a request that waits.
-    pub fn ask_again(&self, us: u64) -> Option<Answer> {
-        self.ask_by(Limiter::admit_again, us)
+    /// Asks once more for a request that waits, and was asked for in `slot` last.
+    pub fn ask_again(&self, slot: u64, us: u64) -> Option<Answer> {
+        let waited = Waited { limit: LIMIT, slot };
+        self.ask_by(|limiter, claims, now| limiter.admit_again(claims, waited, now), us)
     }
 
-    fn ask_by(&self, admit: fn(&Limiter, &[Claim], Now) -> Admission, us: u64) -> Option<Answer> {
+    fn ask_by(&self, admit: impl Fn(&Limiter, &[Claim], Now) -> Admission, us: u64) -> Option<Answer> {
         self.limits.as_ref()?;
         let limiter = self.limiter.as_ref()?;
         let now = self.now(us);

@@ -37,6 +37,8 @@ enum Event {
 /// A request that waits for its answer.
 struct Waiting {
     arrived: u64,
+    /// In which it was asked for last.
+    slot: u64,
     until: u64,
 }
 
@@ -197,9 +199,9 @@ impl<'a> World<'a> {
         match answer {
             Answer::Allow { slot } => self.oracle.allow(slot),
             Answer::Deny { slot } => self.oracle.refuse(slot),
-            Answer::Wait { at_most, .. } => {
+            Answer::Wait { slot, at_most } => {
                 let until = self.now + at_most.as_micros() as u64;
-                self.waiting[at].push_back(Waiting { arrived: self.now, until });
+                self.waiting[at].push_back(Waiting { arrived: self.now, slot, until });
                 self.at(until, Event::Expire(at));
             }
         }
@@ -249,13 +251,13 @@ impl<'a> World<'a> {
     fn answer_waiting(&mut self, at: usize) {
         while let Some(first) = self.waiting[at].pop_front() {
             let waited = Duration::from_micros(self.now - first.arrived);
-            match self.regions[at].ask_again(self.now) {
-                Some(Answer::Wait { at_most, .. }) if first.arrived + at_most.as_micros() as u64 > self.now => {
+            match self.regions[at].ask_again(first.slot, self.now) {
+                Some(Answer::Wait { slot, at_most }) if first.arrived + at_most.as_micros() as u64 > self.now => {
                     let until = first.arrived + at_most.as_micros() as u64;
                     if until != first.until {
                         self.at(until, Event::Expire(at));
                     }
-                    self.waiting[at].push_front(Waiting { until, ..first });
+                    self.waiting[at].push_front(Waiting { slot, until, ..first });
                     return;
                 }
                 Some(Answer::Allow { slot }) => {

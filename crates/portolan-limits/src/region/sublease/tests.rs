@@ -105,6 +105,20 @@ fn an_owner_that_has_a_key_back_goes_on_and_a_process_that_has_ended_is_not_heed
 }
 
 #[test]
+fn nothing_is_asked_ahead_of_a_slot_that_nobody_grants_before_it_begins() {
+    let owner = node("a");
+    for (left, slots) in [(Some(LEFT), vec![cell().slot + 1]), (None, vec![])] {
+        let mut requests = Requests::new(4);
+        requests.handle_use(cell(), 0, 8, Timestamp::ZERO);
+        assert!(requests.poll_ask(Timestamp::ZERO, |_| Some(owner.clone())).is_some());
+        let ended = requests.idle_cell(&cell()).expect("it is held");
+        requests.turn(&ended, super::requests::Turn { used: 8, window: Duration::from_secs(1), left }, Timestamp::ZERO);
+        let asks = std::iter::from_fn(|| requests.poll_ask(Timestamp::ZERO, |_| Some(owner.clone())));
+        assert_eq!(asks.map(|(_, ask)| ask.cell.slot).collect::<Vec<_>>(), slots);
+    }
+}
+
+#[test]
 fn what_waits_on_after_a_part_of_it_came_is_asked_for_at_once() {
     let owner = node("a");
     let mut requests = Requests::new(4);
