@@ -24,6 +24,9 @@ const FORBIDDEN_IN_CORES: &[(&str, &str)] = &[
     ("println!", "hand out an event instead"),
 ];
 
+/// The map by key has a hasher without a seed, so its order is the same in every run.
+const ALLOWED_IN_CORES: &[(&str, &str)] = &[("crates/portolan-limits/src/keyed.rs", "HashMap")];
+
 /// The simulator is no core, yet has no clock and no unseeded chance either.
 const FORBIDDEN_IN_THE_SIMULATOR: &[&str] =
     &["std::time::Instant", "SystemTime", "thread_rng", "rand::random", "HashMap", "HashSet", "spawn_blocking"];
@@ -37,7 +40,8 @@ fn cores_have_no_clock_no_chance_and_no_outside() {
         if !is_core(name) || !shown.contains("/src/") {
             continue;
         }
-        for (word, remedy) in FORBIDDEN_IN_CORES {
+        let allowed = |word: &str| ALLOWED_IN_CORES.contains(&(shown.as_str(), word));
+        for (word, remedy) in FORBIDDEN_IN_CORES.iter().filter(|(word, _)| !allowed(word)) {
             for line in code_lines(&text(&path), word) {
                 broken.push(format!("{shown}:{line}: `{word}`: {remedy}"));
             }
