@@ -99,6 +99,25 @@ pub struct LimitsConfig {
     pub budget: ByteSize,
 }
 
+#[cfg(test)]
+impl LimitsConfig {
+    /// Of a node alone in a region alone.
+    fn alone() -> Self {
+        Self {
+            node: NodeName::new("here-1").expect("a name"),
+            region: RegionId::new("here").expect("a name"),
+            neighbours: Vec::new(),
+            rosters: BTreeMap::new(),
+            life: 1,
+            regions: Vec::new(),
+            hash_key: HashKey::new([3; 16]),
+            capacity: 64,
+            worst_rtt: Duration::from_millis(100),
+            budget: ByteSize(1 << 20),
+        }
+    }
+}
+
 /// A key in one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {

@@ -68,9 +68,7 @@ const LATE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use portolan_model::{ByteSize, HashKey, NodeName, RegionId};
+    use portolan_model::{NodeName, RegionId};
 
     use super::*;
     use crate::{Cell, Definition, Key, LimitId, LimitsConfig, Message, Neighbour, Recovery};
@@ -87,18 +85,7 @@ mod tests {
     }
 
     fn started() -> Limits {
-        let config = LimitsConfig {
-            node: node("here-1"),
-            region: RegionId::new("here").expect("a name"),
-            neighbours: vec![node("here-2")],
-            rosters: BTreeMap::new(),
-            life: 1,
-            regions: Vec::new(),
-            hash_key: HashKey::new([3; 16]),
-            capacity: 64,
-            worst_rtt: Duration::from_millis(100),
-            budget: ByteSize(1 << 20),
-        };
+        let config = LimitsConfig { neighbours: vec![node("here-2")], ..LimitsConfig::alone() };
         let mut limits = Limits::new(config, Recovery::FirstStart, NOW);
         limits.handle_definitions(&[Definition::of_rate(1, "9/s")], NOW);
         limits

@@ -218,9 +218,9 @@ pub(crate) const MAX_MARKED: usize = MAX_MARKS / 2;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, time::Duration};
+    use std::time::Duration;
 
-    use portolan_model::{ByteSize, HashKey, NodeName, RegionId, Timestamp, WallTime};
+    use portolan_model::{HashKey, Timestamp, WallTime};
 
     use super::*;
     use crate::{Admission, Claim, Definition, LimitId, LimitsConfig, RecoveredMarks, Recovery, ShardSet};
@@ -229,22 +229,10 @@ mod tests {
 
     /// A node alone that starts from marks of 3000 a minute, of which a key may spend 300 without one.
     fn started(marks: &[(Key, u64)]) -> Limits {
-        let config = LimitsConfig {
-            node: NodeName::new("here-1").expect("a name"),
-            region: RegionId::new("here").expect("a name"),
-            neighbours: Vec::new(),
-            rosters: BTreeMap::new(),
-            life: 1,
-            regions: Vec::new(),
-            hash_key: HashKey::new([3; 16]),
-            capacity: 64,
-            worst_rtt: Duration::from_millis(100),
-            budget: ByteSize(1 << 20),
-        };
         let marks = marks.iter().map(|&(key, spent)| mark(key, spent)).collect();
         let (horizon, floor) = (NOW.wall + Duration::from_secs(2), NOW.wall);
         let past = RecoveredMarks { horizon, floor, epoch: 1, held: ShardSet::ALL, marks, ..RecoveredMarks::default() };
-        let mut limits = Limits::new(config, Recovery::Marks(past), NOW);
+        let mut limits = Limits::new(LimitsConfig::alone(), Recovery::Marks(past), NOW);
         limits.handle_definitions(&[Definition::of_rate(1, "3000/min")], NOW);
         make_durable(&mut limits);
         limits

@@ -194,7 +194,7 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
-    use portolan_model::{ByteSize, HashKey, NodeName, RegionId, Timestamp};
+    use portolan_model::Timestamp;
 
     use super::*;
     use crate::{LimitsConfig, Recovery, horizon::Barrier};
@@ -205,19 +205,7 @@ mod tests {
 
     #[test]
     fn what_a_shard_came_with_is_bequeathed_before_anything_is_written() {
-        let config = LimitsConfig {
-            node: NodeName::new("here-1").expect("a name"),
-            region: RegionId::new("here").expect("a name"),
-            neighbours: Vec::new(),
-            rosters: BTreeMap::new(),
-            life: 1,
-            regions: Vec::new(),
-            hash_key: HashKey::new([3; 16]),
-            capacity: 64,
-            worst_rtt: std::time::Duration::from_millis(100),
-            budget: ByteSize(1 << 20),
-        };
-        let mut limits = Limits::new(config, Recovery::FirstStart, at(10_000));
+        let mut limits = Limits::new(LimitsConfig::alone(), Recovery::FirstStart, at(10_000));
         // The clock of whoever had it is ahead, and the limit of the mark is not known here yet.
         let wall = WallTime::from_unix_millis;
         let barrier = Barrier::of(wall(12_400), wall(10_400), wall(9_000));

@@ -168,9 +168,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use portolan_model::{ByteSize, HashKey, NodeName, RegionId, WallTime};
+    use portolan_model::WallTime;
 
     use super::*;
     use crate::{LimitsConfig, Recovery, replica::Watch};
@@ -178,19 +176,7 @@ mod tests {
     #[test]
     fn a_flood_of_keys_is_looked_at_in_turn_and_those_that_cannot_wait_first() {
         let now = Now { mono: Timestamp::ZERO, wall: WallTime::from_unix_millis(10_000) };
-        let config = LimitsConfig {
-            node: NodeName::new("here-1").expect("a name"),
-            region: RegionId::new("here").expect("a name"),
-            neighbours: Vec::new(),
-            rosters: BTreeMap::new(),
-            life: 1,
-            regions: Vec::new(),
-            hash_key: HashKey::new([3; 16]),
-            capacity: 64,
-            worst_rtt: Duration::from_millis(100),
-            budget: ByteSize(1 << 20),
-        };
-        let mut limits = Limits::new(config, Recovery::FirstStart, now);
+        let mut limits = Limits::new(LimitsConfig::alone(), Recovery::FirstStart, now);
         let place = |key| (LimitId(1), Key::from_bits(key));
         let all = 5 * MOST_IN_ROUND as u64 / 2;
         limits.watched.extend((1..=all).map(|key| (place(key), Watch::new(0, now.mono))));
