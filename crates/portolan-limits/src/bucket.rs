@@ -55,8 +55,12 @@ impl Bucket {
     /// that held none was empty.
     pub fn debt_from(&self, before: &Self, debt: u64) -> u64 {
         let missing = debt.div_ceil(before.interval);
-        let debt = if before.burst == 0 { self.burst } else { self.time_of(missing) };
-        debt.min(LONGEST)
+        match (before.burst, self.burst) {
+            // It fills from the moment at which it holds something (see `unfilled`).
+            (_, 0) => 0,
+            (0, _) => self.burst,
+            _ => self.time_of(missing).min(LONGEST),
+        }
     }
 
     /// Whether a bucket that holds the same part of its burst as one `before` can hold more tokens, or fills faster.
@@ -192,6 +196,16 @@ mod tests {
 
     fn at(ms: u64) -> BucketTime {
         BucketTime::civil(WallTime::from_unix_millis(ms))
+    }
+
+    #[test]
+    fn a_bucket_without_a_share_owes_nothing_when_it_has_one_again() {
+        let second = Duration::from_secs(1);
+        let (some, none) = (Bucket::new(100, second, 20), Bucket::new(0, second, 20));
+        let debt = none.debt_from(&some, some.time_of(7));
+        assert_eq!(debt, 0);
+        // What it gains is empty.
+        assert_eq!(some.tokens(some.debt_from(&none, debt)), 20);
     }
 
     /// Asks for `cost` tokens.
