@@ -37,11 +37,16 @@ pub(crate) struct Barrier {
 
 impl Barrier {
     pub fn new(recovery: &Recovery, now: Now) -> Self {
+        if *recovery == Recovery::Lost { Self::of_lost(now) } else { Self::known(recovery) }
+    }
+
+    /// What a process found of those before it, and hands on with the shards that they held. One that found nothing knows of
+    /// no shard: whoever stood by does, and if nobody did a shard is taken over as lost.
+    pub fn known(recovery: &Recovery) -> Self {
         let never = WallTime::default();
         match recovery {
-            Recovery::FirstStart => Self { horizon: never, floor: never, closed: never },
             Recovery::Marks(marks) => Self { horizon: marks.horizon, floor: marks.floor, closed: marks.closed },
-            Recovery::Lost => Self::of_lost(now),
+            Recovery::FirstStart | Recovery::Lost => Self { horizon: never, floor: never, closed: never },
         }
     }
 
@@ -112,6 +117,12 @@ mod tests {
 
     fn barrier(recovery: Recovery) -> Barrier {
         Barrier::new(&recovery, Now { wall: WallTime::from_unix_millis(100_000), ..Now::default() })
+    }
+
+    #[test]
+    fn who_found_nothing_hands_nothing_on() {
+        assert_eq!(Barrier::known(&Recovery::Lost), Barrier::known(&Recovery::FirstStart));
+        assert!(barrier(Recovery::Lost).reaches(WallTime::from_unix_millis(101_000)));
     }
 
     #[test]

@@ -217,6 +217,7 @@ impl Limits {
         let alone = || Roster { epoch: 1, nodes: vec![config.node.clone()] };
         rosters.entry(config.region.clone()).or_insert_with(alone);
         let lends_from = now.mono + if recovery == Recovery::FirstStart { Duration::ZERO } else { CATCHING_UP };
+        let durability = Durability::new(Barrier::known(&recovery));
         let peers = Peers::new(count, config.worst_rtt, &recovery, now.mono);
         let siblings = Siblings::new(config.node, config.neighbours, config.life, recovery, shared.table.len());
         let mut limits = Self {
@@ -247,7 +248,7 @@ impl Limits {
             on_loan: BTreeMap::new(),
             peers,
             partition: None,
-            durability: Durability::new(barrier),
+            durability,
             siblings,
             recovered: BTreeMap::new(),
             marked: BTreeMap::new(),
