@@ -105,6 +105,16 @@ fn rule_8_a_region_that_alone_is_asked_is_lent_the_rate_of_all_others_whatever_t
 }
 
 #[test]
+fn a_region_that_can_spend_nothing_of_its_own_is_lent_what_it_asks_for() {
+    // Two units of three regions: the last one has none.
+    let few = Algorithm::FixedWindow { quota: 2, window: Window::Length(Duration::from_secs(1)) };
+    let run = run(few, 12, |_| [0, 0, 2]);
+    let used = part(&run.admitted, 2 * 8, 4);
+    println!("few: admits {used} thousandths of the limit");
+    assert!(used >= 900, "{used}");
+}
+
+#[test]
 fn rule_7_a_sliding_window_that_one_or_two_of_three_regions_are_asked_for_refuses_little_while_it_has_room() {
     for demand in [[145, 145, 0], [280, 0, 0], [140, 100, 30]] {
         let sliding = Algorithm::SlidingWindow { quota: 300, window: Duration::from_secs(1) };

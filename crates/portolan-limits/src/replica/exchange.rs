@@ -104,10 +104,12 @@ impl Limits {
             let counts = lends && self.has_share(rights, rows.slot, from);
             let borrowed = |limits: &Self| if counts { limits.lent_by(rights, *key, rows.slot, from) } else { 0 };
             let before = borrowed(self);
-            if self.join(rows.limit, *key, rows.slot, from, row) != Joined::Raised {
-                continue;
+            match self.join(rows.limit, *key, rows.slot, from, row) {
+                Joined::Raised => self.stats.rows_raised += 1,
+                // A region that has spent all it has, or has nothing, says what it is asked for and no more.
+                Joined::Known if row.demand != Demand::default() => {}
+                Joined::Known | Joined::Full | Joined::Dead => continue,
             }
-            self.stats.rows_raised += 1;
             let lent = borrowed(self) - before;
             if let Some(book) = self.books.get_mut(&rights.id) {
                 book.tally.borrowed += lent;
