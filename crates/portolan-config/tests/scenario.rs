@@ -56,7 +56,7 @@ limit_keys: 40
 redis_rtt: { a: 1ms, c: 60ms }
 clients:
   - { region: a, rate: 900/min, host: h, path: /a, user: u, users: 10, distribution: zipf 1.1, arrivals: poisson }
-  - { region: b, rate: 9/s, host: h, path: /b, method: POST, from: 5s, until: 60s, every: 1s, for: 100ms, lasting: 2s, failing: 2.5% }
+  - { region: b, rate: 9/s, host: h, path: /b, method: POST, from: 5s, until: 60s, every: 1s, for: 100ms, lasting: 2s, failing: 2.5%, sticky: true }
   - { region: c, rate: 9/s, host: h, path: /c, users: 5, headers: { X-Api-Key: 'key-{n}' }, claims: { tenant: t }, distribution: uniform }
 steps:
   - { at: 1s, fault: partition, regions: [a, b] }

@@ -165,6 +165,13 @@ impl Table {
         }
     }
 
+    /// The same of a key's entry, if it has one.
+    pub fn note_move_of(&self, key: Key) {
+        if let Some(place) = self.find(key) {
+            self.note_move(place);
+        }
+    }
+
     #[inline(never)]
     fn note_first_move(&self, at: usize) {
         self.moved[at / 64].fetch_or(1 << (at % 64), SeqCst);

@@ -362,6 +362,7 @@ impl Draw {
             let every = Duration::from_millis(self.draws.random_range(500..8000));
             load.bursts = Some(Bursts { every, length: every.mul_f64(self.draws.random_range(0.05..0.9)) });
         }
+        load.sticky = self.one_in(3);
         if load.failing.parts() > 0 {
             load.failing = self.share(10_000);
         }

@@ -24,6 +24,8 @@ pub struct ClientLoad {
     pub users: u32,
     /// Which of the users sends the next request. Default in turn.
     pub distribution: Distribution,
+    /// Whether each user keeps to one node of its region, as over a kept connection. Default nodes are taken in turn.
+    pub sticky: bool,
     /// Header fields; `{n}` in a value is the number of the user.
     pub headers: BTreeMap<String, String>,
     /// Claims of the token; `{n}` in a value is the number of the user.

@@ -114,6 +114,9 @@ fn client(load: &ClientLoad) -> String {
         Distribution::Uniform => keys.push("distribution: uniform".to_owned()),
         Distribution::Zipf(exponent) => keys.push(format!("distribution: zipf {}", f64::from(exponent) / 1000.0)),
     }
+    if load.sticky {
+        keys.push("sticky: true".to_owned());
+    }
     for (key, fields) in [("headers", &load.headers), ("claims", &load.claims)] {
         let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {}", quoted(value))).collect();
         if !fields.is_empty() {

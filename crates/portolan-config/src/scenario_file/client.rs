@@ -28,6 +28,7 @@ pub(crate) const CLIENT: Shape = Shape {
         "user",
         "users",
         "distribution",
+        "sticky",
         "headers",
         "claims",
         "arrivals",
@@ -65,6 +66,7 @@ pub(super) fn decode(
         Some(users)
     });
     let distribution = fields.optional("distribution", Distribution::default(), report, distribution);
+    let sticky = fields.optional("sticky", false, report, decode::flag);
     let arrivals = fields.optional("arrivals", Arrivals::default(), report, |node, report| {
         choice(node, &[("even", Arrivals::Even), ("poisson", Arrivals::Poisson)], report)
     });
@@ -84,6 +86,7 @@ pub(super) fn decode(
         user,
         users: u32::try_from(users).ok()?,
         distribution,
+        sticky,
         headers,
         claims,
         arrivals,

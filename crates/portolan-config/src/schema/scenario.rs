@@ -120,6 +120,9 @@ struct Client {
     users: Option<u32>,
     /// Which of the users sends the next request. Default `in-turn`.
     distribution: Option<Distribution>,
+    /// Whether each user keeps to one node of its region, as over a kept connection; else nodes are taken in turn. Default
+    /// false.
+    sticky: Option<bool>,
     /// Header fields; `{n}` in a value is the number of the user.
     headers: Option<BTreeMap<String, String>>,
     /// Claims of the token; `{n}` in a value is the number of the user.

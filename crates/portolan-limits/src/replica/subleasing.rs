@@ -47,7 +47,9 @@ impl Limits {
         };
         let table = &self.shared.table;
         let used = |cell: &Cell| table.with(cell.key, |counter| counter.used(cell.slot)).unwrap_or(0);
-        for idle in self.siblings.requests.idle(now.mono, left, used) {
+        let idle = self.siblings.requests.idle(now.mono, left, used);
+        idle.iter().for_each(|idle| table.prefetch(idle.cell.key));
+        for idle in idle {
             let cell = idle.cell;
             let foreign = self.shared.gates.of(cell.key).is_foreign();
             let Some(rights) = limiter.rights(cell.limit).filter(|_| foreign) else { continue };
@@ -73,7 +75,6 @@ impl Limits {
 
     /// Queues the asks that are due, by owner.
     pub(super) fn send_asks(&mut self, now: Timestamp) {
-        let mut by_owner = BTreeMap::<NodeName, Vec<Ask>>::new();
         let (limiter, table) = (self.limiter(), &self.shared.table);
         self.siblings.requests.settle_due(now, |cell| {
             let rights = limiter.rights(cell.limit)?;
@@ -81,10 +82,12 @@ impl Limits {
             if matches!(rights.terms.kind, Kind::Bucket(_)) { table.with(cell.key, counts) } else { None }
         });
         let super::siblings::Siblings { me, requests, ownership, .. } = &mut self.siblings;
-        let owner = |cell: &Cell| ownership.ranking().owner(Shard::of(cell.key)).filter(|owner| *owner != me).cloned();
+        let owner = |cell: &Cell| ownership.ranking().owner(Shard::of(cell.key)).filter(|owner| *owner != me);
+        let mut by_owner = BTreeMap::<&NodeName, Vec<Ask>>::new();
         while let Some((owner, ask)) = requests.poll_ask(now, owner) {
             by_owner.entry(owner).or_default().push(ask);
         }
+        let by_owner: Vec<_> = by_owner.into_iter().map(|(owner, asks)| (owner.clone(), asks)).collect();
         let life = self.siblings.life;
         for (owner, asks) in by_owner {
             for asks in asks.chunks(MAX_ITEMS) {
@@ -96,6 +99,7 @@ impl Limits {
 
     /// Answers what a node asks for.
     pub(super) fn take_asks(&mut self, from: &NodeName, life: u64, asks: &[Ask]) {
+        asks.iter().for_each(|ask| self.shared.table.prefetch(ask.cell.key));
         let grants: Vec<Grant> = asks.iter().filter_map(|ask| self.grant(from, life, ask)).collect();
         self.send_grants(from, life, grants);
     }
@@ -164,11 +168,11 @@ impl Limits {
         }
         let pending = matches!(allowance.pending, Some(WaitReason::Mark | WaitReason::Borrow)) || !gives;
         let more = used < allowance.amount || pending;
-        if taken < ask.waiting {
+        if taken < ask.waiting || !watched && !plenty {
             self.press(rights, key);
-            if pending {
-                self.siblings.grants.wait(from.clone(), life, *ask);
-            }
+        }
+        if taken < ask.waiting && pending {
+            self.siblings.grants.wait(from.clone(), life, *ask);
         }
         let settled = self.siblings.grants.settle(from, ask, taken, more, plenty);
         // Nothing to tell yet: it is told when more has come, or asked again.
@@ -178,6 +182,7 @@ impl Limits {
     /// Publishes what was granted.
     pub(super) fn take_grants(&mut self, from: &NodeName, by: u64, grants: &[Grant], now: Now) {
         let (limiter, wall) = (self.limiter(), self.wall());
+        grants.iter().for_each(|grant| self.shared.table.prefetch(grant.cell.key));
         for grant in grants {
             let Some(rights) = limiter.rights(grant.cell.limit) else { continue };
             if !self.shared.gates.of(grant.cell.key).is_foreign() {
@@ -200,10 +205,13 @@ impl Limits {
         });
     }
 
-    /// A key of which another node of the region wants more cannot wait for the next round.
+    /// A key of which another node of the region wants more than there is cannot wait for the next round. One that is not
+    /// watched is looked at as if a request had moved it: its owner may serve none itself.
     pub(super) fn press(&mut self, rights: &Rights, key: Key) {
         if self.watched.contains_key(&(rights.id, key)) {
             self.urgent.insert((rights.id, key));
+        } else {
+            self.shared.table.note_move_of(key);
         }
     }
 }

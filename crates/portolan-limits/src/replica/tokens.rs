@@ -236,7 +236,7 @@ impl Limits {
         };
         let (taken, passed_on, left) = self.with_entry(rights, key, take)?;
         self.stats.granted += taken;
-        if asks && taken < ask.waiting {
+        if asks && (taken < ask.waiting || !self.watched.contains_key(&(rights.id, key))) {
             self.press(rights, key);
         }
         self.siblings.grants.pass_on(from, ask, passed_on);

@@ -100,19 +100,20 @@ impl Held {
             (self.again, self.quiet_until) = (None, now + QUIET);
             return None;
         }
-        let fresh = Source { node: from.clone(), life, granted: 0, returned: 0 };
-        let mut source = match known.map(|at| self.sources.remove(at)) {
-            // Whoever has the key back goes on from what it granted before.
-            Some(source) if source.life == life => source,
-            Some(before) => {
-                self.ended = self.ended.saturating_add(before.granted);
-                fresh
-            }
-            None => fresh,
-        };
+        let at = known.unwrap_or_else(|| {
+            self.sources.push(Source { node: from.clone(), life, granted: 0, returned: 0 });
+            self.sources.len() - 1
+        });
+        // Who grants at present is the last.
+        self.sources[at..].rotate_left(1);
+        let source = self.sources.last_mut()?;
+        if source.life != life {
+            // Whoever has the key back goes on from what it granted before; a process that follows another begins anew.
+            self.ended = self.ended.saturating_add(source.granted);
+            (source.life, source.granted, source.returned) = (life, 0, 0);
+        }
         let gained = grant.granted.saturating_sub(source.granted);
         source.granted += gained;
-        self.sources.push(source);
         self.chunk = if present && gained == 0 { self.chunk } else { gained };
         (self.again, self.more, self.plenty) = (None, grant.more, grant.plenty);
         self.rest |= gained > 0;

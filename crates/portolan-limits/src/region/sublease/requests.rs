@@ -9,6 +9,7 @@ use std::{
 };
 
 use portolan_model::{NodeName, Timestamp};
+use prefetch_index::prefetch_index;
 use smallvec::SmallVec;
 
 use super::{
@@ -200,7 +201,10 @@ impl Requests {
         let mut idle = Vec::new();
         while let Some(looks) = self.cells.looks.first_entry().filter(|looks| *looks.key() <= now) {
             let (planned, places) = looks.remove_entry();
-            for at in places {
+            for (nth, &at) in places.iter().enumerate() {
+                if let Some(&soon) = places.get(nth + FETCHED_AHEAD) {
+                    prefetch_index(&self.cells.held, soon as usize);
+                }
                 let held = self.cells.at(at);
                 let Some(cell) = held.cell.filter(|_| held.look_at == Some(planned)) else { continue };
                 let left = left(&cell);
@@ -239,12 +243,16 @@ impl Requests {
     }
 
     /// The next ask to send, of a key whose owner `owner` tells; none of a key that has no other owner.
-    pub fn poll_ask(&mut self, now: Timestamp, owner: impl Fn(&Cell) -> Option<NodeName>) -> Option<(NodeName, Ask)> {
+    pub fn poll_ask<'a>(
+        &mut self,
+        now: Timestamp,
+        owner: impl Fn(&Cell) -> Option<&'a NodeName>,
+    ) -> Option<(&'a NodeName, Ask)> {
         while let Some(at) = self.cells.due.pop_front() {
             let held = self.cells.at(at);
             let Some(cell) = held.cell.filter(|_| std::mem::take(&mut held.due)) else { continue };
             let Some(owner) = owner(&cell) else { continue };
-            let ask = held.ask(cell, &owner);
+            let ask = held.ask(cell, owner);
             if !ask.silent {
                 held.again = Some(now + ASK_AGAIN);
                 self.cells.overdue.push_back((now + ASK_AGAIN, at));
@@ -359,6 +367,9 @@ impl Asker {
 
 /// After which time an ask is sent again: some round trips within a region.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Cells that are fetched from memory while those before them are looked at.
+const FETCHED_AHEAD: usize = 8;
 
 /// What is needed of the next slot at any rate lasts this long.
 const AHEAD: Duration = Duration::from_millis(100);

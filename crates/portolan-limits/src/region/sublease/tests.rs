@@ -92,7 +92,7 @@ fn an_owner_that_has_a_key_back_goes_on_and_a_process_that_has_ended_is_not_heed
     let mut ask = |used, by: &NodeName, life, granted| {
         now = now + Duration::from_millis(200);
         requests.handle_use(cell(), used, 1, now);
-        let sent = requests.poll_ask(now, |_| Some(by.clone())).map(|(_, ask)| ask.granted);
+        let sent = requests.poll_ask(now, |_| Some(by)).map(|(_, ask)| ask.granted);
         let grant = Grant { cell: cell(), granted, returned: 0, more: true, plenty: false };
         let answered = requests.handle_grant((by, life), grant, LEFT, now).map(|published| published.rights);
         (sent, answered)
@@ -110,10 +110,10 @@ fn nothing_is_asked_ahead_of_a_slot_that_nobody_grants_before_it_begins() {
     for (left, slots) in [(Some(LEFT), vec![cell().slot + 1]), (None, vec![])] {
         let mut requests = Requests::new(4);
         requests.handle_use(cell(), 0, 8, Timestamp::ZERO);
-        assert!(requests.poll_ask(Timestamp::ZERO, |_| Some(owner.clone())).is_some());
+        assert!(requests.poll_ask(Timestamp::ZERO, |_| Some(&owner)).is_some());
         let ended = requests.idle_cell(&cell()).expect("it is held");
         requests.turn(&ended, super::requests::Turn { used: 8, window: Duration::from_secs(1), left }, Timestamp::ZERO);
-        let asks = std::iter::from_fn(|| requests.poll_ask(Timestamp::ZERO, |_| Some(owner.clone())));
+        let asks = std::iter::from_fn(|| requests.poll_ask(Timestamp::ZERO, |_| Some(&owner)));
         assert_eq!(asks.map(|(_, ask)| ask.cell.slot).collect::<Vec<_>>(), slots);
     }
 }
@@ -125,7 +125,7 @@ fn what_waits_on_after_a_part_of_it_came_is_asked_for_at_once() {
     let now = Timestamp::ZERO;
     requests.handle_use(cell(), 0, 3, now);
     let mut waits = |granted, more| {
-        let sent = requests.poll_ask(now, |_| Some(owner.clone())).map(|(_, ask)| (ask.waiting, ask.need));
+        let sent = requests.poll_ask(now, |_| Some(&owner)).map(|(_, ask)| (ask.waiting, ask.need));
         let grant = Grant { cell: cell(), granted, returned: 0, more, plenty: false };
         requests.handle_grant((&owner, 1), grant, LEFT, now);
         sent
@@ -143,7 +143,7 @@ fn of_a_key_that_a_node_owned_for_a_while_it_may_use_what_is_granted_after_that(
         let mut now = Timestamp::ZERO;
         let mut ask = |requests: &mut Requests, used, life, granted| {
             requests.handle_use(cell(), used, 1, now);
-            let sent = requests.poll_ask(now, |_| Some(owner.clone())).map(|(_, ask)| (ask.waiting, ask.need));
+            let sent = requests.poll_ask(now, |_| Some(&owner)).map(|(_, ask)| (ask.waiting, ask.need));
             now = now + Duration::from_millis(200);
             let grant = Grant { cell: cell(), granted, returned: 0, more: true, plenty: false };
             (sent, requests.handle_grant((&owner, life), grant, LEFT, now).map(|published| published.rights))
@@ -245,7 +245,7 @@ impl Region {
         let owner = self.owners[self.owner].name.clone();
         for (at, node) in self.nodes.iter_mut().enumerate() {
             node.requests.handle_timeout(self.now);
-            while let Some((_, ask)) = node.requests.poll_ask(self.now, |_| Some(owner.clone())) {
+            while let Some((_, ask)) = node.requests.poll_ask(self.now, |_| Some(&owner)) {
                 self.asks.push((at, node.life, self.owner, ask));
             }
         }
