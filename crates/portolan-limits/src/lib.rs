@@ -82,5 +82,5 @@ pub use replica::{
 };
 pub use shares::base_shares;
 pub use start::Start;
-pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Peek, Policy, Wait, WaitReason, Waited};
+pub use verdict::{Admission, Charge, Claim, Denial, DenyReason, Patience, Peek, Policy, Wait, WaitReason, Waited};
 pub use windows::Windows;

@@ -36,7 +36,7 @@ pub enum Admission {
 pub struct Wait {
     /// What is on its way.
     pub reason: WaitReason,
-    /// How long to wait at most, since the first time.
+    /// How long to wait at most, since it was given first (see [`Patience`]).
     pub at_most: Duration,
     /// The answer when that has passed.
     pub otherwise: Denial,
@@ -49,6 +49,19 @@ pub struct Waited {
     pub limit: LimitId,
     /// The slot.
     pub slot: u64,
+}
+
+/// Until when a request waits that is answered [`Wait`] again and again: for each reason as long as that is worth, from the
+/// first time that it was given. A loan that has come may still have to be marked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Patience([Option<Duration>; WaitReason::ALL.len()]);
+
+impl Patience {
+    /// Takes in an answer that is given `waited` after the request was asked first, and says how long after that it is
+    /// asked for the last time.
+    pub fn until(&mut self, wait: &Wait, waited: Duration) -> Duration {
+        *self.0[wait.reason as usize].get_or_insert(waited) + wait.at_most
+    }
 }
 
 /// What may let a request pass soon.
@@ -87,6 +100,9 @@ impl Wait {
 }
 
 impl WaitReason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Mark, Self::Owner, Self::Borrow];
+
     /// Two bits for a packed word.
     pub(crate) const fn tag(reason: Option<Self>) -> u64 {
         match reason {

@@ -7,13 +7,13 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use portolan_config::{LimitId, Route};
-use portolan_limits::{Admission, Charge, Claim, Denial, Limiter, Wait, WaitReason};
+use portolan_limits::{Admission, Charge, Claim, Denial, Limiter, Patience, Wait, WaitReason};
 use portolan_node::Subject;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    decision::{WAIT_REASONS, WaitEnd},
+    decision::WaitEnd,
     worker::{Prepared, Worker},
 };
 
@@ -44,19 +44,20 @@ pub(crate) async fn admit(worker: &Worker, prepared: &Rc<Prepared>, route: &Rout
         let unknown = Wait::unknown(LimitId(u32::MAX), route.name.clone());
         return Admitted { verdict: Err(Box::new(unknown.otherwise)), waited: Duration::ZERO };
     };
-    let mut patience = Patience::default();
     // Most requests never wait: the list of those who do has a lock, and is entered only to ask again.
     let first = ask(worker, &view.limiter, || view.limiter.admit(&claims, worker.now()));
-    let (verdict, end) = match first {
-        Admission::Allow(charges) => (Ok(charges), WaitEnd::Admitted),
-        Admission::Deny(denial) => (Err(Box::new(denial)), WaitEnd::Refused),
-        Admission::Wait(wait) => wait_for(worker, &view.limiter, &claims, &mut patience, wait).await,
+    let (verdict, waited) = match first {
+        Admission::Allow(charges) => (Ok(charges), Duration::ZERO),
+        Admission::Deny(denial) => (Err(Box::new(denial)), Duration::ZERO),
+        Admission::Wait(wait) => {
+            let mut waiter = Waiter::new(&wait);
+            let (verdict, end) = wait_for(worker, &view.limiter, &claims, &mut waiter, wait).await;
+            worker.shard.count_wait(waiter.last, end);
+            (verdict, waiter.since.elapsed())
+        }
     };
-    if let Some(reason) = patience.last {
-        worker.shard.count_wait(reason, end);
-    }
     note_names(worker, prepared, route, subject, &claims, &verdict);
-    Admitted { verdict, waited: patience.waited() }
+    Admitted { verdict, waited }
 }
 
 /// Asks, and wakes the node's loop if the answer wants more of it.
@@ -73,10 +74,10 @@ async fn wait_for(
     worker: &Worker,
     limiter: &Limiter,
     claims: &[Claim],
-    patience: &mut Patience,
+    waiter: &mut Waiter,
     first: Wait,
 ) -> (Verdict, WaitEnd) {
-    patience.until(&first);
+    waiter.until(&first);
     let Some(_place) = worker.waiting.enter() else {
         return (Err(Box::new(first.otherwise)), WaitEnd::Crowded);
     };
@@ -92,7 +93,7 @@ async fn wait_for(
             Admission::Wait(wait) => wait,
         };
         // Woken by every move, so possibly by one that is of no use to this request.
-        if timeout_at(patience.until(&wait), moved).await.is_err() {
+        if timeout_at(waiter.until(&wait), moved).await.is_err() {
             return (Err(Box::new(wait.otherwise)), WaitEnd::InVain);
         }
         waited = wait.waited();
@@ -123,24 +124,21 @@ fn note_names(
     }
 }
 
-/// How long a request waits: for each reason as long as it is worth, from the first time that it was given.
-#[derive(Default)]
-struct Patience {
-    first: Option<Instant>,
-    since: [Option<Instant>; WAIT_REASONS.len()],
-    last: Option<WaitReason>,
+/// A request that waits.
+struct Waiter {
+    since: Instant,
+    patience: Patience,
+    last: WaitReason,
 }
 
-impl Patience {
-    fn until(&mut self, wait: &Wait) -> Instant {
-        let now = Instant::now();
-        self.first.get_or_insert(now);
-        self.last = Some(wait.reason);
-        *self.since[wait.reason as usize].get_or_insert(now) + wait.at_most
+impl Waiter {
+    fn new(first: &Wait) -> Self {
+        Self { since: Instant::now(), patience: Patience::default(), last: first.reason }
     }
 
-    fn waited(&self) -> Duration {
-        self.first.map_or(Duration::ZERO, |first| first.elapsed())
+    fn until(&mut self, wait: &Wait) -> Instant {
+        self.last = wait.reason;
+        self.since + self.patience.until(wait, self.since.elapsed())
     }
 }
 

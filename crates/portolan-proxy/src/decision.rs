@@ -83,9 +83,6 @@ impl WaitEnd {
     }
 }
 
-/// What requests wait for, in the order of their numbers.
-pub(crate) const WAIT_REASONS: [WaitReason; 3] = [WaitReason::Mark, WaitReason::Owner, WaitReason::Borrow];
-
 pub(crate) const fn reason_word(reason: WaitReason) -> &'static str {
     match reason {
         WaitReason::Mark => "mark",

@@ -24,7 +24,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    decision::{Decision, LimitCell, MODES, WAIT_REASONS, WaitEnd, mode_word, reason_word},
+    decision::{Decision, LimitCell, MODES, WaitEnd, mode_word, reason_word},
     response::Step,
 };
 
@@ -134,7 +134,7 @@ pub struct Shard {
     duration_micros: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
-    waits: [[AtomicU64; WaitEnd::ALL.len()]; WAIT_REASONS.len()],
+    waits: [[AtomicU64; WaitEnd::ALL.len()]; WaitReason::ALL.len()],
     routes: Mutex<BTreeMap<Name, Arc<RouteCell>>>,
     limits: Mutex<BTreeMap<Name, Arc<LimitCell>>>,
     keys: Mutex<KeyNames>,
@@ -370,7 +370,7 @@ impl Metrics {
         }
         let help = "Requests that waited for their limits, by what for and how it ended";
         let mut family = encoder.encode_descriptor("portolan_limit_waits", help, None, MetricType::Counter)?;
-        for (reason, end) in WAIT_REASONS.into_iter().flat_map(|reason| WaitEnd::ALL.map(|end| (reason, end))) {
+        for (reason, end) in WaitReason::ALL.into_iter().flat_map(|reason| WaitEnd::ALL.map(|end| (reason, end))) {
             let value = self.sum(|shard| &shard.waits[reason as usize][end as usize]);
             count(&mut family, &[("reason", reason_word(reason)), ("result", end.as_str())], value)?;
         }

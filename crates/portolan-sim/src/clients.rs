@@ -198,34 +198,36 @@ impl World<'_> {
         let region = self.resolve(client);
         let place = region.and_then(|region| self.regions.binary_search(&region).ok());
         let counted = place.unwrap_or(self.clients[client].place);
-        let mut batch = Batch::default();
+        let mut asks = SmallVec::<[Ask; 16]>::new();
         for _ in 0..count {
             let Client { users, draws, .. } = &mut self.clients[client];
             let user = users.next(draws);
             self.recorder.requests[counted].sent += 1;
-            let Some(host) = place.and_then(|place| self.next_host(client, place)) else {
-                self.recorder.requests[counted].unanswered += 1;
-                continue;
-            };
-            let ask = Ask::new(client, user, host, self.hosts[host].lives, self.now);
-            self.ask(ask, &mut batch);
+            match place.and_then(|place| self.next_host(client, user, place)) {
+                Some(host) => asks.push(Ask::new(client, user, host, self.hosts[host].lives, self.now)),
+                None => self.recorder.requests[counted].unanswered += 1,
+            }
         }
+        let mut batch = Batch::default();
+        // What one reads has come from memory while those before it are decided.
+        asks.iter().for_each(|ask| self.prefetch(ask, &mut batch));
+        asks.into_iter().for_each(|ask| self.ask(ask, &mut batch));
         self.close_batch(&batch, client);
     }
 
-    /// The next node of a region that takes connections, in turn.
-    fn next_host(&mut self, client: usize, place: usize) -> Option<usize> {
+    /// The node of a region that a user's next request reaches, of those that take connections: the next in turn, or
+    /// always the same.
+    fn next_host(&mut self, client: usize, user: u32, place: usize) -> Option<usize> {
         let hosts = &self.region_hosts[place];
         let client = &mut self.clients[client];
-        for _ in 0..hosts.len() {
-            client.turn = (client.turn + 1) % hosts.len();
-            let host = hosts[client.turn];
-            if self.hosts[host].process.is_some() {
-                // A process that is stopped takes connections and says nothing.
-                return self.hosts[host].paused.is_none().then_some(host);
-            }
-        }
-        None
+        let mut turn = if client.load.sticky { user as usize } else { client.turn };
+        let up = (0..hosts.len()).find_map(|_| {
+            turn = (turn + 1) % hosts.len();
+            self.hosts[hosts[turn]].process.is_some().then_some(hosts[turn])
+        });
+        client.turn = turn;
+        // A process that is stopped takes connections and says nothing.
+        up.filter(|host| self.hosts[*host].paused.is_none())
     }
 
     /// The region a client connects to: its own, unless its host name is in a zone and DNS says otherwise.

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, SLOT_LEAD, Scenario};
 use portolan_limits::{Charge, Denial, Key, Windows};
 use portolan_model::{Name, Timestamp};
+use prefetch_index::prefetch_index;
 use tokio::time::Duration;
 
 pub use self::limit::LimitTally;
@@ -273,6 +274,11 @@ impl Tally {
         });
         self.names.insert(limit.name.clone(), self.limits.len() - 1);
         self.limits.len() - 1
+    }
+
+    /// Has the processor fetch a counter.
+    pub fn prefetch(&self, counter: u32) {
+        prefetch_index(&self.counters, counter as usize);
     }
 
     /// Counts an allowed request; returns what is wrong with it, if anything is.

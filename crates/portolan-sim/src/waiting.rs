@@ -6,7 +6,9 @@
 use std::{rc::Rc, sync::Arc};
 
 use portolan_config::{Algorithm, Budget, KeyPart, Limit, OnPartition, Route};
-use portolan_limits::{Admission, Charge, Claim, Denial, DenyReason, LimitId, Limiter, Wait, WaitReason, Waited};
+use portolan_limits::{
+    Admission, Charge, Claim, Denial, DenyReason, LimitId, Limiter, Patience, Wait, WaitReason, Waited,
+};
 use portolan_model::{Now, Revision, Timestamp};
 use portolan_node::{Subject, View};
 use portolan_routing::{Found, RequestHead};
@@ -34,12 +36,13 @@ pub struct Ask {
     /// Of one that waits: until when, and for what.
     until: Option<Timestamp>,
     waited: Option<Waited>,
+    patience: Patience,
 }
 
 impl Ask {
     /// A request of a client's user at a host in one of its lives.
     pub fn new(client: usize, user: u32, host: usize, life: u64, now: Timestamp) -> Self {
-        Self { client, user, host, life, asked_at: now, until: None, waited: None }
+        Self { client, user, host, life, asked_at: now, until: None, waited: None, patience: Patience::default() }
     }
 }
 
@@ -84,6 +87,15 @@ struct Place {
 }
 
 impl World<'_> {
+    /// Has the processor fetch what a request's decision will read.
+    pub fn prefetch(&mut self, ask: &Ask, batch: &mut Batch) {
+        let Some(at) = self.place_in(batch, ask) else { return };
+        let view = Arc::clone(&batch.places[at].view);
+        let asked = self.asked(ask.client, ask.user, &view);
+        asked.claims.iter().flatten().for_each(|claim| view.limiter.prefetch(claim.key));
+        asked.counters.iter().for_each(|counter| self.tally.prefetch(*counter));
+    }
+
     /// Has a request decided by the node it reached.
     pub fn ask(&mut self, ask: Ask, batch: &mut Batch) {
         let place = self.hosts[ask.host].place;
@@ -115,8 +127,8 @@ impl World<'_> {
             }
             Admission::Wait(wait) => {
                 batch.waiting += 1;
-                // What is awaited may change, so each is measured from the first time.
-                let until = ask.asked_at + wait.at_most;
+                let mut patience = ask.patience;
+                let until = ask.asked_at + patience.until(&wait, self.now.since(ask.asked_at));
                 if until <= self.now {
                     self.denied(&ask, &asked, &wait.otherwise, wait.reason != WaitReason::Borrow);
                     return;
@@ -125,7 +137,7 @@ impl World<'_> {
                     self.agenda.plan(until, Plan::GiveUp(ask.host));
                 }
                 let waited = Some(wait.waited());
-                self.hosts[ask.host].waiting.push(Ask { until: Some(until), waited, ..ask });
+                self.hosts[ask.host].waiting.push(Ask { until: Some(until), waited, patience, ..ask });
             }
         }
     }
