@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
@@ -55,11 +55,21 @@ impl Redis {
 
     /// Forgets everything, as a replica does that had received nothing.
     pub async fn forget(&self) {
+        assert_eq!(self.answer("FLUSHALL").await, "+OK");
+    }
+
+    /// How many keys it holds.
+    pub async fn keys(&self) -> u64 {
+        self.answer("DBSIZE").await.trim_start_matches(':').parse().expect("a number")
+    }
+
+    /// The first line that it answers a command with.
+    async fn answer(&self, command: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
-        stream.write_all(b"FLUSHALL\r\n").await.expect("is sent");
-        let mut answer = [0; 5];
-        stream.read_exact(&mut answer).await.expect("answers");
-        assert_eq!(&answer, b"+OK\r\n");
+        stream.write_all(format!("{command}\r\n").as_bytes()).await.expect("is sent");
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).await.expect("answers");
+        answer.trim_end().to_owned()
     }
 }
 

@@ -33,14 +33,24 @@ pub struct LoanRequest {
     pub units: u64,
     /// What the lender may lend to all regions together.
     pub quota: u64,
+    /// First instant of the slot.
+    pub slot_begins: WallTime,
     /// First instant after the slot.
     pub slot_ends: WallTime,
 }
 
 impl LoanRequest {
-    /// How long the lender keeps the slot, asked at `now`: to its end, and some time for askers whose clock is behind.
+    /// How long the lender keeps the slot, asked at `now`: to its end, and some time for askers whose clock is behind. One
+    /// that was set back goes through its slots more slowly, but does not stay in one until it has caught up.
     pub fn kept_for(&self, now: WallTime) -> Duration {
-        self.slot_ends.since(now) + SLOT_GRACE
+        let lasts = self.slot_ends.since(self.slot_begins).saturating_mul(SLOWEST);
+        self.slot_ends.since(now).min(lasts) + SLOT_GRACE
+    }
+
+    /// From when on the lender lends of the slot, by its own clock: a window and some time before it begins. A clock that is
+    /// further ahead would leave slots there until they come.
+    pub fn lent_from(&self) -> WallTime {
+        self.slot_begins - (self.slot_ends.since(self.slot_begins) + SLOT_GRACE)
     }
 
     /// The end of the request; `None` when it was not answered in time, or not sent.
@@ -96,6 +106,7 @@ pub(crate) struct Standing {
     pub quota: u64,
     pub regions: u64,
     pub now: WallTime,
+    pub slot_begins: WallTime,
     pub slot_ends: WallTime,
 }
 
@@ -139,8 +150,8 @@ impl Loans {
         let most = standing.quota.saturating_sub(loan.held).div_ceil(2 * standing.regions).max(1);
         let units = (ahead.ceil() as u64).clamp(1, most);
         let (sequence, held) = loan.ask(units, standing);
-        let (quota, slot_ends) = (standing.quota, standing.slot_ends);
-        self.waiting.push_back(LoanRequest { limit, key, slot, sequence, held, units, quota, slot_ends });
+        let Standing { quota, slot_begins, slot_ends, .. } = standing;
+        self.waiting.push_back(LoanRequest { limit, key, slot, sequence, held, units, quota, slot_begins, slot_ends });
     }
 
     /// The next request to send.
@@ -200,8 +211,11 @@ impl Loan {
 /// A chunk lasts so long at the rate that it was asked for at; half of it is the lead of the next request.
 const CHUNK_SECONDS: f64 = 0.5;
 
-/// How long a lender keeps a slot after its end.
+/// How long a lender keeps a slot after its end, and how far its clock may be behind.
 const SLOT_GRACE: Duration = Duration::from_secs(10);
+
+/// By how much a slot lasts longer than its window at most, where a clock is waited for that was set back.
+const SLOWEST: u32 = 10;
 
 /// Requests that wait to be sent, and slots that are remembered; beyond it a key is served from its share alone.
 const MAX_WAITING: usize = 1024;
@@ -214,8 +228,8 @@ mod tests {
     const KEY: Key = Key::from_bits(7);
 
     fn consider(loans: &mut Loans, left: u64, rate: f64) -> Option<LoanRequest> {
-        let (now, slot_ends) = (WallTime::from_unix_millis(1000), WallTime::from_unix_millis(2000));
-        let standing = Standing { left, rate, quota: 800, regions: 3, now, slot_ends };
+        let [now, slot_ends] = [1000, 2000].map(WallTime::from_unix_millis);
+        let standing = Standing { left, rate, quota: 800, regions: 3, now, slot_begins: now, slot_ends };
         loans.consider(LimitId(1), KEY, 1, standing);
         loans.poll()
     }
@@ -284,9 +298,22 @@ mod tests {
         let mut loans = Loans::default();
         consider(&mut loans, 0, 200.0).expect("asked");
         loans.handle(reply(1000, Some((30, 800, 0))));
-        let (now, slot_ends) = (WallTime::from_unix_millis(1500), WallTime::from_unix_millis(2000));
-        let raised = Standing { left: 0, rate: 200.0, quota: 4000, regions: 3, now, slot_ends };
+        let [slot_begins, now, slot_ends] = [1000, 1500, 2000].map(WallTime::from_unix_millis);
+        let raised = Standing { left: 0, rate: 200.0, quota: 4000, regions: 3, now, slot_begins, slot_ends };
         loans.consider(LimitId(1), KEY, 1, raised);
         assert_eq!(loans.poll().map(|request| (request.held, request.quota)), Some((30, 4000)));
+    }
+
+    #[test]
+    fn a_lender_keeps_a_slot_for_some_windows_at_most_whatever_the_clock_of_the_asker() {
+        let request = consider(&mut Loans::default(), 0, 200.0).expect("asked");
+        assert_eq!(request.lent_from(), WallTime::default(), "a window and ten seconds before it is 1970");
+        let kept = [3000, 1000, 500, 0].map(|now| request.kept_for(WallTime::from_unix_millis(now)).as_millis());
+        assert_eq!(kept, [10_000, 11_000, 11_500, 12_000]);
+        let later =
+            |by| LoanRequest { slot_begins: request.slot_begins + by, slot_ends: request.slot_ends + by, ..request };
+        let year = later(Duration::from_secs(365 * 86_400));
+        assert_eq!(year.kept_for(WallTime::from_unix_millis(1000)), Duration::from_secs(20));
+        assert_eq!(year.slot_begins.since(year.lent_from()), Duration::from_secs(11));
     }
 }

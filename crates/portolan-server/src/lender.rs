@@ -335,7 +335,8 @@ async fn ask(
         .arg(request.units)
         .arg(request.quota)
         .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX))
-        .arg(kept_until.as_unix_millis());
+        .arg(kept_until.as_unix_millis())
+        .arg(request.lent_from().as_unix_millis());
     let began = Instant::now();
     let answer = timeout(ANSWER_TIMEOUT, call.invoke_async::<(u64, u64, u64)>(&mut connection)).await;
     let answer = match answer {

@@ -117,6 +117,7 @@ mod tests {
             held: 0,
             units: 1,
             quota: 1,
+            slot_begins: WallTime::default(),
             slot_ends: WallTime::from_unix_millis(u64::MAX / 2),
         }
     }

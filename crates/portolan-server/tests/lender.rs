@@ -46,6 +46,7 @@ impl Region {
             held,
             units: wanted,
             quota: 100,
+            slot_begins: Clock::start().now().wall,
             slot_ends: Clock::start().now().wall + Duration::from_secs(60),
         }
     }
@@ -193,6 +194,25 @@ async fn a_process_after_another_is_told_what_the_region_holds_and_is_lent_the_r
         let granted = second.granted(request).await;
         assert_eq!((granted.held, granted.total), (lent, lent));
     }
+}
+
+#[tokio::test]
+async fn of_a_window_that_is_far_ahead_of_the_server_nothing_is_lent_and_nothing_kept() {
+    let Some(server) = Redis::start().await else { return };
+    let mut region = Region::new("a", &server.url());
+    let ahead = |request: LoanRequest, by: u64| {
+        let slot_begins = request.slot_begins + Duration::from_secs(by);
+        LoanRequest { slot_begins, slot_ends: slot_begins + Duration::from_secs(60), ..request }
+    };
+    let year = ahead(region.request(1, 40, 10), 365 * 86_400);
+    assert_eq!(region.granted(year).await, Granted { held: 0, total: 0, before: 0 });
+    assert_eq!(server.keys().await, 0);
+    // A window and ten seconds are 70 s.
+    let near = ahead(region.request(2, 0, 10), 60);
+    assert_eq!(region.ask(near).await, 10);
+    let far = ahead(region.request(3, 10, 10), 90);
+    assert_eq!(region.granted(far).await, Granted { held: 10, total: 10, before: 2 });
+    assert_eq!(server.keys().await, 1);
 }
 
 #[tokio::test]

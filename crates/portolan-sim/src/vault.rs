@@ -36,7 +36,8 @@ const SWEPT_EVERY: u64 = 1024;
 
 impl Vault {
     /// Lends a part of a slot to the region at this place, at once or not at all; the slot is then kept for `lifetime`, and
-    /// until it is over by this server's own clock, which is true. A sequence that was answered before is answered alike.
+    /// until it is over by this server's own clock, which is true. A sequence that was answered before is answered alike, and
+    /// of a slot that is far ahead of that clock nothing is lent or kept.
     pub fn lend(&mut self, region: usize, request: &LoanRequest, lifetime: Duration, now: Timestamp) -> Granted {
         self.lent += 1;
         if self.lent.is_multiple_of(SWEPT_EVERY) {
@@ -47,6 +48,10 @@ impl Vault {
         let mut total = kept.map_or(0, |slot| slot.total);
         let mut lent = kept.and_then(|slot| slot.regions.get(&region)).copied().unwrap_or_default();
         let before = lent.sequence;
+        let wall = BEGIN + now.since(Timestamp::ZERO);
+        if wall < request.lent_from() {
+            return Granted { held: lent.units, total, before };
+        }
         if request.held > lent.units {
             total += request.held - lent.units;
             lent.units = request.held;
@@ -61,8 +66,7 @@ impl Vault {
         };
         let slot = self.slots.entry(name).or_insert(Slot { total: 0, regions, until: now });
         slot.regions.insert(region, lent);
-        let lasts = request.kept_for(BEGIN + now.since(Timestamp::ZERO));
-        (slot.total, slot.until) = (total + chunk, now + lifetime.max(lasts));
+        (slot.total, slot.until) = (total + chunk, now + lifetime.max(request.kept_for(wall)));
         Granted { held: lent.units, total: slot.total, before }
     }
 
@@ -93,6 +97,7 @@ mod tests {
             held,
             units,
             quota: 100,
+            slot_begins: BEGIN,
             slot_ends: BEGIN + Duration::from_secs(1),
         }
     }
@@ -153,9 +158,29 @@ mod tests {
     fn a_slot_that_was_asked_for_ahead_of_time_is_kept_until_it_is_over() {
         let mut vault = Vault::default();
         let mut total = |sequence, secs| {
-            let ahead = LoanRequest { slot_ends: BEGIN + Duration::from_secs(40), ..request(sequence, 0, 10) };
+            let [slot_begins, slot_ends] = [20, 40].map(|secs| BEGIN + Duration::from_secs(secs));
+            let ahead = LoanRequest { slot_begins, slot_ends, ..request(sequence, 0, 10) };
             vault.lend(0, &ahead, LIFETIME, at(secs)).total
         };
         assert_eq!([(1, 0), (2, 39), (3, 49), (4, 61)].map(|(sequence, secs)| total(sequence, secs)), [10, 20, 30, 10]);
+    }
+
+    #[test]
+    fn of_a_slot_that_is_more_than_a_window_and_ten_seconds_ahead_nothing_is_lent_or_kept() {
+        let mut vault = Vault::default();
+        let mut total = |sequence, ahead| {
+            let slot_begins = BEGIN + Duration::from_millis(ahead);
+            let slot_ends = slot_begins + Duration::from_secs(1);
+            vault.lend(0, &LoanRequest { slot_begins, slot_ends, ..request(sequence, 0, 10) }, LIFETIME, at(0)).total
+        };
+        assert_eq!(
+            [(1, 11_001), (2, 11_000), (3, 11_001)].map(|(sequence, ahead)| total(sequence, ahead)),
+            [0, 10, 10]
+        );
+        let year = Duration::from_secs(365 * 86_400);
+        let mut ahead = request(4, 30, 10);
+        (ahead.slot, ahead.slot_begins, ahead.slot_ends) = (78, ahead.slot_begins + year, ahead.slot_ends + year);
+        assert_eq!(vault.lend(0, &ahead, year, at(0)), Granted { held: 0, total: 0, before: 0 });
+        assert_eq!(vault.slots.len(), 1);
     }
 }

@@ -213,6 +213,7 @@ struct Plans {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Lender {
-    /// A Redis, without credentials in the address.
+    /// A Redis, without credentials in the address. Its clock should be right: of a window that begins more than one
+    /// window and 10s later by it, it lends nothing, so that clocks far ahead leave nothing there for long.
     redis: RedisUrl,
 }

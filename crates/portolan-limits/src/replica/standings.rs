@@ -81,6 +81,7 @@ impl Limits {
             quota: rights.terms.quota.saturating_sub(book.split()),
             regions: self.regions.len() as u64,
             now: self.wall(),
+            slot_begins: rights.terms.begin(slot),
             slot_ends: rights.terms.end(slot),
         };
         self.loans.consider(rights.id, key, slot, standing);
