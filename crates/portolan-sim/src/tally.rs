@@ -3,17 +3,21 @@
 
 mod limit;
 mod live;
+mod rules;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, SLOT_LEAD, Scenario};
-use portolan_limits::{Charge, Denial, Key, Windows};
+use portolan_limits::{Charge, Denial, Key};
 use portolan_model::{Name, Timestamp};
 use prefetch_index::prefetch_index;
 use tokio::time::Duration;
 
 pub use self::limit::LimitTally;
-use self::{limit::Part, live::Live};
+use self::{
+    live::Live,
+    rules::{Part, Rules},
+};
 use crate::{
     bound::{self, Bucket, Most},
     civil::{Moment, SKEW_MS, millis},
@@ -37,6 +41,8 @@ pub struct Tally {
     expected: Vec<LimitExpectation>,
     limits: Vec<LimitTally>,
     names: BTreeMap<Name, usize>,
+    rules: Vec<Rules>,
+    ids: BTreeMap<LimitId, usize>,
     counters: Vec<Counter>,
     index: BTreeMap<(LimitId, String), u32>,
 }
@@ -59,20 +65,21 @@ pub struct Truth {
 impl Truth {
     /// What a slot may admit by what was in force when its rights were lent, which may be in the one before; of a sliding
     /// window what came of them counts in the next one, too.
-    fn bound_of_late(&self, limit: &LimitTally, id: LimitId, part: &Part, state: State) -> u64 {
-        let slides = matches!(limit.limit.algorithm, Algorithm::SlidingWindow { .. });
-        let lasts = limit.window_ms().saturating_mul(if slides { 2 } else { 1 });
-        let quota = self.quotas.largest(id, part.begins_ms.saturating_sub(lasts)).count;
-        let forgot = |(at_ms, moment): &(i64, Moment)| moment.allows(&limit.windows, part.slot, *at_ms);
-        let lends = limit.limit.lender.is_some();
+    fn bound_of_late(&self, rules: &Rules, part: &Part, state: State) -> u64 {
+        let lasts = rules.window_ms().saturating_mul(if rules.slides() { 2 } else { 1 });
+        let quota = self.quotas.largest(rules.id, part.begins_ms.saturating_sub(lasts)).count;
+        let forgot = |(at_ms, moment): &(i64, Moment)| moment.allows(&rules.windows, part.slot, *at_ms);
+        let lends = rules.limit.lender.is_some();
         let failovers = if lends { self.lost_loans.iter().filter(|lost| forgot(lost)).count() } else { 0 };
-        Most::of(&limit.limit, quota, &self.map, self.nodes).after_failovers(failovers, state)
+        Most::of(&rules.limit, quota, &self.map, self.nodes).after_failovers(failovers, state)
     }
 }
 
 /// One key of one limit.
 struct Counter {
     limit: usize,
+    /// Place of what it is held by.
+    rules: usize,
     /// What the gateway counts it by.
     of: (LimitId, Key),
     subject: String,
@@ -90,7 +97,7 @@ struct Counter {
 }
 
 impl Counter {
-    fn most_of(&mut self, of: &mut LimitTally, quota: u64, truth: &Truth) -> Most {
+    fn most_of(&mut self, of: &mut Rules, quota: u64, truth: &Truth) -> Most {
         if let Some((limit, with, most)) = &self.most
             && Arc::ptr_eq(limit, &of.limit)
             && *with == quota
@@ -104,21 +111,22 @@ impl Counter {
     }
 
     /// What is wrong with a charge whatever was charged to its slot: a bucket does not hold it, or no clock has read it.
-    fn refuse_at_sight(&mut self, limit: &LimitTally, charged: Charged, seen: Seen, truth: &Truth) -> Option<String> {
-        let (name, subject, id) = (&limit.name, &self.subject, self.of.0);
-        match &limit.limit.algorithm {
+    fn refuse_at_sight(&mut self, rules: &Rules, charged: Charged, seen: Seen, truth: &Truth) -> Option<String> {
+        let Rules { limit, .. } = rules;
+        let (name, subject) = (&limit.name, &self.subject);
+        match &limit.algorithm {
             Algorithm::TokenBucket { .. } if truth.fences.excuse(seen.place, seen.at_ms()) => None,
             Algorithm::TokenBucket { .. } => {
-                let state = truth.trouble.state(&limit.limit, seen.at_ms());
+                let state = truth.trouble.state(limit, seen.at_ms());
                 // A node that has not heard of a change spends what another one grants it that has, and a second's rate is
                 // lent in the second before.
                 let second_before = seen.at_ms() / 1000 * 1000 - 1000;
-                let since_ms = seen.at_ms().saturating_sub(limit.window_ms()).min(second_before);
-                let quota = truth.quotas.largest(id, since_ms);
-                let held = bound::bucket(&limit.limit, quota, &truth.map, state);
+                let since_ms = seen.at_ms().saturating_sub(rules.window_ms()).min(second_before);
+                let quota = truth.quotas.largest(rules.id, since_ms);
+                let held = bound::bucket(limit, quota, &truth.map, state);
                 let tank = self.tank.get_or_insert_with(|| Tank::full(held));
-                let stated = truth.fences.is_empty() && !limit.was_resplit;
-                let part = || bound::part(&limit.limit, quota, &truth.map, seen.place, stated);
+                let stated = truth.fences.is_empty() && !rules.was_resplit;
+                let part = || bound::part(limit, quota, &truth.map, seen.place, stated);
                 tank.take_clock(seen.place, seen.moment.ahead_ms(), part);
                 let Bucket { rate, burst } = held;
                 let detail =
@@ -128,7 +136,7 @@ impl Counter {
             Algorithm::FixedWindow { .. } | Algorithm::SlidingWindow { .. } => {
                 let Charged { slot, .. } = charged;
                 let detail = || format!("limit `{name}` charged slot {slot}, which no clock of the fleet has read");
-                (!seen.moment.allows(&limit.windows, slot, seen.at_ms())).then(detail)
+                (!seen.moment.allows(&rules.windows, slot, seen.at_ms())).then(detail)
             }
             Algorithm::Concurrency { .. } => None,
         }
@@ -211,6 +219,8 @@ impl Tally {
             expected: scenario.expect.limits.clone(),
             limits: Vec::new(),
             names: BTreeMap::new(),
+            rules: Vec::new(),
+            ids: BTreeMap::new(),
             counters: Vec::new(),
             index: BTreeMap::new(),
         }
@@ -218,7 +228,7 @@ impl Tally {
 
     /// Where a limit counts what `subject` asks for.
     pub fn counter(&mut self, limit: &Arc<Limit>, (id, key): (LimitId, Key), subject: String) -> u32 {
-        let at = self.limit(limit);
+        let (at, rules) = (self.limit(limit), self.rules(id, limit));
         if let Some(&counter) = self.index.get(&(id, subject.clone())) {
             return counter;
         }
@@ -227,6 +237,7 @@ impl Tally {
         let watched = of_limit.counters <= WATCHED;
         let counter = Counter {
             limit: at,
+            rules,
             of: (id, key),
             subject: subject.clone(),
             slots: Slots::new(watched),
@@ -245,24 +256,13 @@ impl Tally {
 
     fn limit(&mut self, limit: &Arc<Limit>) -> usize {
         if let Some(&at) = self.names.get(&limit.name) {
-            let known = &mut self.limits[at];
-            if !Arc::ptr_eq(&known.limit, limit) {
-                if known.limit.algorithm != limit.algorithm {
-                    known.windows = Windows::of(&limit.algorithm);
-                }
-                known.was_resplit |= known.limit.shares != limit.shares;
-                known.limit = Arc::clone(limit);
-                known.most.clear();
-            }
+            self.limits[at].limit = Arc::clone(limit);
             return at;
         }
         let asked = self.expected.iter().enumerate().filter(|(_, expected)| expected.limit == limit.name);
         self.limits.push(LimitTally {
             name: limit.name.clone(),
             limit: Arc::clone(limit),
-            windows: Windows::of(&limit.algorithm),
-            was_resplit: false,
-            most: BTreeMap::new(),
             length_ms: self.length_ms,
             regions: vec![RegionUse::default(); self.truth.map.ids().len()],
             decided: 0,
@@ -276,6 +276,15 @@ impl Tally {
         self.limits.len() - 1
     }
 
+    fn rules(&mut self, id: LimitId, limit: &Arc<Limit>) -> usize {
+        let at = *self.ids.entry(id).or_insert(self.rules.len());
+        match self.rules.get_mut(at) {
+            Some(known) => known.follow(limit),
+            None => self.rules.push(Rules::new(id, limit, self.truth.map.ids().len())),
+        }
+        at
+    }
+
     /// Has the processor fetch a counter.
     pub fn prefetch(&self, counter: u32) {
         prefetch_index(&self.counters, counter as usize);
@@ -284,28 +293,29 @@ impl Tally {
     /// Counts an allowed request; returns what is wrong with it, if anything is.
     pub fn admit(&mut self, counter: u32, charged: Charged, seen: Seen) -> Option<String> {
         let Charged { slot, cost, quota } = charged;
-        let Self { counters, limits, truth, expected, .. } = self;
+        let Self { counters, limits, rules, truth, expected, .. } = self;
         let truth = &*truth;
         let Truth { fences, trouble, .. } = truth;
         let counter = &mut counters[counter as usize];
-        let limit = &mut limits[counter.limit];
+        let (limit, rules) = (&mut limits[counter.limit], &mut rules[counter.rules]);
         limit.regions[seen.place].admitted += cost;
         limit.decided += 1;
         counter.demand += cost;
-        if let Some(wrong) = counter.refuse_at_sight(limit, charged, seen, truth) {
+        if let Some(wrong) = counter.refuse_at_sight(rules, charged, seen, truth) {
             return Some(wrong);
         }
-        let part = limit.part(slot, quota, seen);
-        let most = counter.most_of(limit, quota, truth);
-        let slides = matches!(limit.limit.algorithm, Algorithm::SlidingWindow { .. });
-        let before = if slides { counter.slots.spent(part.slot.wrapping_sub(1)) } else { 0 };
+        let part = rules.part(slot, quota, seen);
+        let most = counter.most_of(rules, quota, truth);
+        let before = if rules.slides() { counter.slots.spent(part.slot.wrapping_sub(1)) } else { 0 };
         // No slot may admit less than in calm times: until a span has that much its slots need not be looked at.
         let much = counter.recent.units() + cost > most.calm;
         let about = if much { counter.slots.bound_about(part.slot) } else { 0 };
-        let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), |closed| limit.close(closed, expected));
-        let state = trouble.state(&limit.limit, closing.since_ms());
+        let lasts = rules.part_ms();
+        let close = |closed: &Slot| limit.close(closed, lasts, expected);
+        let closing = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), close);
+        let state = trouble.state(&rules.limit, closing.since_ms());
         let mut in_span = 0;
-        if matches!(limit.limit.algorithm, Algorithm::Concurrency { .. }) {
+        if matches!(rules.limit.algorithm, Algorithm::Concurrency { .. }) {
             counter.live.begin(seen.host, seen.place, cost);
             closing.ask_at_one_time(counter.live.wanted(seen.at), part.quota, most.in_state(state));
             // What it had begun goes on when it hears of its fence.
@@ -317,25 +327,25 @@ impl Tally {
             let excused = if fences.excuse(seen.place, part.begins_ms) { cost } else { 0 };
             closing.admitted += cost;
             closing.excused += excused;
-            in_span = counter.recent.add(cost - excused, seen.at_ms(), limit.window_ms() - SKEW_MS);
+            in_span = counter.recent.add(cost - excused, seen.at_ms(), rules.window_ms() - SKEW_MS);
         }
         if counter.watched {
             closing.by_region.resize(limit.regions.len(), 0);
             let of_region = &mut closing.by_region[seen.place];
-            *of_region = match limit.limit.algorithm {
+            *of_region = match rules.limit.algorithm {
                 Algorithm::Concurrency { .. } => counter.live.units(|place| place == seen.place).max(*of_region),
                 _ => *of_region + cost,
             };
         }
-        if matches!(limit.limit.algorithm, Algorithm::TokenBucket { .. }) {
+        if matches!(rules.limit.algorithm, Algorithm::TokenBucket { .. }) {
             return None;
         }
         closing.read_ms = closing.read_ms.max(seen.moment.reads_ms(seen.at_ms()));
-        let estimate = limit.estimate(closing, before, seen.moment);
+        let estimate = rules.estimate(closing, before, seen.moment);
         if closing.spent().max(estimate) > closing.bound {
-            closing.bound = closing.bound.max(truth.bound_of_late(limit, counter.of.0, &part, state));
+            closing.bound = closing.bound.max(truth.bound_of_late(rules, &part, state));
         }
-        let slots = seen.moment.slots_in_a_span(limit.window_ms(), seen.at_ms());
+        let slots = seen.moment.slots_in_a_span(rules.window_ms(), seen.at_ms());
         let found = Found {
             before,
             estimate,
@@ -369,12 +379,14 @@ impl Tally {
         if denial.quota == 0 {
             return;
         }
-        let part = limit.part(denial.slot, denial.quota, seen);
-        let most = counter.most_of(limit, denial.quota, &self.truth);
-        let close = |closed: &Slot| limit.close(closed, &self.expected);
+        let rules = &mut self.rules[counter.rules];
+        let part = rules.part(denial.slot, denial.quota, seen);
+        let most = counter.most_of(rules, denial.quota, &self.truth);
+        let lasts = rules.part_ms();
+        let close = |closed: &Slot| limit.close(closed, lasts, &self.expected);
         let asked = counter.slots.at(part.slot, part.begins_ms, seen.at_ms(), close);
-        let bound = most.in_state(self.truth.trouble.state(&limit.limit, asked.since_ms()));
-        match limit.limit.algorithm {
+        let bound = most.in_state(self.truth.trouble.state(&rules.limit, asked.since_ms()));
+        match rules.limit.algorithm {
             Algorithm::Concurrency { .. } => {
                 let wanted = counter.live.refuse(cost, seen.at + lasting, seen.at);
                 asked.ask_at_one_time(wanted, part.quota, bound);
@@ -388,17 +400,17 @@ impl Tally {
     pub fn refund(&mut self, counter: u32, charged: Charged, seen: Seen, now: Seen) {
         let Charged { slot, cost, quota } = charged;
         let counter = &mut self.counters[counter as usize];
-        let limit = &self.limits[counter.limit];
+        let rules = &self.rules[counter.rules];
         // What is under way ends, refunded or not; and a slot that is over by every clock takes nothing back.
-        let holds = matches!(limit.limit.algorithm, Algorithm::Concurrency { .. });
-        if holds || !now.moment.allows(&limit.windows, slot, now.at_ms()) {
+        let holds = matches!(rules.limit.algorithm, Algorithm::Concurrency { .. });
+        if holds || !now.moment.allows(&rules.windows, slot, now.at_ms()) {
             return;
         }
         if let Some(tank) = &mut counter.tank {
             tank.give_back(cost);
         }
-        counter.slots.refund(limit.part(slot, quota, seen).slot, cost, seen.place);
-        counter.recent.take_back(cost, seen.at_ms(), limit.window_ms() - SKEW_MS);
+        counter.slots.refund(rules.part(slot, quota, seen).slot, cost, seen.place);
+        counter.recent.take_back(cost, seen.at_ms(), rules.window_ms() - SKEW_MS);
     }
 
     /// Counts the end of a request that a concurrency limit counts.
@@ -451,7 +463,8 @@ impl Tally {
         for counter in &mut self.counters {
             let limit = &mut self.limits[counter.limit];
             let open = counter.slots.kept().filter(|slot| !slot.counted);
-            open.for_each(|slot| limit.close(slot, &self.expected));
+            let lasts = self.rules[counter.rules].part_ms();
+            open.for_each(|slot| limit.close(slot, lasts, &self.expected));
         }
     }
 

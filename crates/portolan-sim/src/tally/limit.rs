@@ -1,17 +1,14 @@
-//! One limit over a run, all keys together: to which part of the run a verdict belongs, and what figures come of closed
-//! parts. Never says whether a verdict was right.
+//! One limit over a run, all keys together: what figures come of closed parts. Never says whether a verdict was right, and
+//! never by what it is held: under one name a document may change everything.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use portolan_config::{Algorithm, Limit, LimitExpectation};
-use portolan_limits::Windows;
-use portolan_model::{Name, Rate};
+use portolan_config::{Limit, LimitExpectation};
+use portolan_model::Name;
 use tokio::time::Duration;
 
-use super::Seen;
 use crate::{
-    bound::{self, Most},
-    civil::{Moment, millis},
+    civil::millis,
     outcome::{LimitFigures, Refusals, RegionUse},
     slots::{Slot, Sums},
 };
@@ -22,11 +19,6 @@ pub struct LimitTally {
     pub name: Name,
     /// As the newest revision has it that was charged.
     pub limit: Arc<Limit>,
-    pub(super) windows: Windows,
-    /// Whether some revision split it otherwise than another one did.
-    pub(super) was_resplit: bool,
-    /// The most that a slot of it may admit, by quota.
-    pub(super) most: BTreeMap<u64, Most>,
     /// How long the scenario lasts.
     pub(super) length_ms: i64,
     /// What each region admitted and refused, by place.
@@ -63,31 +55,8 @@ impl LimitTally {
         (self.waited, self.decided)
     }
 
-    /// The part of the run that a verdict belongs to: the slot it names, or a second of the scenario where slots mean
-    /// nothing.
-    pub fn part(&self, slot: u64, quota: u64, seen: Seen) -> Part {
-        let second = u64::try_from(seen.at_ms() / 1000).unwrap_or_default();
-        let in_second = |quota| Part { slot: second, begins_ms: seen.at_ms() / 1000 * 1000, quota };
-        match &self.limit.algorithm {
-            Algorithm::TokenBucket { rate, .. } => in_second(bound::dripped(Rate { count: quota, ..*rate })),
-            Algorithm::Concurrency { .. } => in_second(quota),
-            _ => Part { slot, begins_ms: seen.moment.begin(&self.windows, slot), quota },
-        }
-    }
-
-    /// What a sliding window has to hold to its limit: the slot, and what is left of the one before by the clock of
-    /// whoever was furthest when it admitted something, so that no region may count less. Regions round.
-    pub fn estimate(&self, slot: &Slot, before: u64, moment: Moment) -> u64 {
-        if !matches!(self.limit.algorithm, Algorithm::SlidingWindow { .. }) {
-            return 0;
-        }
-        let left = moment.left_of_before(&self.windows, slot.slot, slot.read_ms);
-        let rounding = self.regions.len() as u64;
-        slot.spent() + (before * left / 1000).saturating_sub(rounding)
-    }
-
-    pub fn close(&mut self, slot: &Slot, expected: &[LimitExpectation]) {
-        let lasts = self.part_ms();
+    /// Counts a slot that is over, of those that last so long.
+    pub fn close(&mut self, slot: &Slot, lasts: i64, expected: &[LimitExpectation]) {
         let whole = slot.lies_within(self.length_ms, lasts);
         self.sums.add(slot, whole);
         for (at, sums) in &mut self.expected {
@@ -100,18 +69,6 @@ impl LimitTally {
         }
     }
 
-    /// How long a part of the run lasts that verdicts are counted by.
-    fn part_ms(&self) -> i64 {
-        match self.limit.algorithm {
-            Algorithm::TokenBucket { .. } | Algorithm::Concurrency { .. } => 1000,
-            _ => self.window_ms(),
-        }
-    }
-
-    pub fn window_ms(&self) -> i64 {
-        millis(self.limit.window())
-    }
-
     pub fn figures(&self, regions: &[String]) -> LimitFigures {
         let refused = self.refused();
         let admitted = self.admitted();
@@ -121,7 +78,7 @@ impl LimitTally {
             bound: self.sums.bound,
             most_admitted: self.sums.most_admitted,
             slots: self.sums.slots,
-            window_ms: self.window_ms().unsigned_abs(),
+            window_ms: millis(self.limit.window()).unsigned_abs(),
             demanded: admitted + refused.limited + refused.degraded + refused.undecided,
             admitted,
             refused,
@@ -135,11 +92,4 @@ impl LimitTally {
             by_region: regions.iter().cloned().zip(self.regions.iter().copied()).collect(),
         }
     }
-}
-
-/// Where a verdict is counted.
-pub struct Part {
-    pub slot: u64,
-    pub begins_ms: i64,
-    pub quota: u64,
 }

@@ -1,7 +1,7 @@
 //! What the tally says of verdicts that no gateway gave.
 
 use portolan_config::{Bundle, GatewaySource, RegionSource, Snapshot, SourceFile};
-use portolan_limits::DenyReason;
+use portolan_limits::{DenyReason, Windows};
 use portolan_model::HashKey;
 
 use super::*;
@@ -257,6 +257,33 @@ fn a_lender_that_forgets_twice_in_a_window_lends_the_same_twice_more() {
     check(&[20_050, 20_080, 20_090], 300, true);
     check(&[20_050, 20_080, 20_090], 301, false);
     check(&[2_050, 20_080], 181, false);
+}
+
+#[test]
+fn what_is_counted_otherwise_under_one_name_is_held_to_what_its_number_says() {
+    let check = |before: &str, after: &str, admitted: [(u64, u64); 2], holds: bool| {
+        let mut fleet = Fleet::of(before);
+        let (other, ..) = parsed(after);
+        let key = Key::new(&HashKey::new([7; 16]), LimitId(2), &[]);
+        fleet.tally.counter(&other, (LimitId(2), key), "everyone".to_owned());
+        // A region that has not heard of the change goes on.
+        let found = admitted.map(|(slot, cost)| fleet.admit(8, 20_100, slot, cost));
+        assert_eq!(found.iter().flatten().count(), usize::from(!holds), "{before}, {after}: {found:?}");
+        fleet.tally.close();
+        assert_eq!(fleet.tally.figures(&[]).len(), 1);
+    };
+    let (minute, second) = ("rate: 90/min", "rate: 90/s");
+    let (slides, drips) = ("rate: 90/s, algorithm: sliding", "rate: 90/s, algorithm: token_bucket, burst: 90");
+    check(minute, second, [(0, 45), (0, 45)], true);
+    check(minute, second, [(0, 45), (0, 46)], false);
+    check(second, minute, [(20, 45), (20, 45)], true);
+    check(second, minute, [(20, 45), (20, 46)], false);
+    check(second, slides, [(20, 45), (20, 46)], false);
+    check(second, "rate: 90/s, algorithm: token_bucket, burst: 900", [(20, 45), (20, 46)], false);
+    check(second, "concurrency: 900", [(20, 45), (20, 46)], false);
+    check(slides, second, [(20, 45), (20, 46)], false);
+    check(drips, minute, [(20, 45), (20, 45)], true);
+    check(drips, minute, [(20, 45), (20, 60)], false);
 }
 
 #[test]
