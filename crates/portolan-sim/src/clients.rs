@@ -23,7 +23,7 @@ use crate::{
     load::{Due, Users, sends},
     outcome::Invariant,
     tally::Seen,
-    waiting::{Ask, Asked, Batch, Way},
+    waiting::{Ask, Batch, Wanted, Way},
     world::{Plan, World},
 };
 
@@ -44,7 +44,7 @@ pub struct Client {
     /// The route that its requests took last.
     pub way: Option<Rc<Way>>,
     /// What each user asks for, as decided last.
-    pub asked: Vec<Option<Rc<Asked>>>,
+    pub wanted: Vec<Option<Rc<Wanted>>>,
     /// Chance of its requests.
     pub draws: ChaCha8Rng,
     due: Due,
@@ -95,7 +95,7 @@ impl Client {
                 place: sources.regions.ids().iter().position(|id| *id == load.region).unwrap_or_default(),
                 address: address_near(sources, &load.region),
                 way: None,
-                asked: Vec::new(),
+                wanted: Vec::new(),
                 due: Due::new(load, &mut draws),
                 draws,
                 users,

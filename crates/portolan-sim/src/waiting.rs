@@ -47,7 +47,7 @@ impl Ask {
 }
 
 /// What one user of one client asks for under one revision. There are as many as there are users, so small.
-pub struct Asked {
+pub struct Wanted {
     revision: Revision,
     way: Option<Rc<Way>>,
     /// None of a limit that is not known.
@@ -104,8 +104,8 @@ impl World<'_> {
             return;
         };
         let view = Arc::clone(&batch.places[at].view);
-        let asked = self.asked(ask.client, ask.user, &view);
-        let Some(way) = &asked.way else {
+        let wanted = self.wanted(ask.client, ask.user, &view);
+        let Some(way) = &wanted.way else {
             self.recorder.requests[place].rejected += 1;
             return;
         };
@@ -115,22 +115,22 @@ impl World<'_> {
             Some(waited) => limiter.admit_again(claims, waited, now),
             None => limiter.admit(claims, now),
         };
-        let admission = asked.claims.as_ref().map_or_else(unknown, |claims| admit(&view.limiter, claims, now));
+        let admission = wanted.claims.as_ref().map_or_else(unknown, |claims| admit(&view.limiter, claims, now));
         match admission {
             Admission::Allow(charges) => {
                 batch.allowed += 1;
-                self.allowed(&ask, &asked, way, charges, &mut batch.places[at]);
+                self.allowed(&ask, &wanted, way, charges, &mut batch.places[at]);
             }
             Admission::Deny(denial) => {
                 batch.refused += 1;
-                self.denied(&ask, &asked, &denial, false);
+                self.denied(&ask, &wanted, &denial, false);
             }
             Admission::Wait(wait) => {
                 batch.waiting += 1;
                 let mut patience = ask.patience;
                 let until = ask.asked_at + patience.until(&wait, self.now.since(ask.asked_at));
                 if until <= self.now {
-                    self.denied(&ask, &asked, &wait.otherwise, wait.reason != WaitReason::Borrow);
+                    self.denied(&ask, &wanted, &wait.otherwise, wait.reason != WaitReason::Borrow);
                     return;
                 }
                 if ask.until != Some(until) {
@@ -217,24 +217,24 @@ impl World<'_> {
         Some(batch.places.len() - 1)
     }
 
-    fn asked(&mut self, client: usize, user: u32, view: &Arc<View>) -> Rc<Asked> {
+    fn wanted(&mut self, client: usize, user: u32, view: &Arc<View>) -> Rc<Wanted> {
         let place = user as usize;
-        if let Some(Some(asked)) = self.clients[client].asked.get(place)
-            && asked.revision == view.revision
+        if let Some(Some(wanted)) = self.clients[client].wanted.get(place)
+            && wanted.revision == view.revision
         {
-            return Rc::clone(asked);
+            return Rc::clone(wanted);
         }
-        let asked = Rc::new(self.work_out(client, user, view));
-        let known = &mut self.clients[client].asked;
+        let wanted = Rc::new(self.work_out(client, user, view));
+        let known = &mut self.clients[client].wanted;
         known.resize(known.len().max(place + 1), None);
-        known[place] = Some(Rc::clone(&asked));
-        asked
+        known[place] = Some(Rc::clone(&wanted));
+        wanted
     }
 
-    fn work_out(&mut self, client: usize, user: u32, view: &Arc<View>) -> Asked {
+    fn work_out(&mut self, client: usize, user: u32, view: &Arc<View>) -> Wanted {
         let revision = view.revision;
         let Some(way) = self.way(client, view) else {
-            return Asked { revision, way: None, claims: None, counters: SmallVec::new() };
+            return Wanted { revision, way: None, claims: None, counters: SmallVec::new() };
         };
         let tally = &mut self.tally;
         let (claims, counters) = self.clients[client].with_subject(user, |subject| {
@@ -245,7 +245,7 @@ impl World<'_> {
             let counters = claims.iter().flatten().zip(limits_of(&way.route, view)).map(counter).collect();
             (claims.map(SmallVec::from_iter), counters)
         });
-        Asked { revision, way: Some(way), claims, counters }
+        Wanted { revision, way: Some(way), claims, counters }
     }
 
     /// The way of a client's requests; none where no route takes them.
@@ -269,10 +269,10 @@ impl World<'_> {
         Some(way)
     }
 
-    fn allowed(&mut self, ask: &Ask, asked: &Asked, way: &Way, charges: SmallVec<[Charge; 4]>, place: &mut Place) {
+    fn allowed(&mut self, ask: &Ask, wanted: &Wanted, way: &Way, charges: SmallVec<[Charge; 4]>, place: &mut Place) {
         let seen = self.seen(ask.host);
         let Seen { place: region, at, .. } = seen;
-        let charged = charges.iter().zip(&asked.counters).filter(|(charge, _)| !charge.shadow_refused);
+        let charged = charges.iter().zip(&wanted.counters).filter(|(charge, _)| !charge.shadow_refused);
         for (charge, counter) in charged {
             let quota = place.view.limiter.policy(charge).map_or(0, |policy| policy.quota);
             if let Some(detail) = self.tally.admit(*counter, Charged::of(charge, quota), seen) {
@@ -285,13 +285,13 @@ impl World<'_> {
             let detail = format!("limit `{name}` is closed while a region is unheard, {region} admitted");
             self.oracle.violate(at, Invariant::LimitBound, detail);
         }
-        self.note_wait(ask, asked);
+        self.note_wait(ask, wanted);
         let fails = self.clients[ask.client].next_fails();
         let refunded = if fails { way.refunded.clone() } else { SmallVec::new() };
         if way.holds || refunded.contains(&true) {
             // One that lasts no time ends after all that is decided at this instant.
             let ends = place.now.mono + self.clients[ask.client].load.lasting;
-            let lasting = Lasting { life: ask.life, seen, charges, counters: asked.counters.clone(), refunded };
+            let lasting = Lasting { life: ask.life, seen, charges, counters: wanted.counters.clone(), refunded };
             self.agenda.plan(ends, Plan::Finish(Box::new(lasting)));
         }
         let forwards = *place.forwards.get_or_insert_with(|| {
@@ -304,20 +304,20 @@ impl World<'_> {
     }
 
     /// Counts a refusal; `undecided` when it is only the answer to what did not come in time.
-    fn denied(&mut self, ask: &Ask, asked: &Asked, denial: &Denial, undecided: bool) {
+    fn denied(&mut self, ask: &Ask, wanted: &Wanted, denial: &Denial, undecided: bool) {
         let seen = self.seen(ask.host);
         let why = match denial.reason {
             DenyReason::Exhausted => Refusal::Limited,
             DenyReason::Degraded | DenyReason::Closed if undecided => Refusal::Undecided,
             DenyReason::Degraded | DenyReason::Closed => Refusal::Degraded,
         };
-        let claims = asked.claims.as_deref().unwrap_or_default();
+        let claims = wanted.claims.as_deref().unwrap_or_default();
         let refused_by = claims.iter().position(|claim| claim.limit == denial.limit);
-        if let Some((claim, &counter)) = refused_by.and_then(|at| claims.get(at).zip(asked.counters.get(at))) {
+        if let Some((claim, &counter)) = refused_by.and_then(|at| claims.get(at).zip(wanted.counters.get(at))) {
             let lasting = self.clients[ask.client].load.lasting;
             self.tally.refuse(counter, denial, Refused { why, cost: u64::from(claim.cost), lasting }, seen);
         }
-        self.note_wait(ask, asked);
+        self.note_wait(ask, wanted);
         let counts = &mut self.recorder.requests[seen.place];
         *if why == Refusal::Limited { &mut counts.limited } else { &mut counts.unavailable } += 1;
     }
@@ -327,10 +327,10 @@ impl World<'_> {
         Seen { host, place, at: self.since_zero(), moment: self.watch.clocks.moment_of(place) }
     }
 
-    fn note_wait(&mut self, ask: &Ask, asked: &Asked) {
+    fn note_wait(&mut self, ask: &Ask, wanted: &Wanted) {
         if ask.until.is_some() {
             let wait = self.now.since(ask.asked_at);
-            asked.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
+            wanted.counters.iter().for_each(|counter| self.tally.waited(*counter, wait));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is under way of one key of a limit of concurrency, and what would be if nothing had been refused. Decides what was
-//! asked for at one time: requests refused one after another ask for no more than one of them alone.
+//! asked for at one time: requests refused one after another ask for no more than one of them alone. Never says what may be
+//! under way, and never asks a gateway what is.
 
 use std::collections::BTreeMap;
 
