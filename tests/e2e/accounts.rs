@@ -14,7 +14,8 @@ const MOVED_WITHIN: Duration = Duration::from_secs(20);
 async fn operators_see_who_used_what_where_and_can_fence_a_region() {
     let document = Document::default()
         .limit("hourly", "key: client, rate: 300/h, overrides: { 192.0.2.7: 30 }")
-        .limit("quick", "key: global, rate: 30/s");
+        .limit("quick", "key: global, rate: 30/s")
+        .limit("tight", "key: client, rate: 3/h");
     let fleet = Fleet::start(Options { document: Some(document.yaml()), ..Options::default() });
     let host = fleet.host();
     warm(&fleet, &host).await;
@@ -37,6 +38,15 @@ async fn operators_see_who_used_what_where_and_can_fence_a_region() {
         (&other["counters"][0]["tier"], &other["counters"][0]["quota"]),
         (&"override 192.0.2.7".into(), &30.into())
     );
+    for _ in 0..6 {
+        host.get(fleet.https("us-east"), "/tight/x", None).await.expect("an answer");
+    }
+    until("what was refused to be counted", Duration::from_secs(10), || async {
+        let answer = fleet.json(&["limits", "explain", &client, "--limit", "tight"]);
+        let region = &answer["counters"][0]["usage"]["regions"]["us-east"];
+        (region["refused"].as_u64() >= Some(3)).then_some(())
+    })
+    .await;
     let overview = output(&fleet, &["limits"]);
     assert!(overview.contains("hourly") && overview.contains("override 192.0.2.7"), "{overview}");
     let nobody = fleet.run(&["limits", "explain", "nobody", "--limit", "hourly"]);

@@ -1,6 +1,6 @@
-//! `portolan limits`: who used what, where, and under which rights. Asks every node and joins what they say: each knows
-//! the keys that it owns in its region exactly and the other regions by what they told, so the nodes of a region add up,
-//! and of two regions' numbers for a third the larger is the truer.
+//! `portolan limits`: who used what and was refused what, where, and under which rights. Asks every node and joins what
+//! they say: each knows the keys that it owns in its region exactly and the other regions by what they told, so the nodes
+//! of a region add up, and of two regions' numbers for a third the larger is the truer.
 //!
 //! Decides no policy: the nodes count, and an order to fence goes through them.
 
@@ -206,6 +206,7 @@ fn join_use(held: &mut BudgetAnswer, other: &BudgetAnswer, join: fn(u64, u64) ->
     held.lent += other.lent;
     held.borrowed += other.borrowed;
     held.overdraft += other.overdraft;
+    held.refused += other.refused;
     held.overshoot = held.overshoot.max(other.overshoot);
     held.last_overshoot = held.last_overshoot.max(other.last_overshoot);
     held.policy_in_force |= other.policy_in_force;
@@ -248,6 +249,7 @@ fn join_key(held: &mut KeyAnswer, other: &KeyAnswer) {
             borrowed,
             rights: (share + borrowed).saturating_sub(lent),
             used: held.used.max(part.used),
+            refused: held.refused.max(part.refused),
             demand: held.demand.max(part.demand),
             told: held.told || part.told,
         };
@@ -260,8 +262,18 @@ fn used(key: &KeyAnswer) -> u64 {
 
 fn overview_text(answers: &[LimitsAnswer], budgets: &[BudgetAnswer], silent: &[String]) -> String {
     let mut text = String::new();
-    let mut table =
-        Table::new(["limit", "quota of", "counts", "per", "policy", "state", "keys", "used by region", "over"]);
+    let mut table = Table::new([
+        "limit",
+        "quota of",
+        "counts",
+        "per",
+        "policy",
+        "state",
+        "keys",
+        "used by region",
+        "refused",
+        "over",
+    ]);
     for budget in budgets {
         let policy = match (budget.policy_in_force, budget.shadow) {
             (true, _) => format!("{}, in force", budget.on_partition),
@@ -277,6 +289,7 @@ fn overview_text(answers: &[LimitsAnswer], budgets: &[BudgetAnswer], silent: &[S
             budget.mode.clone(),
             budget.keys.to_string(),
             by_region(&budget.used),
+            budget.refused.to_string(),
             over(budget),
         ]);
     }
@@ -297,7 +310,8 @@ fn over(budget: &BudgetAnswer) -> String {
 }
 
 fn keys_table(keys: &[KeyAnswer], quota: u64) -> Table {
-    let mut table = Table::new(["key", "used", "of", "region", "used there", "rights", "share", "borrowed", "lent"]);
+    let mut table =
+        Table::new(["key", "used", "of", "region", "used there", "refused", "rights", "share", "borrowed", "lent"]);
     for key in keys {
         let name = key.name.clone().unwrap_or_else(|| format!("#{}", key.key));
         let mut first = [name, used(key).to_string(), quota.to_string()];
@@ -310,6 +324,7 @@ fn keys_table(keys: &[KeyAnswer], quota: u64) -> Table {
                 of,
                 region.to_string(),
                 there,
+                part.refused.to_string(),
                 part.rights.to_string(),
                 part.share.to_string(),
                 part.borrowed.to_string(),
@@ -387,12 +402,14 @@ fn counters_text(key: &str, counters: &[CounterAnswer], silent: &[String]) -> St
             counter.mode,
             counter.on_partition,
         ));
-        let mut table = Table::new(["region", "used", "rights", "share", "borrowed", "lent", "asked for per second"]);
+        let mut table =
+            Table::new(["region", "used", "refused", "rights", "share", "borrowed", "lent", "asked for per second"]);
         for (region, part) in &counter.usage.regions {
             let there = if part.told { part.used.to_string() } else { "less than half of its share".to_owned() };
             table.row([
                 region.to_string(),
                 there,
+                part.refused.to_string(),
                 part.rights.to_string(),
                 part.share.to_string(),
                 part.borrowed.to_string(),
@@ -427,7 +444,7 @@ mod tests {
             "limit": "api", "id": 1, "tier": "limit", "key": "user", "counts": "100/min", "quota": 100,
             "window_ms": 60_000, "on_partition": "static", "mode": "healthy", "policy_in_force": false,
             "shadow": false, "slot": slot, "keys": keys, "used": used, "busiest": [], "lent": 0, "borrowed": 0,
-            "overdraft": 0, "overshoot": 0, "last_overshoot": 0,
+            "overdraft": 0, "refused": 0, "overshoot": 0, "last_overshoot": 0,
         });
         let node = format!("{region}-1");
         let answer = json!({

@@ -113,6 +113,9 @@ pub struct RegionUsage {
     pub rights: u64,
     /// Consumed and not given back, as far as is known here.
     pub consumed: u64,
+    /// Refused of it, as far as is known: by this region itself, where it has refused anything of late. What waits for a
+    /// chunk or a mark counts, too. 0 of a limit of concurrency, of which only all keys together are counted.
+    pub refused: u64,
     /// Units a second that it is asked for, as it told; 0 while the key is not under pressure there.
     pub demand: u64,
     /// Whether it has told anything of this slot: silent regions have used less than half of their share.
@@ -328,6 +331,8 @@ impl Limits {
             .table
             .with(key, |counter| (rights.allowance(shared, counter, key, slot).amount, counter.used(slot)));
         let (allowed, used) = here.unwrap_or((rights.terms.base(slot), 0));
+        let watch = self.watched.get(&(rights.id, key)).filter(|watch| watch.slot == slot);
+        let refused = watch.map_or(0, |watch| watch.refused);
         let region = |(at, region): (usize, &RegionId)| {
             let balance = balances.get(at).copied().unwrap_or_default();
             let base = self.base(rights, slot, at);
@@ -340,6 +345,7 @@ impl Limits {
                 borrowed,
                 rights: (base + borrowed).saturating_sub(lent),
                 consumed: if own { used.saturating_sub(balance.lent) } else { balance.consumed },
+                refused: if own { refused } else { 0 },
                 demand: balance.demand.rate.units() as u64,
                 told: balance.told || own,
             }

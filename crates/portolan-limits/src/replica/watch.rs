@@ -24,6 +24,8 @@ pub(crate) struct Watch {
     pub slot: u64,
     /// Consumed and not given back when last looked at.
     pub net: u64,
+    /// Refused of it here, whichever of the region's nodes was asked.
+    pub refused: u64,
     /// What the rights were raised by beyond base and loans.
     pub overdraft: u64,
     /// Of a bucket: how it stood then.
@@ -55,6 +57,7 @@ impl Watch {
             flow: Flow::new(slot, now),
             slot,
             net: 0,
+            refused: 0,
             overdraft: 0,
             drawn: Drawn::default(),
             told: Demand::default(),
@@ -155,10 +158,11 @@ impl Limits {
         self.count(rights, consumed.saturating_sub(net), look.refused);
         self.count_refused_below(rights, key, slot, consumed, look.refused);
         self.mark_refused(rights, key, slot, look.refused);
-        let overdraft = if watch.slot == slot { watch.overdraft } else { 0 };
+        let (overdraft, refused) = if watch.slot == slot { (watch.overdraft, watch.refused) } else { (0, 0) };
+        let refused = refused.saturating_add(look.refused);
         let moved = asked > 0 || consumed != net;
         let moved_at = if moved { now.mono } else { watch.moved_at };
-        let mut watch = Watch { flow, slot, net: consumed, overdraft, drawn: bucket, moved_at, ..watch };
+        let mut watch = Watch { flow, slot, net: consumed, refused, overdraft, drawn: bucket, moved_at, ..watch };
         let pressed = self.under_pressure(rights, key, &watch, look);
         watch.pressed = if pressed { slot } else { watch.pressed };
         self.watched.insert(place, watch);
@@ -239,5 +243,49 @@ impl Limits {
         if let Some(book) = self.books.get_mut(&rights.id) {
             book.tally.refused_below += below;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use portolan_model::{HashKey, WallTime};
+
+    use super::*;
+    use crate::{Admission, Claim, Definition, LimitId, LimitsConfig, Recovery};
+
+    #[test]
+    fn what_is_refused_of_a_key_is_told_of_its_window() {
+        const BEGIN: u64 = 1_795_312_345_000;
+        let at = |millis: u64| Now {
+            mono: Timestamp::ZERO + Duration::from_millis(millis),
+            wall: WallTime::from_unix_millis(BEGIN + millis),
+        };
+        let mut limits = Limits::new(LimitsConfig::alone(), Recovery::FirstStart, at(0));
+        limits.handle_definitions(&[Definition::of_rate(1, "3/s")], at(0));
+        let key = Key::new(&HashKey::new([3; 16]), LimitId(1), &[b"k"]);
+        let mut refused = |millis: u64, requests: usize| {
+            let make_durable = |limits: &mut Limits| {
+                limits.handle_timeout(at(millis));
+                while let Some(write) = limits.poll_marks() {
+                    limits.handle_durable(write.sequence, at(millis));
+                }
+            };
+            make_durable(&mut limits);
+            let claim = [Claim { limit: LimitId(1), key, cost: 1 }];
+            for _ in 0..requests {
+                let admission = limits.limiter().admit(&claim, at(millis));
+                assert!(!matches!(admission, Admission::Wait(_)), "{admission:?}");
+                make_durable(&mut limits);
+            }
+            limits.explain(LimitId(1), key, at(millis)).expect("it is defined").regions[0].refused
+        };
+        assert_eq!(
+            [(100, 3), (200, 2), (300, 5), (1100, 0), (1200, 4)].map(|(at, sent)| refused(at, sent)),
+            [0, 2, 7, 0, 1]
+        );
+        let all = &limits.overview(at(1200))[0];
+        assert_eq!((all.tally.refused, all.busiest[0].regions[0].refused), (8, 1));
     }
 }

@@ -166,6 +166,7 @@ fn budget(view: &View, usage: &LimitUsage, names: &Names) -> Option<BudgetAnswer
         lent: usage.tally.lent,
         borrowed: usage.tally.borrowed,
         overdraft: usage.tally.overdraft,
+        refused: usage.tally.refused,
         overshoot: usage.tally.overshoot,
         last_overshoot: usage.tally.last_overshoot,
     })
@@ -179,6 +180,7 @@ fn key_answer(usage: &KeyUsage, names: &Names) -> KeyAnswer {
             borrowed: region.borrowed,
             rights: region.rights,
             used: region.consumed,
+            refused: region.refused,
             demand: region.demand,
             told: region.told,
         };

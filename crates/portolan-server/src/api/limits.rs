@@ -98,6 +98,8 @@ pub struct BudgetAnswer {
     pub borrowed: u64,
     /// Units that rights were raised by beyond shares and loans since the node started.
     pub overdraft: u64,
+    /// Units refused since the node started, of the keys that it owns in its region.
+    pub refused: u64,
     /// Units that all regions used above the quota since the node started.
     pub overshoot: u64,
     /// The same of the last slot and key that had any.
@@ -130,6 +132,8 @@ pub struct KeyRegionAnswer {
     pub rights: u64,
     /// What it used.
     pub used: u64,
+    /// What it refused of the slot; 0 where it is told by another region, or of a limit of concurrency.
+    pub refused: u64,
     /// Units a second that it is asked for; 0 while the key is not under pressure there.
     pub demand: u64,
     /// Whether it told; one that did not has used less than half of its share.
