@@ -209,8 +209,7 @@ impl Inner {
         }
         let ids: BTreeSet<u64> = voters.into_keys().collect();
         if ids != staying || ids != voter_ids(core) {
-            let change = ChangeMembers::ReplaceAllVoters(ids);
-            core.change_membership(change, false).await.map_err(|error| text(&error))?;
+            change_voters(core, ids).await?;
         }
         let earlier: BTreeSet<u64> = learners
             .iter()
@@ -243,12 +242,10 @@ impl Inner {
                 for id in next.iter().filter(|id| !voters.contains_key(id)) {
                     core.add_learner(*id, learners[id].clone(), true).await.map_err(|error| error.to_string())?;
                 }
-                // Whoever gives its vote up stays as a learner: it gets the entries that it missed when it returns.
-                let change = ChangeMembers::ReplaceAllVoters(next.clone());
-                core.change_membership(change, true).await.map_err(|error| error.to_string())
+                change_voters(core, next).await
             };
             match Runtime::timeout(ADMISSION, change).await {
-                Ok(Ok(_)) => {}
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(error, "a vote is not moved yet"),
                 Err(_) => tracing::warn!("a vote is not moved in time"),
             }
@@ -265,14 +262,30 @@ impl Inner {
             let Ok(_one_at_a_time) = self.admission.try_lock() else { continue };
             let Some(voters) = unfinished_change(core) else { continue };
             tracing::info!(?voters, "finishing a change of membership");
-            let change = core.change_membership(ChangeMembers::ReplaceAllVoters(voters), false);
-            match Runtime::timeout(ADMISSION, change).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "a change of membership is not finished yet"),
+            match Runtime::timeout(ADMISSION, change_voters(core, voters)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(error, "a change of membership is not finished yet"),
                 Err(_) => tracing::warn!("a change of membership is not finished in time"),
             }
         }
     }
+}
+
+/// Makes these the voters. Whoever gives its vote up stays as a learner: it gets the entries that it missed when it
+/// returns. An id that its node has lost never does.
+async fn change_voters(core: &Core, voters: BTreeSet<u64>) -> Result<(), String> {
+    let some_stay = {
+        let metrics = core.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let is_lost = |id: u64| {
+            let name = membership.get_node(&id).map(|member| &member.name);
+            membership.nodes().any(|(other, member)| *other != id && Some(&member.name) == name)
+        };
+        membership.voter_ids().any(|id| !voters.contains(&id) && !is_lost(id))
+    };
+    let change = ChangeMembers::ReplaceAllVoters(voters);
+    core.change_membership(change, some_stay).await.map(drop).map_err(|error| error.to_string())
 }
 
 /// Whether `id` has a place and will keep it: a vote in every configuration of a membership that is changing, or a

@@ -130,3 +130,32 @@ fn the_vote_of_a_node_that_its_region_no_longer_lists_goes_to_a_neighbour() {
         assert_eq!(*world.raft(&gone).joined().borrow(), Some(1));
     });
 }
+
+#[test]
+fn who_gave_its_vote_up_follows_when_it_returns_though_the_change_found_no_majority_for_long() {
+    simulate(3, || async move {
+        let mut world = World::with_nodes(3, 0, 2).found().await;
+        let leader = world.leader().await;
+        world.until(secs(5), "three regions vote", |world| world.raft(&leader).status().voters.len() == 3).await;
+        let others = world.raft(&leader).status().voters.into_iter().filter(|name| *name != leader);
+        let [gone, other] = others.collect::<Vec<_>>().try_into().expect("two followers");
+        world.crash(&gone).await;
+        let (region, number) = gone.as_str().rsplit_once('-').expect("region and number");
+        let heir = NodeName::new(&format!("{region}-{}", if number == "1" { 2 } else { 1 })).expect("a name");
+        let region = RegionId::new(region).expect("a region");
+        let command = Change::Roster { region, expected: 2, present: vec![heir] }.at(WallTime::default());
+        assert_eq!(world.raft(&leader).propose(command).await, Ok(Applied::Listed { epoch: 3 }));
+        while !world.raft(&leader).status().changing {
+            pass(Duration::from_millis(1)).await;
+        }
+        world.crash(&other).await;
+        pass(secs(12)).await;
+        world.start(&gone).await;
+        pass(secs(5)).await;
+        world.start(&other).await;
+        let outcome = world.raft(&leader).propose(document(1, 0)).await;
+        assert!(matches!(outcome, Ok(Applied::Accepted { .. })), "{outcome:?}\n{}", world.describe());
+        let back = |world: &World| world.raft(&gone).status().role == Role::Learner && world.converged(1);
+        world.until(secs(10), "it follows as a learner", back).await;
+    });
+}
