@@ -19,7 +19,7 @@ use crate::{
         ranking::Ranking,
         shards::{SHARDS, Shard, ShardSet},
         standby::{Acknowledgement, Mirror, Update},
-        takeover::{Verdict, Word, judge},
+        takeover::{EVER, Verdict, Word, judge},
     },
 };
 
@@ -45,9 +45,11 @@ pub struct Answer {
     pub held: Vec<(u64, ShardSet)>,
     /// Shards that it never held.
     pub never: ShardSet,
-    /// Shards that it may have held in a process whose memory is lost, by an epoch under which it had a seat of theirs and
+    /// Shards that it may have held in a process whose memory is lost, by the epoch under which it had a seat of theirs and
     /// every earlier epoch was over.
     pub forgot: Vec<(u64, ShardSet)>,
+    /// The last epoch under which such a process may have held any, those included of which none of these tells.
+    pub last: u64,
     /// What was spent of those it held.
     pub legacy: Legacy,
 }
@@ -74,6 +76,18 @@ pub(crate) enum Past {
     Known { epoch: u64, held: ShardSet, seated: ShardSet },
     /// Its marks were lost.
     Lost,
+}
+
+impl Past {
+    /// The last epoch under which they held anything: nothing is spent or stood by for before the epoch is on disk, but for
+    /// what was held under the one before.
+    const fn last(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Known { epoch, .. } => epoch,
+            Self::Lost => EVER,
+        }
+    }
 }
 
 /// Shards that this node may open once what they come with is durable.
@@ -250,8 +264,8 @@ impl Ownership {
             match self.word(shard) {
                 Word::Held(epoch) => held.entry(epoch).or_default().insert(shard),
                 Word::Never => never.insert(shard),
-                Word::Forgot(epoch) => forgot.entry(epoch).or_default().insert(shard),
-                Word::Unknown => {}
+                Word::Forgot { seat, .. } => forgot.entry(seat).or_default().insert(shard),
+                Word::Unknown(_) => {}
             }
         }
         let of = held.values().fold(ShardSet::default(), |all, shards| all.or(shards));
@@ -259,7 +273,7 @@ impl Ownership {
         (legacy.marks, legacy.closed) = folded(legacy.marks.into_iter(), legacy.closed);
         let [held, forgot] = [held, forgot].map(|by_epoch| by_epoch.into_iter().collect());
         let Question { epoch, life, .. } = *question;
-        Some(Answer { epoch, life, held, never, forgot, legacy })
+        Some(Answer { epoch, life, held, never, forgot, last: self.past.last(), legacy })
     }
 
     /// Takes an answer of a node of the region.
@@ -388,8 +402,8 @@ impl Ownership {
         let held_at = self.held_at[shard.index()].max(self.mirror.held_at(shard));
         match (held_at, self.seated_at[shard.index()], self.past) {
             (0, 0, Past::None) => Word::Never,
-            (0, 0, Past::Known { .. } | Past::Lost) => Word::Unknown,
-            (0, epoch, _) => Word::Forgot(epoch),
+            (0, 0, past) => Word::Unknown(past.last()),
+            (0, seat, past) => Word::Forgot { last: past.last(), seat },
             (epoch, ..) => Word::Held(epoch),
         }
     }
@@ -402,8 +416,8 @@ impl Ownership {
             let word = match (last(&answer.held), last(&answer.forgot)) {
                 (Some(epoch), _) => Word::Held(epoch),
                 (None, _) if answer.never.contains(shard) => Word::Never,
-                (None, Some(epoch)) => Word::Forgot(epoch),
-                (None, None) => Word::Unknown,
+                (None, Some(seat)) => Word::Forgot { last: answer.last, seat },
+                (None, None) => Word::Unknown(answer.last),
             };
             (node.clone(), word)
         });

@@ -19,11 +19,11 @@ pub(crate) enum Word {
     Held(u64),
     /// It never did.
     Never,
-    /// It may have, in a process whose memory is lost.
-    Unknown,
-    /// The same, under this epoch or an earlier one: it had a seat under this one, owner or standby, and every earlier one
-    /// was over then. Later it spent nothing and stood by for nothing.
-    Forgot(u64),
+    /// It may have, in a process whose memory is lost, last under this epoch: under later ones it never did. [`EVER`]:
+    /// under any.
+    Unknown(u64),
+    /// The same, last under `last`. And under `seat` it had a seat, owner or standby, and every earlier epoch was over then.
+    Forgot { last: u64, seat: u64 },
 }
 
 /// What follows for the new owner.
@@ -51,7 +51,7 @@ pub(crate) fn judge(
 ) -> Verdict {
     let held = words.iter().filter_map(|(node, word)| match word {
         Word::Held(at) => Some((*at, node)),
-        Word::Never | Word::Unknown | Word::Forgot(_) => None,
+        Word::Never | Word::Unknown(_) | Word::Forgot { .. } => None,
     });
     // The owner's own state is exact where its standby's may run ahead; both are safe.
     let is_owner = |at: &u64, node: &NodeName| rankings.get(at).and_then(|ranking| ranking.owner(shard)) == Some(node);
@@ -59,13 +59,13 @@ pub(crate) fn judge(
     let since = best.map_or(0, |(at, _)| at);
     let spoke = |node: &NodeName, of: u64| match words.get(node) {
         Some(Word::Held(_) | Word::Never) => true,
-        Some(Word::Forgot(at)) => *at < of,
-        Some(Word::Unknown) | None => false,
+        Some(Word::Unknown(last) | Word::Forgot { last, .. }) => *last < of,
+        None => false,
     };
     let heard = |node: &NodeName, _: u64| words.contains_key(node);
     let owner = rankings.get(&epoch).and_then(|ranking| ranking.owner(shard));
     // An owner that has forgotten may have spent under this very epoch.
-    let forgot = owner.is_some_and(|owner| words.get(owner) == Some(&Word::Unknown));
+    let forgot = owner.is_some_and(|owner| matches!(words.get(owner), Some(Word::Unknown(last)) if *last >= epoch));
     let end = epoch.saturating_add(u64::from(forgot));
     let settled = |since: u64, counts: &dyn Fn(&NodeName, u64) -> bool| {
         let all = || members.iter().all(|node| counts(node, since.saturating_add(1)));
@@ -82,7 +82,8 @@ pub(crate) fn judge(
         known.into_iter().all(pair) && (!unknown || all())
     };
     // Who forgot says nothing of what was spent, but ends the epoch it had a seat under, being bound by the new one.
-    let over = words.values().map(|word| if let Word::Forgot(at) = word { *at } else { 0 }).fold(since, u64::max);
+    let over = words.values().map(|word| if let Word::Forgot { seat, .. } = word { *seat } else { 0 });
+    let over = over.fold(since, u64::max);
     match (settled(since, &spoke), best) {
         (true, Some((_, node))) => Verdict::From(node.clone()),
         (true, None) => Verdict::Fresh,
@@ -90,6 +91,9 @@ pub(crate) fn judge(
         (false, _) => Verdict::Wait,
     }
 }
+
+/// An epoch that is not known, after all that are.
+pub(crate) const EVER: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {
@@ -113,18 +117,24 @@ mod tests {
     }
 
     /// Rankings of epochs 1, 2, ... with these nodes, and a judgement of the first owner of the last of them. Words are
-    /// `a` never, `a3` held under epoch 3, `a?` unknown, `a?3` forgot, with a seat under epoch 3.
+    /// `a` never, `a3` held under epoch 3, `a?` unknown, `a~3` unknown but never after epoch 3, `a?3` forgot, with a seat
+    /// under epoch 3, and `a~2?3` the same but never held after epoch 2.
     fn check(epochs: &[&str], words: &[&str], expected: &str) {
         let rankings = rankings(epochs);
         let (epoch, _) = rankings.last_key_value().expect("an epoch");
         let owner = rankings[epoch].owner(shard()).expect("an owner").clone();
+        let number = |text: &str| text.parse().expect("an epoch");
         let word = |text: &&str| {
             let (name, rest) = text.split_at(1);
             let word = match rest {
                 "" => Word::Never,
-                "?" => Word::Unknown,
-                seat if seat.starts_with('?') => Word::Forgot(seat[1..].parse().expect("an epoch")),
-                epoch => Word::Held(epoch.parse().expect("an epoch")),
+                "?" => Word::Unknown(EVER),
+                _ => match (rest.trim_start_matches('~').split_once('?'), rest.strip_prefix('~')) {
+                    (Some(("", seat)), _) => Word::Forgot { last: number(seat), seat: number(seat) },
+                    (Some((last, seat)), _) => Word::Forgot { last: number(last), seat: number(seat) },
+                    (None, Some(last)) => Word::Unknown(number(last)),
+                    (None, None) => Word::Held(number(rest)),
+                },
             };
             (node(name), word)
         };
@@ -201,18 +211,37 @@ mod tests {
             judge(shard(), 5, &known.iter().map(ranking).collect(), &all, &words)
         };
         // The node that owned it is dead, its standby has restarted, and nobody knows of the epochs before.
-        assert_eq!(judged(&[5], &[("b", Word::Unknown), ("c", Word::Never)]), Verdict::Wait);
-        assert_eq!(judged(&[5], &[("b", Word::Forgot(4))]), Verdict::Lost);
-        assert_eq!(judged(&[5], &[("b", Word::Forgot(3))]), Verdict::Wait);
-        assert_eq!(judged(&[4, 5], &[("b", Word::Forgot(3))]), Verdict::Lost);
+        assert_eq!(judged(&[5], &[("b", Word::Unknown(EVER)), ("c", Word::Never)]), Verdict::Wait);
+        assert_eq!(judged(&[5], &[("b", Word::Forgot { last: 4, seat: 4 })]), Verdict::Lost);
+        assert_eq!(judged(&[5], &[("b", Word::Forgot { last: 3, seat: 3 })]), Verdict::Wait);
+        assert_eq!(judged(&[4, 5], &[("b", Word::Forgot { last: 3, seat: 3 })]), Verdict::Lost);
         // Who knows what was spent is heard, all the same; what is older is not everything.
-        assert_eq!(judged(&[5], &[("b", Word::Forgot(4)), ("a", Word::Held(4))]), Verdict::From(node("a")));
-        assert_eq!(judged(&[5], &[("b", Word::Forgot(4)), ("a", Word::Held(3))]), Verdict::Lost);
+        assert_eq!(
+            judged(&[5], &[("b", Word::Forgot { last: 4, seat: 4 }), ("a", Word::Held(4))]),
+            Verdict::From(node("a"))
+        );
+        assert_eq!(judged(&[5], &[("b", Word::Forgot { last: 4, seat: 4 }), ("a", Word::Held(3))]), Verdict::Lost);
         check(&["abc", "bc"], &["b?1"], "Lost");
         check(&["abc", "bc"], &["b?1", "a1", "c"], "a");
         check(&["abc", "bc", "abc"], &["a1", "b?1"], "a");
         check(&["abc", "bc", "abc"], &["a1", "b?2"], "Lost");
         check(&["ab"], &["a?1", "b"], "Fresh");
+    }
+
+    #[test]
+    fn who_has_restarted_since_an_epoch_says_that_it_held_nothing_after_it() {
+        // `a` and `b` died under the first epoch, and `c`, which had restarted under it, never took their shard over.
+        check(&["abc", "c", "ac"], &["a1", "c?"], "Lost");
+        check(&["abc", "c", "ac"], &["a1", "c~1"], "a");
+        check(&["abc", "c", "ac"], &["a1", "c~2"], "Lost");
+        // Its seat went on with the epochs that it followed.
+        check(&["abc", "b", "abc"], &["a1", "b~1?3"], "a");
+        check(&["abc", "b", "abc"], &["a1", "b~2?3"], "Lost");
+        check(&["abc", "c"], &["c~1", "b1"], "b");
+        check(&["abc", "c"], &["c~1"], "Wait");
+        check(&["a"], &["a~1"], "Lost");
+        check(&["ab"], &["a~1", "b~1"], "Lost");
+        check(&["abc", "abc"], &["a~1"], "Lost");
     }
 
     #[test]
