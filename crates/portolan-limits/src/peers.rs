@@ -1,7 +1,7 @@
 //! Decides which regions are heard and what follows for the limits. A region is stale when it was not heard for the
 //! staleness bound, or when by its own account it has not heard us: a cut that is deaf in one direction must degrade
-//! both sides. One never heard counts here as heard at our start, and a first start tells it so: it needs no waiting. Reads
-//! no clock.
+//! both sides. Silence counts from our start. Until then a process that is the region's first one takes every region for
+//! heard and tells it so: it needs no waiting. Any other one knows of a region nothing before it has heard it. Reads no clock.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::marks::Recovery;
 pub enum Mode {
     /// Every region is heard and hears us.
     Healthy = 0,
-    /// Every region is heard again, some not for long enough.
+    /// No region is known not to be heard; some are not for long enough, or have not been heard by this process yet.
     Healing = 1,
     /// Some region is not heard, or does not hear us.
     Degraded = 2,
@@ -31,6 +31,8 @@ pub enum PeerState {
     Stale,
     /// Heard again; fresh after 5 heartbeats over at least 2 s.
     Healing,
+    /// Not heard since our start, which is not the region's first; fresh once it is heard and says that it hears us.
+    Unheard,
 }
 
 /// Another region as seen from here.
@@ -79,10 +81,10 @@ struct Peer {
 }
 
 impl Peers {
-    pub fn new(regions: usize, worst_rtt: Duration, recovery: &Recovery, now: Timestamp) -> Self {
+    pub fn new(regions: usize, me: usize, worst_rtt: Duration, recovery: &Recovery, now: Timestamp) -> Self {
         let was_heard = *recovery == Recovery::FirstStart;
-        let fresh = || Peer {
-            state: PeerState::Fresh,
+        let peer = |region: usize| Peer {
+            state: if was_heard || region == me { PeerState::Fresh } else { PeerState::Unheard },
             heard: now,
             was_heard,
             hears_us: now,
@@ -90,7 +92,7 @@ impl Peers {
             healing_since: now,
             stale_since: now,
         };
-        Self { peers: (0..regions).map(|_| fresh()).collect(), stale_after: stale_after(worst_rtt) }
+        Self { peers: (0..regions).map(peer).collect(), stale_after: stale_after(worst_rtt) }
     }
 
     /// Takes in a heartbeat of a region that says to have heard us `heard_us_ago` before it sent. Heartbeats may overtake
@@ -105,6 +107,7 @@ impl Peers {
         }
         match peer.state {
             PeerState::Fresh => None,
+            PeerState::Unheard => (heard_us_ago <= stale_after).then(|| peer.enter(region, PeerState::Fresh, now)),
             PeerState::Stale => {
                 (peer.timely, peer.healing_since) = (1, now);
                 Some(peer.enter(region, PeerState::Healing, now))
@@ -130,7 +133,7 @@ impl Peers {
         let any = |state| self.peers.iter().any(|peer| peer.state == state);
         if any(PeerState::Stale) {
             Mode::Degraded
-        } else if any(PeerState::Healing) {
+        } else if any(PeerState::Healing) || any(PeerState::Unheard) {
             Mode::Healing
         } else {
             Mode::Healthy
@@ -151,6 +154,11 @@ impl Peers {
         self.peers[region].state
     }
 
+    /// Whether what this process heard of a region says that it is within reach.
+    pub fn is_in_reach(&self, region: usize) -> bool {
+        matches!(self.peers[region].state, PeerState::Fresh | PeerState::Healing)
+    }
+
     /// Ages of a region: heard, hears us.
     pub fn ages(&self, region: usize, now: Timestamp) -> (Duration, Duration) {
         let peer = &self.peers[region];
@@ -165,7 +173,7 @@ impl Peer {
     }
 
     fn enter(&mut self, region: usize, state: PeerState, now: Timestamp) -> Change {
-        if state == PeerState::Stale && self.state == PeerState::Fresh {
+        if state == PeerState::Stale && matches!(self.state, PeerState::Fresh | PeerState::Unheard) {
             self.stale_since = self.heard.min(self.hears_us);
         }
         self.state = state;
@@ -195,7 +203,7 @@ mod tests {
 
     /// Feeds heartbeats of region 1, `(time, age of hearing us)`, and returns the mode seen from region 0 at `end`.
     fn mode(heartbeats: impl IntoIterator<Item = (u64, u64)>, end: u64) -> Mode {
-        let mut peers = Peers::new(2, Duration::from_millis(100), &Recovery::FirstStart, at(0));
+        let mut peers = Peers::new(2, 0, Duration::from_millis(100), &Recovery::FirstStart, at(0));
         let mut heartbeats = heartbeats.into_iter().peekable();
         for now in 0..=end {
             while let Some((_, age)) = heartbeats.next_if(|&(time, _)| time <= now) {
@@ -225,7 +233,7 @@ mod tests {
     #[test]
     fn a_region_that_a_restarted_process_has_not_heard_yet_is_told_so() {
         let check = |recovery: &Recovery, before: u32| {
-            let mut peers = Peers::new(2, Duration::from_millis(100), recovery, at(1000));
+            let mut peers = Peers::new(2, 0, Duration::from_millis(100), recovery, at(1000));
             assert_eq!(peers.heard(0, at(1030)), [0, before], "{recovery:?}");
             assert_eq!(peers.ages(1, at(1030)).0, Duration::from_millis(30), "silence is judged from our start");
             peers.handle_heartbeat(1, Duration::from_millis(50), at(1040));
@@ -233,6 +241,28 @@ mod tests {
         };
         check(&Recovery::FirstStart, 30);
         check(&Recovery::Lost, u32::MAX);
+    }
+
+    #[test]
+    fn a_process_that_is_not_the_first_takes_no_region_for_heard_before_it_is_and_hears_us() {
+        let check = |recovery: &Recovery, heartbeats: &[(u64, u64)], end: u64, expected: Mode| {
+            let mut peers = Peers::new(2, 0, Duration::from_millis(100), recovery, at(1000));
+            for &(time, age) in heartbeats {
+                peers.handle_heartbeat(1, Duration::from_millis(age), at(1000 + time));
+            }
+            peers.handle_timeout(0, at(1000 + end));
+            assert_eq!(peers.mode(), expected, "{recovery:?} {heartbeats:?} at {end}");
+            assert_eq!(peers.is_in_reach(1), expected == Mode::Healthy, "a minority is counted alike");
+        };
+        check(&Recovery::FirstStart, &[], 0, Mode::Healthy);
+        check(&Recovery::Lost, &[], 0, Mode::Healing);
+        check(&Recovery::Lost, &[], 501, Mode::Degraded);
+        check(&Recovery::Lost, &[(40, 200)], 50, Mode::Healthy);
+        check(&Recovery::Lost, &[(40, 200)], 540, Mode::Healthy);
+        // It hears nobody of this region, or not since a time before this start.
+        check(&Recovery::Lost, &[(40, 4000)], 50, Mode::Healing);
+        check(&Recovery::Lost, &[(40, 4000), (140, 60)], 150, Mode::Healthy);
+        check(&Recovery::Lost, &[(40, 4000), (540, 4500)], 550, Mode::Degraded);
     }
 
     #[test]
@@ -244,10 +274,10 @@ mod tests {
                 assert_eq!(peers.mode(), Mode::Degraded, "at {now} ms");
             }
         };
-        let mut peers = Peers::new(2, Duration::from_millis(100), &Recovery::FirstStart, at(0));
+        let mut peers = Peers::new(2, 0, Duration::from_millis(100), &Recovery::FirstStart, at(0));
         peers.handle_heartbeat(1, Duration::from_millis(50), at(0));
         deaf(&mut peers, 1000, 3000, &|now| now as u32);
-        let started = Peers::new(2, Duration::from_millis(100), &Recovery::Lost, at(3000));
+        let started = Peers::new(2, 0, Duration::from_millis(100), &Recovery::Lost, at(3000));
         deaf(&mut peers, 3000, 6000, &|now| started.heard(1, at(now))[0]);
     }
 

@@ -218,7 +218,7 @@ impl Limits {
         rosters.entry(config.region.clone()).or_insert_with(alone);
         let lends_from = now.mono + if recovery == Recovery::FirstStart { Duration::ZERO } else { CATCHING_UP };
         let durability = Durability::new(Barrier::known(&recovery));
-        let peers = Peers::new(count, config.worst_rtt, &recovery, now.mono);
+        let peers = Peers::new(count, me, config.worst_rtt, &recovery, now.mono);
         let siblings = Siblings::new(config.node, config.neighbours, config.life, recovery, shared.table.len());
         let mut limits = Self {
             me,
@@ -246,13 +246,13 @@ impl Limits {
             repairs: Budget::new(ByteSize(config.budget.0 / REPAIR_PART), now.mono),
             loans: Loans::default(),
             on_loan: BTreeMap::new(),
+            mode: peers.mode(),
             peers,
             partition: None,
             durability,
             siblings,
             recovered: BTreeMap::new(),
             marked: BTreeMap::new(),
-            mode: Mode::Healthy,
             fenced: false,
             clock_ahead: vec![false; count],
             last: now,

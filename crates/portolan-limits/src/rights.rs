@@ -323,7 +323,7 @@ impl Rights {
         match self.on_partition {
             _ if mode == Mode::Healthy => false,
             OnPartition::Closed => true,
-            OnPartition::ClosedMinority => mode == Mode::Degraded && self.live.minority(),
+            OnPartition::ClosedMinority => self.live.minority(),
             OnPartition::Static | OnPartition::Open { .. } => false,
         }
     }

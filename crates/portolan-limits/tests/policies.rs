@@ -105,6 +105,37 @@ fn nothing_is_admitted_under_closed_while_any_region_is_unheard() {
     assert_eq!(fleet.busiest(3), 30);
 }
 
+/// How long a region of three refuses everything under the policy after a restart, up to two seconds; its marks would let it
+/// go on at once.
+fn closed_after_restart(on_partition: OnPartition, cut_for: Option<u64>) -> u64 {
+    let mut fleet = Fleet::new(3, vec![definition(1, "3000/min", on_partition)], 7);
+    fleet.settle();
+    fleet.run(30_000);
+    fleet.request(2, &[(1, 1)]);
+    if let Some(millis) = cut_for {
+        isolate(&mut fleet, 2);
+        fleet.run(millis);
+    }
+    fleet.crash(2);
+    fleet.run(100);
+    fleet.restart(2);
+    let refused = |fleet: &mut Fleet| !matches!(fleet.request(2, &[(1, 1)]), Some(Admission::Allow(_)));
+    (0..2000).step_by(10).find(|_| !(0..10).all(|_| refused(fleet.after(1)))).unwrap_or(2000)
+}
+
+#[test]
+fn a_process_that_starts_behind_a_cut_admits_nothing_under_closed_from_its_first_moment() {
+    for policy in [OnPartition::Closed, OnPartition::ClosedMinority] {
+        assert_eq!(closed_after_restart(policy, Some(3000)), 2000, "{policy:?}");
+        // Heartbeats cross in 40 to 50 ms, and go out every 100 ms.
+        let healthy = closed_after_restart(policy, None);
+        assert!(healthy <= 250, "{policy:?}: {healthy} ms where all is well");
+    }
+    for policy in [OnPartition::Static, OnPartition::OPEN] {
+        assert!(closed_after_restart(policy, Some(3000)) <= 20, "{policy:?} needs nobody's word");
+    }
+}
+
 #[test]
 fn an_idle_fleet_stays_healthy_because_heartbeats_flow_without_traffic() {
     let mut fleet = fleet();

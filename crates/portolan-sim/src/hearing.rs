@@ -7,7 +7,11 @@ use portolan_limits::Fleet;
 use portolan_model::Timestamp;
 use tokio::time::Duration;
 
-use crate::{closed::Heard, world::World};
+use crate::{
+    closed::Heard,
+    host::{Host, Process},
+    world::World,
+};
 
 /// How long at least a `closed` limit may go on admitting after a region became unheard.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
@@ -83,14 +87,15 @@ impl World<'_> {
         !self.network.is_cut(from, to) && speaking(from).any(way)
     }
 
-    /// Of each region whether a host may take it for heard: unless for long enough it was not, or did not hear, and the host
-    /// has listened for as long.
+    /// Of each region whether a host may take it for heard: unless for long enough it was not, or did not hear. Of a host that
+    /// went on, or whose region began, for as long it cannot know; any other process has heard nobody before it does.
     pub fn may_hear(&self, host: usize) -> Heard {
         let (now, place) = (self.now, self.hosts[host].place);
         let Hearing { unreached_since, closed_within, .. } = &self.watch.hearing;
         let long = |since: Timestamp| now.since(since) >= *closed_within;
-        let resumed = self.hosts[host].resumed;
-        let listens = self.hosts[host].process.as_ref().is_some_and(|process| long(process.started.max(resumed)));
+        let Host { resumed, process, .. } = &self.hosts[host];
+        let began = |process: &Process| process.first.unwrap_or(Timestamp::ZERO);
+        let listens = process.as_ref().is_some_and(|process| long(began(process).max(*resumed)));
         let unreached = |from, to| unreached_since.get(&(from, to)).is_some_and(|since| long(*since));
         let unheard = |other| listens && (unreached(other, place) || unreached(place, other));
         Heard((0..self.regions.len()).map(|other| !unheard(other)).collect())

@@ -73,8 +73,8 @@ pub struct Process {
     pub node: Node,
     /// Its Raft.
     pub raft: Raft,
-    /// When it began to serve.
-    pub started: Timestamp,
+    /// When its limits began, if nothing was before it: such a one takes every region for heard at first.
+    pub first: Option<Timestamp>,
     /// Where the next mark goes.
     pub marks: MarkLog,
     /// The lenders of its document.
@@ -201,8 +201,7 @@ impl World<'_> {
         node.set_member(raft.member(), now);
         let (marks, found) = MarkLog::recover(self.hosts[life.host].marks.segments());
         let (links, found) = (BTreeMap::new(), Some(found));
-        self.hosts[life.host].process =
-            Some(Process { node, raft, started: now.mono, marks, links, found, wake_at: None });
+        self.hosts[life.host].process = Some(Process { node, raft, first: None, marks, links, found, wake_at: None });
         self.note_hearing();
         self.follow_lenders(life, &intent);
         self.agenda.plan(now.mono, Plan::ReadRaft(life));
@@ -292,6 +291,7 @@ impl World<'_> {
     pub fn start_limits_noted(&mut self, life: Life, start: Start) {
         let now = self.hosts[life.host].clock.at(self.now);
         let Some(process) = self.process(life) else { return };
+        process.first = (start.recovery == Recovery::FirstStart).then_some(now.mono);
         process.node.start_limits(start, now);
         self.stir(life.host);
     }

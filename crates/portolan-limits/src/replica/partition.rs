@@ -47,7 +47,8 @@ impl Limits {
         self.events.push(match state {
             PeerState::Stale => Event::PeerStale { region: name },
             PeerState::Healing => Event::PeerHealing { region: name, silent },
-            PeerState::Fresh => Event::PeerFresh { region: name, silent },
+            // No region comes to be unheard again.
+            PeerState::Fresh | PeerState::Unheard => Event::PeerFresh { region: name, silent },
         });
         if state == PeerState::Healing {
             // Digests first: only what differs is sent, not every row.
@@ -111,7 +112,7 @@ impl Limits {
     /// Tells each limit whether this side of the partition holds at most half of its shares.
     pub(super) fn set_minorities(&self) {
         // By what changes only with an event: a heartbeat that is late for a moment is asked about here once, and not again.
-        let is_heard = |region: usize| region == self.me || self.peers.state(region) != PeerState::Stale;
+        let is_heard = |region: usize| region == self.me || self.peers.is_in_reach(region);
         for rights in self.limiter.all_rights() {
             let slot = rights.terms.slot(self.wall());
             let bases = self.books.get(&rights.id).map(|book| book.bases(slot)).unwrap_or_default();

@@ -152,6 +152,12 @@ impl Fleet {
         self.drain(at);
     }
 
+    /// The fleet some time later.
+    pub fn after(&mut self, millis: u64) -> &mut Self {
+        self.run(millis);
+        self
+    }
+
     /// Ends the process. Writes not yet durable are torn away.
     pub fn crash(&mut self, at: usize) {
         self.regions[at].limits = None;

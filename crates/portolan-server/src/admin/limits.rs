@@ -198,11 +198,12 @@ fn tier_word(binding: &Binding, tier: &Tier) -> String {
     }
 }
 
-/// `fresh`, `healing` or `stale`.
+/// `fresh`, `healing`, `stale` or `unheard`.
 fn peer_word(state: PeerState) -> &'static str {
     match state {
         PeerState::Fresh => "fresh",
         PeerState::Healing => "healing",
         PeerState::Stale => "stale",
+        PeerState::Unheard => "unheard",
     }
 }

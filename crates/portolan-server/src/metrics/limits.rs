@@ -91,7 +91,12 @@ fn read_exchange(readings: &mut Readings, node: &NodeStatus) {
     let ages = node.limit_views.iter().map(|view| (peer(&view.region), view.age.as_secs_f64()));
     readings.gauges("portolan_limits_view_age_seconds", "Age of what is known of a region's counters", ages);
     let states = node.limit_peers.iter().flat_map(|status| {
-        let each = [("fresh", PeerState::Fresh), ("healing", PeerState::Healing), ("stale", PeerState::Stale)];
+        let each = [
+            ("fresh", PeerState::Fresh),
+            ("healing", PeerState::Healing),
+            ("stale", PeerState::Stale),
+            ("unheard", PeerState::Unheard),
+        ];
         each.map(|(word, state)| (with(peer(&status.region), "state", word.to_owned()), flag(status.state == state)))
     });
     readings.gauges("portolan_limits_peer_state", "Whether a region is in this state for limits", states);
