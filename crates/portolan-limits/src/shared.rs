@@ -21,6 +21,8 @@ pub(crate) struct Shared {
     pub overflowed: AtomicU64,
     /// Latest civil time seen, in Unix milliseconds: keeps the clock monotone.
     clock: AtomicU64,
+    /// Civil time at most, when the clock that does not leap began: in Unix milliseconds.
+    pace: AtomicU64,
     /// A durable write is wanted, or a chunk of the owner.
     attention: AtomicBool,
     /// This node shares its region's limits.
@@ -35,6 +37,7 @@ impl Shared {
             gates: Gates::new(&barrier),
             overflowed: AtomicU64::new(0),
             clock: AtomicU64::new(barrier.resume(now.wall).as_unix_millis()),
+            pace: AtomicU64::new(u64::MAX),
             attention: AtomicBool::new(false),
             active: AtomicBool::new(false),
         }
@@ -47,8 +50,21 @@ impl Shared {
         if now.wall <= seen {
             return seen;
         }
-        self.raise_clock(now.wall);
-        now.wall
+        let wall = self.reading(now);
+        self.raise_clock(wall);
+        wall.max(seen)
+    }
+
+    /// What a clock that shows `now` is taken for: it may have leapt.
+    pub fn reading(&self, now: Now) -> WallTime {
+        let since = now.mono.as_nanos() / 1_000_000;
+        now.wall.min(WallTime::from_unix_millis(self.pace.load(SeqCst).saturating_add(since)))
+    }
+
+    /// Takes no clock for more than shows `wall` at this moment, and as much more later; `None`: takes all as they are.
+    pub fn set_pace(&self, most: Option<Now>) {
+        let pace = |Now { mono, wall }: Now| wall.as_unix_millis().saturating_sub(mono.as_nanos() / 1_000_000);
+        self.pace.store(most.map_or(u64::MAX, pace), SeqCst);
     }
 
     /// The latest civil time any thread has seen.

@@ -151,6 +151,7 @@ struct LastHeartbeat {
     started: WallTime,
     sequence: u64,
     received: Timestamp,
+    sent: WallTime,
     clock_offset_ms: i64,
 }
 

@@ -5,7 +5,7 @@ use portolan_config::LimitId;
 use portolan_limits::{Event, PartitionTally};
 use portolan_model::{Name, RegionId};
 use portolan_node::View;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Logs one event; `view` knows the names of limits.
 pub fn log(event: &Event, view: &View) {
@@ -33,6 +33,9 @@ pub fn log(event: &Event, view: &View) {
         }
         Event::ClockAhead { region, by } => {
             warn!(event = "clock_skew", %region, ?by, "a region's clock is too far ahead; its time is not adopted");
+        }
+        Event::ClockLeapt { by } => {
+            error!(event = "clock_leap", ?by, "our clock is far ahead of most others; limits keep the time they had");
         }
     }
 }

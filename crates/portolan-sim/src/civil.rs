@@ -33,6 +33,8 @@ pub struct Clocks {
     moments: Vec<Moment>,
     skewed_at: Option<Timestamp>,
     unsound_at: Option<Timestamp>,
+    /// Until when nodes may not follow their own: they are far apart, or have leapt.
+    kept_until: Timestamp,
 }
 
 /// By how much one host is ahead of true time, in milliseconds.
@@ -45,7 +47,17 @@ struct Reading {
     /// Its civil time at most: after its clock was set back that goes on, at nine tenths of its pace or slower, until the
     /// clock has caught up.
     civil_ms: i64,
+    /// Its civil time at least: while its clock is far ahead of others that goes on as it did.
+    kept_ms: i64,
 }
+
+/// How far apart clocks are that nodes may not follow, less what word of the others may be late; and how long that may last
+/// after they have met.
+const APART_MS: i64 = 5_000;
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// How soon a node looks what time it is though nobody tells it; its workers do not follow a clock that has leapt before.
+const LOOKED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What clocks of sound nodes may differ: as much a node adopts of times that others tell, beyond its own. None is ahead
 /// of them all by that.
@@ -68,11 +80,26 @@ impl Clocks {
     /// ahead.
     pub fn read(&mut self, clocks: impl Iterator<Item = (usize, i64)>, now: Timestamp) {
         let caught_up = millis(now.since(self.read_at)) / 10;
-        let reading = |(host, (place, clock_ms)): (usize, (usize, i64))| {
-            let before = self.readings.get(host).map_or(clock_ms, |before| before.civil_ms - caught_up);
-            Reading { place, clock_ms, civil_ms: clock_ms.max(before) }
+        let clocks: Vec<(usize, i64)> = clocks.collect();
+        let all = || clocks.iter().map(|(_, clock_ms)| *clock_ms);
+        let apart = all().max().zip(all().min()).is_some_and(|(most, least)| most - least > APART_MS);
+        let steps = || self.readings.iter().zip(all()).map(|(before, clock_ms)| clock_ms - before.clock_ms);
+        let step_ms = steps().max().unwrap_or_default();
+        // Those that leap together do not know it before they have heard each other.
+        let kept_for = match () {
+            () if apart || step_ms > APART_MS => KEPT_FOR,
+            () if step_ms > TOLERATED_MS => LOOKED_WITHIN,
+            () => Duration::ZERO,
         };
-        self.readings = clocks.enumerate().map(reading).collect();
+        self.kept_until = self.kept_until.max(now + kept_for);
+        let keeps = now < self.kept_until;
+        let reading = |(host, &(place, clock_ms)): (usize, &(usize, i64))| {
+            let before = self.readings.get(host);
+            let civil_ms = before.map_or(clock_ms, |before| clock_ms.max(before.civil_ms - caught_up));
+            let kept_ms = before.filter(|_| keeps).map_or(clock_ms, |before| clock_ms.min(before.kept_ms));
+            Reading { place, clock_ms, civil_ms, kept_ms }
+        };
+        self.readings = clocks.iter().enumerate().map(reading).collect();
         self.read_at = now;
         let widest = self.widest();
         let apart_ms = widest.ahead_ms + widest.behind_ms;
@@ -104,7 +131,7 @@ impl Clocks {
     fn moment(&self, counts: impl Fn(&Reading) -> bool) -> Moment {
         let counted = || self.readings.iter().filter(|reading| counts(reading));
         let ahead_ms = counted().map(|reading| reading.civil_ms).max().unwrap_or_default();
-        let behind_ms = counted().map(|reading| -reading.clock_ms).max().unwrap_or_default();
+        let behind_ms = counted().map(|reading| -reading.kept_ms).max().unwrap_or_default();
         let [skewed_ms, unsound_ms] =
             [self.skewed_at, self.unsound_at].map(|at| at.map(|at| millis(at.since(self.zero))));
         Moment { zero: self.zero, ahead_ms, behind_ms, skewed_ms, unsound_ms }
@@ -243,5 +270,23 @@ mod tests {
         assert_eq!(clocks.moment_of(1).behind_ms, 0);
         clocks.read([(0, 5), (1, -3000)].into_iter(), Timestamp::ZERO + Duration::from_secs(41));
         assert_eq!((clocks.moment_of(1).behind_ms, clocks.moment_of(0).behind_ms), (3000, -5));
+    }
+
+    #[test]
+    fn a_node_may_keep_its_time_while_its_clock_is_far_ahead_and_shortly_after_others_came_there() {
+        let mut clocks = Clocks::default();
+        let mut behind = |at: u64, clocks_ms: [i64; 2]| {
+            let clocks_ms = clocks_ms.into_iter().enumerate();
+            clocks.read(clocks_ms, Timestamp::ZERO + Duration::from_secs(at));
+            [0, 1].map(|place| clocks.moment_of(place).behind_ms)
+        };
+        assert_eq!(behind(0, [0, 3]), [0, -3]);
+        assert_eq!(behind(1, [0, 4_000]), [0, -3], "a node may not have looked yet");
+        assert_eq!(behind(2, [0, 4_000]), [0, -4_000], "so far any node follows its clock");
+        assert_eq!(behind(3, [0, 7_200_000]), [0, -4_000]);
+        assert_eq!(behind(4, [7_200_000; 2]), [0, -4_000]);
+        assert_eq!(behind(14, [7_200_000; 2]), [-7_200_000; 2]);
+        assert_eq!(behind(15, [9_000_000; 2]), [-7_200_000; 2], "they do not know yet that they agree");
+        assert_eq!(behind(26, [9_000_000; 2]), [-9_000_000; 2]);
     }
 }

@@ -77,4 +77,9 @@ pub enum Event {
         /// By how much.
         by: Duration,
     },
+    /// Our own clock is far ahead of most others of the fleet and is not followed; told once until it is near them again.
+    ClockLeapt {
+        /// By how much.
+        by: Duration,
+    },
 }

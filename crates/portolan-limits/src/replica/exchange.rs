@@ -69,7 +69,7 @@ impl Limits {
         }
         // Of our own reading, not of the time adopted so far: else each stamp could push on from where the last one
         // stopped, and slots would turn faster than time.
-        let ahead = heartbeat.sent.since(now.wall);
+        let ahead = heartbeat.sent.since(self.shared.reading(now));
         let sound = ahead <= CLOCK_TOLERANCE;
         if sound {
             self.shared.raise_clock(heartbeat.sent);

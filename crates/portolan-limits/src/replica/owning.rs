@@ -63,6 +63,8 @@ impl Limits {
             return;
         }
         let own = self.legacy();
+        // What nobody remembers was spent by clocks that were near the time that is kept here, not near one that has leapt.
+        let now = Now { wall: self.wall(), ..now };
         while let Some(taken) = self.siblings.ownership.poll_taken(&own, now) {
             self.open_taken(taken);
         }

@@ -37,6 +37,8 @@ pub struct Stats {
     pub marks_full: u64,
     /// Times a region's clock was found too far ahead.
     pub clocks_ahead: u64,
+    /// Times our own clock was found far ahead of most others of the fleet.
+    pub clock_leaps: u64,
     /// Times an owner was asked for units, and units granted to other nodes of the region.
     pub asks: u64,
     /// See [`Stats::asks`].

@@ -1,10 +1,10 @@
 //! What a node does by itself: heartbeats, facts, watching regions and peers, keeping its view true.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use portolan_config::Change;
 use portolan_geodns::{RegionState, RegionStates};
-use portolan_model::{NodeName, Now, RegionId, Timestamp, codec};
+use portolan_model::{NodeName, Now, RegionId, Timestamp, WallTime, codec};
 use portolan_routing::Health;
 
 use super::{HEARTBEAT_PERIOD, LastHeartbeat, MAX_QUEUE, Node, STALE_AFTER};
@@ -32,9 +32,23 @@ impl Node {
         } else {
             self.publish_if_changed(now);
         }
+        self.limits.handle_clocks(self.shown_by_most(now), now);
         self.watch_rosters(now);
         self.tend_splits(now);
         self.tend_leases(now);
+    }
+
+    /// What most clocks show, this node's own among those of the nodes that are heard; nothing while none is. Of two that
+    /// differ, or two halves, what is behind: to wait costs less than slots that are spent before their time.
+    fn shown_by_most(&self, now: Now) -> Option<WallTime> {
+        let heard = self.heartbeats.values().filter(|last| now.mono.since(last.received) <= CLOCKS_COUNT);
+        let mut shown: Vec<WallTime> = heard.map(|last| last.sent + now.mono.since(last.received)).collect();
+        if shown.is_empty() {
+            return None;
+        }
+        shown.push(now.wall);
+        let middle = (shown.len() - 1) / 2;
+        Some(*shown.select_nth_unstable(middle).1)
     }
 
     /// As the leader: proposes rosters that follow what the regions' nodes say of each other.
@@ -109,6 +123,7 @@ impl Node {
             started: heartbeat.started,
             sequence: heartbeat.sequence,
             received: now.mono,
+            sent: heartbeat.sent,
             clock_offset_ms: offset.clamp(i64::MIN.into(), i64::MAX.into()) as i64,
         };
         self.heartbeats.insert(from.clone(), last);
@@ -267,7 +282,7 @@ impl Node {
     fn own_facts(&self, now: Now) -> NodeFacts {
         let sight = |region: &RegionId| {
             if *region == self.config.region {
-                Sight::Heard { age: std::time::Duration::ZERO }
+                Sight::Heard { age: Duration::ZERO }
             } else {
                 self.presence.sight(region, now.mono)
             }
@@ -307,6 +322,9 @@ impl Node {
         self.published = Some(facts);
     }
 }
+
+/// How long a node's clock counts after its last heartbeat: five of those between nodes that are far.
+const CLOCKS_COUNT: Duration = Duration::from_secs(5);
 
 /// One in so many heartbeats also goes to neighbours that are far.
 const FAR_EVERY: u64 = 5;

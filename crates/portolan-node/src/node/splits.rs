@@ -74,7 +74,7 @@ impl Node {
     pub(super) fn tend_splits(&mut self, now: Now) {
         if self.splits.acknowledged.is_none_or(|at| now.mono.since(at) >= PROPOSE_AGAIN)
             // By the limits' clock: one that was set back since would vouch for slots that are spent already.
-            && let Some(command) = self.intent.acknowledgement(&self.config.name, self.limits.latest().max(now.wall))
+            && let Some(command) = self.intent.acknowledgement(&self.config.name, self.limits.wall_at(now))
             // What is in flight has no slot to end with: no other region may have it before it has ended.
             && self.limits.fits_shares()
         {
@@ -95,7 +95,7 @@ impl Node {
     fn tell_takeover(&mut self, now: Now) {
         let rests = self.splits.taken_over.is_some_and(|at| now.mono.since(at) < PROPOSE_AGAIN);
         let Some(held) = self.limits.taken_over().filter(|_| !rests) else { return };
-        if let Some(command) = self.intent.takeover(&self.config.name, held, self.limits.latest().max(now.wall)) {
+        if let Some(command) = self.intent.takeover(&self.config.name, held, self.limits.wall_at(now)) {
             self.splits.taken_over = Some(now.mono);
             self.propose(command);
         }

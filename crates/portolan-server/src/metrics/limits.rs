@@ -126,6 +126,11 @@ fn read_exchange(readings: &mut Readings, node: &NodeStatus) {
         ("portolan_limits_key_overflow", "Charges to a counter that keys share for lack of room", counts.overflowed),
         ("portolan_limits_clocks_ahead", "Times a region's clock was found too far ahead", counts.clocks_ahead),
         (
+            "portolan_limits_clock_leaps",
+            "Times this node's clock was found more than 10 s ahead of most others and was not followed",
+            counts.clock_leaps,
+        ),
+        (
             "portolan_limits_marks_full",
             "Marks of long windows there was no room for: such a limit is held to a tenth of its share",
             counts.marks_full,
