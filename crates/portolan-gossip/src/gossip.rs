@@ -115,6 +115,8 @@ pub struct Gossip {
     version: u64,
     rng: ChaCha8Rng,
     next_digest: Timestamp,
+    /// Peers that have had no digest since the order was drawn.
+    turns: Vec<NodeName>,
     outbox: VecDeque<(NodeName, Message)>,
     events: VecDeque<Event>,
     stats: Stats,
@@ -136,6 +138,7 @@ impl Gossip {
             incarnation,
             version: 0,
             next_digest: now.mono + jittered(DIGEST_PERIOD, &mut rng),
+            turns: Vec::new(),
             rng,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -162,10 +165,10 @@ impl Gossip {
         self.membership.handle_timeout(now.mono);
         self.take_changes();
         if now.mono >= self.next_digest {
-            self.next_digest = now.mono + jittered(DIGEST_PERIOD, &mut self.rng);
+            self.next_digest = now.mono + self.until_digest();
             let digest = self.facts.digest();
-            for peer in self.choose_peers(DIGEST_FANOUT) {
-                self.send(peer, Message::Digest(digest.clone()));
+            if let Some(peer) = self.next_in_turn() {
+                self.send(peer, Message::Digest(digest));
             }
         }
     }
@@ -329,6 +332,20 @@ impl Gossip {
         }
     }
 
+    /// From one digest to the next: whoever is answered by several at once is told everything by each of them.
+    fn until_digest(&mut self) -> Duration {
+        let turns = DIGEST_FANOUT.min(self.peers.len()).max(1) as u32;
+        jittered(DIGEST_PERIOD / turns, &mut self.rng)
+    }
+
+    /// The peer that the next digest is for: all of them in an order that is drawn anew each time.
+    fn next_in_turn(&mut self) -> Option<NodeName> {
+        if self.turns.is_empty() {
+            self.turns = self.choose_peers(self.peers.len());
+        }
+        self.turns.pop()
+    }
+
     fn choose_peers(&mut self, most: usize) -> Vec<NodeName> {
         let mut peers = self.peers.clone();
         for chosen in 0..most.min(peers.len()) {
@@ -361,10 +378,9 @@ fn jittered(period: Duration, rng: &mut ChaCha8Rng) -> Duration {
     period.mul_f64(rng.random_range(0.9..1.1))
 }
 
-/// How often digests are sent.
+/// In such a time so many digests are sent, one after the other to different peers: with up to four nodes to everyone, in
+/// larger fleets every node hears three.
 const DIGEST_PERIOD: Duration = Duration::from_secs(1);
-
-/// Peers that hear each digest: with up to four nodes that is everyone, in larger fleets every node hears three.
 const DIGEST_FANOUT: usize = 3;
 
 /// Peers that a change is pushed to: everyone up to 20 regions; above, digests carry it on.
@@ -378,3 +394,27 @@ const MAX_REQUEST: usize = 64;
 
 /// Most messages or events that wait for the driver; further ones are dropped and counted, digests repair them.
 const MAX_QUEUE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use portolan_model::WallTime;
+
+    use super::*;
+
+    #[test]
+    fn digests_go_to_one_peer_after_the_other_until_all_had_one() {
+        let name = |text: &str| NodeName::new(text).expect("a name");
+        let peers: BTreeSet<NodeName> = ["b", "c", "d", "e", "f", "g"].into_iter().map(name).collect();
+        let at = |ms: u64| Now { mono: Timestamp::from_nanos(ms * 1_000_000), wall: WallTime::from_unix_millis(ms) };
+        let mut gossip = Gossip::new(GossipConfig { name: name("a"), peers: peers.clone() }, at(0), 7);
+        let mut told = Vec::new();
+        for ms in (0..=3_500).step_by(10) {
+            gossip.handle_timeout(at(ms));
+            let sent = std::iter::from_fn(|| gossip.poll_transmit());
+            let digests: Vec<_> = sent.filter(|(_, message)| matches!(message, Message::Digest(_))).collect();
+            assert!(digests.len() <= 1, "at {ms} ms");
+            told.extend(digests.into_iter().map(|(to, _)| to));
+        }
+        assert_eq!(told.into_iter().take(peers.len()).collect::<BTreeSet<_>>(), peers);
+    }
+}
