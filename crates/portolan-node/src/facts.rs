@@ -66,13 +66,30 @@ pub enum Sight {
     /// Something, lately.
     Heard {
         /// Time since the last message.
+        #[serde(with = "millis")]
         age: Duration,
     },
     /// Nothing for too long.
     Silent {
         /// Time since the last message, or since the observer started.
+        #[serde(with = "millis")]
         age: Duration,
     },
+}
+
+/// Ages as whole milliseconds: of a region that is heard a byte or three, where nanoseconds take six.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(age: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(age.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
 }
 
 /// The facts of one node as this node holds them.
