@@ -39,6 +39,8 @@ pub(super) struct Held {
     pub need: u64,
     /// Units that would last for longer, where there is plenty.
     pub wish: u64,
+    /// Those of the units that wait which the last ask told of.
+    told: u64,
     /// An ask is to be sent.
     pub due: bool,
     /// When the ask on its way is sent again.
@@ -120,8 +122,16 @@ impl Held {
         if gained == 0 && !grant.more {
             self.quiet_until = now + QUIET;
         }
-        // What waits on is asked for anew, if there is any; what waited in vain has its answer, and counts anew.
-        self.waiting = if grant.more && gained > 0 { self.waiting.saturating_sub(gained) } else { 0 };
+        // What waits on is asked for anew, if there is any; what waited in vain has its answer, and counts anew. What came
+        // after the ask, as one that handed back what it would have used, was not asked for.
+        let told = self.told.min(self.waiting);
+        let since = self.waiting - told;
+        self.waiting = match (grant.more, gained) {
+            (false, _) => 0,
+            (true, 0) => since,
+            (true, gained) => self.waiting.saturating_sub(gained),
+        };
+        self.told = 0;
         (self.need, self.wish) = (self.waiting, 0);
         Some(gained > 0)
     }
@@ -197,7 +207,8 @@ impl Held {
     }
 
     /// What to tell and ask `owner`, with the totals of its process that is known here.
-    pub fn ask(&self, cell: Cell, owner: &NodeName) -> Ask {
+    pub fn ask(&mut self, cell: Cell, owner: &NodeName) -> Ask {
+        self.told = self.waiting;
         let Self { waiting, need, wish, .. } = *self;
         let known = self.sources.iter().enumerate().rev().find(|(_, source)| source.node == *owner);
         let (granted_by, granted, returned) =

@@ -136,6 +136,31 @@ fn what_waits_on_after_a_part_of_it_came_is_asked_for_at_once() {
 }
 
 #[test]
+fn what_comes_while_the_rest_goes_back_is_asked_for_when_that_is_answered() {
+    let owner = node("a");
+    let mut requests = Requests::new(4);
+    let now = Timestamp::ZERO;
+    requests.handle_use(cell(), 0, 1, now);
+    let asked = |requests: &mut Requests| {
+        requests.poll_ask(now, |_| Some(owner.clone())).map(|(_, ask)| (ask.waiting, ask.returned))
+    };
+    assert_eq!(asked(&mut requests), Some((1, 0)));
+    let answer = |requests: &mut Requests, returned| {
+        let grant = Grant { cell: cell(), granted: 1, returned, more: true, plenty: false };
+        requests.handle_grant((&node("a"), 1), grant, LEFT, now);
+    };
+    answer(&mut requests, 0);
+    let idle = requests.idle_cell(&cell()).expect("it is held");
+    requests.handle_withdrawn(&idle, 1, now);
+    assert_eq!(asked(&mut requests), Some((0, 1)));
+    // A request comes, and finds nothing.
+    requests.handle_use(cell(), 1, 1, now);
+    assert_eq!(asked(&mut requests), None);
+    answer(&mut requests, 1);
+    assert_eq!(asked(&mut requests), Some((1, 1)));
+}
+
+#[test]
 fn of_a_key_that_a_node_owned_for_a_while_it_may_use_what_is_granted_after_that() {
     let owner = node("a");
     for (life, granted) in [(1, 47), (2, 7)] {
