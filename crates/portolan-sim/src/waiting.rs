@@ -91,9 +91,9 @@ impl World<'_> {
     pub fn prefetch(&mut self, ask: &Ask, batch: &mut Batch) {
         let Some(at) = self.place_in(batch, ask) else { return };
         let view = Arc::clone(&batch.places[at].view);
-        let asked = self.asked(ask.client, ask.user, &view);
-        asked.claims.iter().flatten().for_each(|claim| view.limiter.prefetch(claim.key));
-        asked.counters.iter().for_each(|counter| self.tally.prefetch(*counter));
+        let wanted = self.wanted(ask.client, ask.user, &view);
+        wanted.claims.iter().flatten().for_each(|claim| view.limiter.prefetch(claim.key));
+        wanted.counters.iter().for_each(|counter| self.tally.prefetch(*counter));
     }
 
     /// Has a request decided by the node it reached.
