@@ -3,19 +3,17 @@
 
 use portolan_config::{Limit, OnPartition, RegionMap, Shares};
 
-use crate::fences::Fences;
-
 /// Which regions a node may take for heard, by place.
 #[derive(Clone, Debug)]
 pub struct Heard(pub Vec<bool>);
 
 impl Heard {
-    /// Whether a limit must refuse. Of one whose split is no longer that of the document nothing is said by shares.
-    pub fn forbids(&self, limit: &Limit, regions: &RegionMap, fences: &Fences) -> bool {
+    /// Whether a limit must refuse. Of one whose split may not be that of the document nothing is said by shares.
+    pub fn forbids(&self, limit: &Limit, regions: &RegionMap, split_as_written: bool) -> bool {
         match limit.on_partition {
             OnPartition::Static | OnPartition::Open { .. } => false,
             OnPartition::Closed => !self.0.iter().all(|heard| *heard),
-            OnPartition::ClosedMinority => fences.is_empty() && self.is_minority(limit, regions),
+            OnPartition::ClosedMinority => split_as_written && self.is_minority(limit, regions),
         }
     }
 
@@ -46,7 +44,7 @@ mod tests {
     fn a_limit_is_closed_to_whom_it_says() {
         let check = |limit: &str, heard: [bool; 3], expected: bool| {
             let (limit, regions, _) = parsed(limit);
-            let found = Heard(heard.to_vec()).forbids(&limit, &regions, &Fences::default());
+            let found = Heard(heard.to_vec()).forbids(&limit, &regions, true);
             assert_eq!(found, expected, "{limit:?} {heard:?}");
         };
         check("rate: 90/s", [true, false, false], false);
@@ -57,6 +55,11 @@ mod tests {
         let heavy = "rate: 90/s, on_partition: closed(minority), shares: { a: 60, b: 20, c: 20 }";
         check(heavy, [true, false, false], false);
         check(heavy, [false, true, true], true);
+        let (limit, regions, _) = parsed(heavy);
+        assert!(
+            !Heard(vec![false, true, true]).forbids(&limit, &regions, false),
+            "the split of before may be in force"
+        );
         // One of three units may be more than half of the shares that whole numbers give.
         check("rate: 1/s, on_partition: closed(minority)", [true, false, false], false);
     }

@@ -285,6 +285,12 @@ impl Tally {
         at
     }
 
+    /// Whether a limit has been split in this run as its document says, and not otherwise.
+    pub fn is_split_as_written(&self, name: &Name) -> bool {
+        let resplit = |rules: &Rules| rules.was_resplit && rules.limit.name == *name;
+        self.truth.fences.is_empty() && !self.rules.iter().any(resplit)
+    }
+
     /// Has the processor fetch a counter.
     pub fn prefetch(&self, counter: u32) {
         prefetch_index(&self.counters, counter as usize);

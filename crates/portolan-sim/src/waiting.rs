@@ -279,7 +279,9 @@ impl World<'_> {
                 self.oracle.violate(at, Invariant::LimitBound, detail);
             }
         }
-        let forbids = |limit: &&Arc<Limit>| place.heard.forbids(limit, &self.sources.regions, &self.tally.truth.fences);
+        let forbids = |limit: &&Arc<Limit>| {
+            place.heard.forbids(limit, &self.sources.regions, self.tally.is_split_as_written(&limit.name))
+        };
         if let Some(limit) = way.closed.iter().find(forbids) {
             let (name, region) = (&limit.name, &place.view.region);
             let detail = format!("limit `{name}` is closed while a region is unheard, {region} admitted");

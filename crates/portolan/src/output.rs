@@ -1,6 +1,10 @@
 //! How answers look: aligned tables for people, JSON for programs. Decides nothing else.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::{Display, Write as _},
+    io::{self, Write as _},
+    process,
+};
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -28,11 +32,26 @@ impl Format {
     /// Prints `value` as JSON, or what `text` makes of it.
     pub fn print(self, value: &Value, text: impl FnOnce() -> String) {
         match self {
-            Self::Json => println!("{value:#}"),
-            Self::Text | Self::Junit | Self::Markdown => print!("{}", text()),
+            Self::Json => put(format_args!("{value:#}\n")),
+            Self::Text | Self::Junit | Self::Markdown => put(text()),
         }
     }
 }
+
+/// Writes to standard output; ends the program where nobody reads it any more, as a shell tells of one that a closed pipe
+/// ended.
+pub fn put(text: impl Display) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = write!(out, "{text}").and_then(|()| out.flush()) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            eprintln!("portolan: cannot write to standard output: {error}");
+        }
+        process::exit(CLOSED_PIPE);
+    }
+}
+
+/// 128 and the number of the signal.
+const CLOSED_PIPE: i32 = 141;
 
 /// Columns of text, as wide as their widest cell.
 pub struct Table {
@@ -56,7 +75,7 @@ impl Table {
     }
 }
 
-impl std::fmt::Display for Table {
+impl Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {

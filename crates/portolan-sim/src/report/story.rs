@@ -95,13 +95,19 @@ fn users(report: &Report, worst: &Outcome) -> Vec<String> {
     if sent == 0 {
         return Vec::new();
     }
+    let failed = total(|figures| figures.requests.failed);
     let mut line = format!(
-        "{} of {} got an answer other than 5xx: {} were forwarded, {} told to slow down (429), {} refused (503), {} not answered.",
+        "{} of {} got an answer other than 5xx: {} were forwarded, {} told to slow down (429), {} refused (503){}, {} not answered.",
         percent(total(|figures| figures.requests.answered_well()), sent),
         count(sent, "request"),
-        grouped(total(|figures| figures.requests.forwarded)),
+        grouped(total(|figures| figures.requests.forwarded) - failed),
         grouped(total(|figures| figures.requests.limited)),
         grouped(total(|figures| figures.requests.unavailable)),
+        if failed > 0 {
+            format!(", {} without an answer of their endpoint (502)", grouped(failed))
+        } else {
+            String::new()
+        },
         grouped(total(|figures| figures.requests.unanswered)),
     );
     if report.outcomes.len() > 1 {

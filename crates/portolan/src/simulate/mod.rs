@@ -20,7 +20,10 @@ use portolan_sim::{BUILT_IN, Comparison, Outcome, Rehearsal, Report, Runs, Swarm
 
 pub use self::arguments::Simulate;
 use self::arguments::{Diff, One, Order, Rehearse, Scenarios, Setting};
-use crate::{cli, output::Format};
+use crate::{
+    cli,
+    output::{Format, put},
+};
 
 /// A scenario that cannot be run, whatever the reason.
 const BAD_SCENARIO: u8 = 3;
@@ -65,11 +68,11 @@ fn print(output: Format, rehearsal: &Rehearsal) {
     match output {
         Format::Text => {
             let texts: Vec<String> = rehearsal.scenarios.iter().map(Report::to_text).collect();
-            print!("{}", texts.join("\n"));
+            put(texts.join("\n"));
         }
-        Format::Json => println!("{}", rehearsal.to_json()),
-        Format::Junit => print!("{}", rehearsal.to_junit()),
-        Format::Markdown => print!("{}", rehearsal.to_markdown()),
+        Format::Json => put(format_args!("{}\n", rehearsal.to_json())),
+        Format::Junit => put(rehearsal.to_junit()),
+        Format::Markdown => put(rehearsal.to_markdown()),
     }
 }
 
@@ -110,7 +113,7 @@ fn shrink(arguments: &One) -> Result<u8> {
     let code = shrunk.outcome.verdict.exit_code();
     // Run as it is, it fails as it did here.
     (shrunk.scenario.seed, shrunk.scenario.seeds) = (seed, 1);
-    print!("{}", shrunk.scenario.render());
+    put(shrunk.scenario.render());
     let of_line = replay_arguments(&arguments.setting, false);
     eprint!("{}", report_of(&one, "smallest.yaml", &of_line, shrunk.outcome).to_text());
     Ok(code)
@@ -163,9 +166,9 @@ fn diff(output: Format, arguments: &Diff) -> Result<u8> {
     };
     let comparison = Comparison::new(&rehearse(&prepared, &before), &rehearse(&changed, &after));
     match output {
-        Format::Text => print!("{}", comparison.to_text()),
-        Format::Json => println!("{}", comparison.to_json()),
-        Format::Markdown => print!("{}", comparison.to_markdown()),
+        Format::Text => put(comparison.to_text()),
+        Format::Json => put(format_args!("{}\n", comparison.to_json())),
+        Format::Markdown => put(comparison.to_markdown()),
         Format::Junit => bail!("a comparison has no JUnit form; write --output text, json or markdown"),
     }
     Ok(comparison.verdict.exit_code())
@@ -183,7 +186,7 @@ fn write_scenarios(arguments: &Scenarios) -> Result<()> {
             continue;
         }
         fs::write(&path, file.text).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("{}", path.display());
+        put(format_args!("{}\n", path.display()));
     }
     Ok(())
 }

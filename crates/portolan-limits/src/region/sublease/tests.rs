@@ -141,9 +141,8 @@ fn what_comes_while_the_rest_goes_back_is_asked_for_when_that_is_answered() {
     let mut requests = Requests::new(4);
     let now = Timestamp::ZERO;
     requests.handle_use(cell(), 0, 1, now);
-    let asked = |requests: &mut Requests| {
-        requests.poll_ask(now, |_| Some(owner.clone())).map(|(_, ask)| (ask.waiting, ask.returned))
-    };
+    let asked =
+        |requests: &mut Requests| requests.poll_ask(now, |_| Some(&owner)).map(|(_, ask)| (ask.waiting, ask.returned));
     assert_eq!(asked(&mut requests), Some((1, 0)));
     let answer = |requests: &mut Requests, returned| {
         let grant = Grant { cell: cell(), granted: 1, returned, more: true, plenty: false };
