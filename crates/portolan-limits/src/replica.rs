@@ -217,9 +217,7 @@ impl Limits {
         let alone = || Roster { epoch: 1, nodes: vec![config.node.clone()] };
         rosters.entry(config.region.clone()).or_insert_with(alone);
         let lends_from = now.mono + if recovery == Recovery::FirstStart { Duration::ZERO } else { CATCHING_UP };
-        let durability = Durability::new(Barrier::known(&recovery));
         let peers = Peers::new(count, me, config.worst_rtt, &recovery, now.mono);
-        let siblings = Siblings::new(config.node, config.neighbours, config.life, recovery, shared.table.len());
         let mut limits = Self {
             me,
             scope: Scope::of(&config.hash_key, &regions),
@@ -249,8 +247,8 @@ impl Limits {
             mode: peers.mode(),
             peers,
             partition: None,
-            durability,
-            siblings,
+            durability: Durability::new(Barrier::known(&recovery)),
+            siblings: Siblings::new(config.node, config.neighbours, config.life, recovery, shared.table.len()),
             recovered: BTreeMap::new(),
             marked: BTreeMap::new(),
             fenced: false,
