@@ -73,7 +73,7 @@ async fn run_fence(global: &cli::Global, region: &RegionId, reason: &str) -> Res
     let client = client(global)?;
     let mut answer = post(&client, "/v1/limits/fence", &request).await?;
     let ChangeAnswer { stay, .. } = typed(&answer)?;
-    let changes = await_changes(&client, |answer| answer.fences.contains_key(region)).await?;
+    let changes = await_changes(&client, region).await?;
     answer["changes"] = json!(changes);
     global.output.print(&answer, || {
         let effects: String = changes.iter().map(effect).chain(stay.iter().map(stays)).collect();
@@ -89,14 +89,14 @@ fn stays(limit: &Name) -> String {
     format!("the shares of {limit} stay: no region that is not fenced has a part of them\n")
 }
 
-/// Splits that are about to change, once the order `is_known` and every node has acknowledged them, or enough time has
+/// Splits that are about to change, once the fence is known and every node has acknowledged them, or enough time has
 /// passed.
-async fn await_changes(client: &Client, is_known: impl Fn(&LimitsAnswer) -> bool) -> Result<Vec<SplitChangeAnswer>> {
+async fn await_changes(client: &Client, fenced: &RegionId) -> Result<Vec<SplitChangeAnswer>> {
     let began = Instant::now();
     loop {
         let answer: LimitsAnswer = typed(&client.get("/v1/limits").await?)?;
         let waits = answer.changes.iter().any(|change| change.from.is_none());
-        if (!waits && is_known(&answer)) || began.elapsed() >= ACKNOWLEDGED_WITHIN {
+        if (!waits && answer.fences.contains_key(fenced)) || began.elapsed() >= ACKNOWLEDGED_WITHIN {
             return Ok(answer.changes);
         }
         tokio::time::sleep(ASK_AGAIN).await;
@@ -119,13 +119,9 @@ fn effect(change: &SplitChangeAnswer) -> String {
 }
 
 async fn run_unfence(global: &cli::Global, region: &RegionId) -> Result<()> {
-    let client = client(global)?;
-    let mut answer = post(&client, "/v1/limits/unfence", &UnfenceRequest { region: region.clone() }).await?;
-    let changes = await_changes(&client, |answer| !answer.fences.contains_key(region)).await?;
-    answer["changes"] = json!(changes);
+    let answer = post(&client(global)?, "/v1/limits/unfence", &UnfenceRequest { region: region.clone() }).await?;
     global.output.print(&answer, || {
-        let effects: String = changes.iter().map(effect).collect();
-        format!("{region} gets its shares back; until then it has what the others lend it\n{effects}")
+        format!("{region} gets its shares back once all regions know, and not before its fence has taken effect\n")
     });
     Ok(())
 }
