@@ -55,7 +55,11 @@ async fn operators_see_who_used_what_where_and_can_fence_a_region() {
 }
 
 async fn fences(fleet: &Fleet) {
-    let fenced = output(fleet, &["limits", "fence", "eu-west", "--reason", "flooded"]);
+    let order = ["limits", "fence", "eu-west", "--reason", "flooded"];
+    let refused = fleet.run(&order);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("`eu-west` is alive") && told.contains("--alive"), "{told}");
+    let fenced = output(fleet, &[&order[..], &["--alive"]].concat());
     assert!(fenced.contains("eu-west is fenced"), "{fenced}");
     assert!(fenced.contains("quick: with the first window that begins at"), "{fenced}");
     let shares = |expected: [u64; 3]| async move {

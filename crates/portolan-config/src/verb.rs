@@ -31,7 +31,7 @@ pub enum OperatorVerb {
         /// The earlier revision.
         to: Revision,
     },
-    /// `limits fence REGION --reason TEXT`: give the shares of a dead region to the others.
+    /// `limits fence REGION --reason TEXT [--alive]`: give the shares of a dead region to the others.
     Fence {
         /// The region.
         region: RegionId,
@@ -49,7 +49,7 @@ impl OperatorVerb {
     /// Reads a verb from its words, as they are written on a command line; a text with spaces stands in quotes.
     pub fn parse(text: &str) -> Result<Self, VerbError> {
         let words = split(text)?;
-        let mut words = words.iter().map(String::as_str);
+        let mut words = words.iter().map(String::as_str).peekable();
         let parsed = match words.next() {
             None => return Err(VerbError::Empty),
             Some("drain") => {
@@ -67,6 +67,8 @@ impl OperatorVerb {
                 Some("fence") => {
                     let region = region(FENCE, words.next())?;
                     let reason = reason(FENCE, &mut words)?.filter(|reason| !reason.trim().is_empty());
+                    // On a command line it is asked for where the region is heard; an order of a scenario is meant.
+                    words.next_if_eq(&"--alive");
                     let what = "a text after --reason";
                     Self::Fence { region, reason: reason.ok_or(VerbError::MissingArgument { verb: FENCE, what })? }
                 }
@@ -241,6 +243,7 @@ mod tests {
         check("rollback 7", "rollback 7");
         check("limits fence eu-west --reason 'it burnt down'", "limits fence eu-west --reason \"it burnt down\"");
         check("limits fence eu-west --reason=dead", "limits fence eu-west --reason \"dead\"");
+        check("limits fence eu-west --reason dead --alive", "limits fence eu-west --reason \"dead\"");
         check("limits unfence eu-west", "limits unfence eu-west");
         check("limits", "error: `limits` needs `fence` or `unfence`");
         check("limits explain alice", "error: `limits` does not take `explain`");

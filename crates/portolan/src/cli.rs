@@ -232,6 +232,9 @@ pub enum Limits {
         /// Why; stands in the history and in the overview.
         #[arg(long)]
         reason: String,
+        /// Fence it although nodes of it are heard.
+        #[arg(long)]
+        alive: bool,
     },
     /// Give a fenced region its shares back.
     Unfence {

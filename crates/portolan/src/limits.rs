@@ -31,7 +31,7 @@ pub async fn run(global: &cli::Global, order: Option<&cli::Limits>) -> Result<()
     match order {
         None => run_overview(global).await,
         Some(cli::Limits::Explain { written, limit }) => run_explain(global, written, limit.as_ref()).await,
-        Some(cli::Limits::Fence { region, reason }) => run_fence(global, region, reason).await,
+        Some(cli::Limits::Fence { region, reason, alive }) => run_fence(global, region, reason, *alive).await,
         Some(cli::Limits::Unfence { region }) => run_unfence(global, region).await,
     }
 }
@@ -68,8 +68,8 @@ async fn run_explain(global: &cli::Global, key: &str, limit: Option<&Name>) -> R
     Ok(())
 }
 
-async fn run_fence(global: &cli::Global, region: &RegionId, reason: &str) -> Result<()> {
-    let request = FenceRequest { region: region.clone(), reason: reason.to_owned() };
+async fn run_fence(global: &cli::Global, region: &RegionId, reason: &str, alive: bool) -> Result<()> {
+    let request = FenceRequest { region: region.clone(), reason: reason.to_owned(), alive };
     let client = client(global)?;
     let mut answer = post(&client, "/v1/limits/fence", &request).await?;
     let ChangeAnswer { stay, .. } = typed(&answer)?;

@@ -9,8 +9,8 @@ use axum::{
     response::Response,
 };
 use portolan_config::{Applied, Change, Command, Limit, Shares, Snapshot};
-use portolan_model::{Name, RegionId};
-use portolan_node::{NodeStatus, RegionHealth};
+use portolan_model::{Name, NodeName, RegionId};
+use portolan_node::{NodeStatus, PeerNodeStatus, RegionHealth};
 use tracing::info;
 
 use super::{
@@ -21,7 +21,8 @@ use crate::api::{
     ApplyRequest, ChangeAnswer, DrainRequest, FenceRequest, RestoreRequest, RollbackRequest, UnfenceRequest,
 };
 
-/// A region whose nodes were not heard for this long is not counted as one that could take a drained region's clients.
+/// A region whose nodes were not heard for this long is not counted as one that could take a drained region's clients, and
+/// may be fenced as gone.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// Longest reason of a drain or a fence, in bytes.
@@ -89,8 +90,12 @@ pub(super) async fn fence(
     Operator(author): Operator,
     body: Body,
 ) -> Result<Response, Failure> {
-    let FenceRequest { region, reason } = read_json(body)?;
+    let FenceRequest { region, reason, alive } = read_json(body)?;
     let reason = one_line(&reason)?;
+    let heard = if alive { Vec::new() } else { heard_of(&*state.node_status().await?, &region) };
+    if !heard.is_empty() {
+        return Err(Failure::alive(&region, &heard));
+    }
     let at = state.clock.now().wall;
     let command = Change::FenceLimits { region: region.clone(), reason, author }.at(at);
     let mut answer = order(&state, command).await?;
@@ -188,6 +193,14 @@ pub(super) fn serving_regions(status: &NodeStatus) -> Vec<RegionId> {
     };
     let open = status.regions.iter().filter(|(_, region)| region.state == RegionHealth::Serving);
     open.map(|(region, _)| region.clone()).filter(answers).collect()
+}
+
+/// Nodes of a region that this node heard lately, or is.
+fn heard_of(status: &NodeStatus, region: &RegionId) -> Vec<NodeName> {
+    let own = (status.region == *region).then(|| status.node.clone());
+    let lately =
+        |(_, peer): &(&NodeName, &PeerNodeStatus)| peer.region == *region && peer.heard.is_some_and(|age| age <= FRESH);
+    own.into_iter().chain(status.peers.iter().filter(lately).map(|(node, _)| node.clone())).collect()
 }
 
 #[cfg(test)]

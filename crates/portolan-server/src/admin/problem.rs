@@ -7,6 +7,7 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use portolan_config::{Faults, Refusal};
+use portolan_model::{NodeName, RegionId};
 use portolan_raft::ProposeError;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -88,6 +89,21 @@ impl Failure {
             Refusal::TooMuch { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-much"),
         };
         Self::new(status, refusal.to_string()).kind(kind, "The change was refused; nothing was changed")
+    }
+
+    /// A region that was to be fenced as gone, and is not.
+    pub(crate) fn alive(region: &RegionId, heard: &[NodeName]) -> Self {
+        let others = match heard.len() {
+            1 => String::new(),
+            nodes => format!(" and {} more of its nodes", nodes - 1),
+        };
+        let detail = format!(
+            "`{region}` is alive: {}{others} answered within the last seconds. A fence is for a region that is gone; this \
+             one would refuse its clients until it is unfenced, and for up to some windows of each limit after. Drain it \
+             to move its clients; to fence it all the same, say that it is alive (`--alive`)",
+            heard[0]
+        );
+        Self::new(StatusCode::CONFLICT, detail).kind("region-alive", "The change was refused; nothing was changed")
     }
 
     /// A change without an outcome.

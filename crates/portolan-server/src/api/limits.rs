@@ -253,6 +253,9 @@ pub struct FenceRequest {
     pub region: RegionId,
     /// Why; kept in the history.
     pub reason: String,
+    /// Also where nodes of it are heard: without this such a region is not fenced.
+    #[serde(default)]
+    pub alive: bool,
 }
 
 /// `POST /v1/limits/unfence`: give a region its shares back.

@@ -144,6 +144,9 @@ async fn accounted(fleet: &Fleet) {
     assert_eq!(nobody["counters"], json!([]), "no service has this name");
     let order = json!({ "region": "c", "reason": "flooded" });
     let (status, answer) = fleet.post("b", "/v1/limits/fence", &order).await.expect("an answer");
+    assert_eq!((status, &answer["type"]), (409, &json!("/problems/region-alive")), "{answer}");
+    let order = json!({ "region": "c", "reason": "flooded", "alive": true });
+    let (status, answer) = fleet.post("b", "/v1/limits/fence", &order).await.expect("an answer");
     assert_eq!((status, &answer["result"]), (200, &json!("fenced")), "{answer}");
     fleet
         .until("the others have c's share", || async {
