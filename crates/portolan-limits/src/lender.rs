@@ -102,6 +102,9 @@ pub(crate) struct Standing {
     pub left: u64,
     /// Units a second that it is asked for.
     pub rate: f64,
+    /// What one request costs at most, and what one cost that was just refused, if one was.
+    pub most_cost: u64,
+    pub refused: u64,
     /// The lender's quota, and the regions that share it.
     pub quota: u64,
     pub regions: u64,
@@ -138,8 +141,14 @@ struct Loan {
 impl Loans {
     /// Asks for a chunk if what is left will not last until one can come.
     pub fn consider(&mut self, limit: LimitId, key: Key, slot: u64, standing: Standing) {
+        let Standing { left, most_cost, refused, .. } = standing;
         let ahead = standing.rate * CHUNK_SECONDS;
-        if self.waiting.len() >= MAX_WAITING || self.slots.len() >= MAX_SLOTS || standing.left as f64 > ahead / 2.0 {
+        let held = self.held(limit, key, slot);
+        let guided = standing.quota.saturating_sub(held).div_ceil(2 * standing.regions).max(1);
+        // Whatever the pace, what is left has to pay for a request; for one that was refused even where little is left to lend.
+        let one = most_cost.min(guided).max(refused);
+        let lasts = left as f64 > ahead / 2.0 && left >= one;
+        if self.waiting.len() >= MAX_WAITING || self.slots.len() >= MAX_SLOTS || lasts {
             return;
         }
         let loan = self.slots.entry((limit, key, slot)).or_default();
@@ -147,8 +156,7 @@ impl Loans {
         if loan.waits || loan.total >= standing.quota {
             return;
         }
-        let most = standing.quota.saturating_sub(loan.held).div_ceil(2 * standing.regions).max(1);
-        let units = (ahead.ceil() as u64).clamp(1, most);
+        let units = (ahead.ceil() as u64).clamp(1, guided).max(one.saturating_sub(left));
         let (sequence, held) = loan.ask(units, standing);
         let Standing { quota, slot_begins, slot_ends, .. } = standing;
         self.waiting.push_back(LoanRequest { limit, key, slot, sequence, held, units, quota, slot_begins, slot_ends });
@@ -229,7 +237,9 @@ mod tests {
 
     fn consider(loans: &mut Loans, left: u64, rate: f64) -> Option<LoanRequest> {
         let [now, slot_ends] = [1000, 2000].map(WallTime::from_unix_millis);
-        let standing = Standing { left, rate, quota: 800, regions: 3, now, slot_begins: now, slot_ends };
+        let (most_cost, refused) = (1, 0);
+        let standing =
+            Standing { left, rate, most_cost, refused, quota: 800, regions: 3, now, slot_begins: now, slot_ends };
         loans.consider(LimitId(1), KEY, 1, standing);
         loans.poll()
     }
@@ -249,6 +259,30 @@ mod tests {
         assert_eq!(loans.handle(reply(1000, Some((100, 100, 0)))), Some(100));
         let request = consider(&mut loans, 40, 200.0).expect("the next");
         assert_eq!((request.held, request.sequence), (100, 1001));
+    }
+
+    #[test]
+    fn what_is_left_pays_for_a_request_however_rarely_one_comes() {
+        let asked = |left, most_cost, refused| {
+            let [now, slot_ends] = [1000, 2000].map(WallTime::from_unix_millis);
+            let standing = Standing {
+                left,
+                rate: 3.0,
+                most_cost,
+                refused,
+                quota: 60,
+                regions: 3,
+                now,
+                slot_begins: now,
+                slot_ends,
+            };
+            let mut loans = Loans::default();
+            loans.consider(LimitId(1), KEY, 1, standing);
+            loans.poll().map(|request| request.units)
+        };
+        assert_eq!([asked(2, 3, 0), asked(3, 3, 0), asked(0, 3, 0)], [Some(2), None, Some(3)]);
+        // Where costs differ no region asks for the dearest beforehand, beyond its part of what is left to lend.
+        assert_eq!([asked(10, 50, 0), asked(9, 50, 0), asked(10, 50, 40)], [None, Some(2), Some(30)]);
     }
 
     #[test]
@@ -299,7 +333,17 @@ mod tests {
         consider(&mut loans, 0, 200.0).expect("asked");
         loans.handle(reply(1000, Some((30, 800, 0))));
         let [slot_begins, now, slot_ends] = [1000, 1500, 2000].map(WallTime::from_unix_millis);
-        let raised = Standing { left: 0, rate: 200.0, quota: 4000, regions: 3, now, slot_begins, slot_ends };
+        let raised = Standing {
+            left: 0,
+            rate: 200.0,
+            most_cost: 1,
+            refused: 0,
+            quota: 4000,
+            regions: 3,
+            now,
+            slot_begins,
+            slot_ends,
+        };
         loans.consider(LimitId(1), KEY, 1, raised);
         assert_eq!(loans.poll().map(|request| (request.held, request.quota)), Some((30, 4000)));
     }

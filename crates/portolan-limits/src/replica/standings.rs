@@ -78,6 +78,8 @@ impl Limits {
         let standing = Standing {
             left: self.entitled(rights, key, slot).saturating_sub(look.used),
             rate: self.rate_of(rights, watch),
+            most_cost: rights.terms.most_cost,
+            refused: look.refused.min(rights.terms.most_cost),
             quota: rights.terms.quota.saturating_sub(book.split()),
             regions: self.regions.len() as u64,
             now: self.wall(),
