@@ -258,8 +258,10 @@ impl World<'_> {
         let head = RequestHead { host: &of.load.host, path: &of.load.path, method: &of.load.method };
         let Found::Route(route) = view.route(&head) else { return None };
         let limits: Vec<&Arc<Limit>> = limits_of(&route, view).collect();
-        let closes =
-            |limit: &&Arc<Limit>| matches!(limit.on_partition, OnPartition::Closed | OnPartition::ClosedMinority);
+        // A shadow refuses nothing.
+        let closes = |limit: &&Arc<Limit>| {
+            !limit.shadow && matches!(limit.on_partition, OnPartition::Closed | OnPartition::ClosedMinority)
+        };
         let closed = limits.iter().copied().filter(closes).cloned().collect();
         let holds = limits.iter().any(|limit| matches!(limit.algorithm, Algorithm::Concurrency { .. }));
         let refunds = |limit: &&Arc<Limit>| limit.refund_on.iter().any(|on| on.takes_in(BAD_GATEWAY, true));
