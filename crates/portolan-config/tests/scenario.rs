@@ -232,3 +232,19 @@ fn a_scenario_may_name_a_gateway_file_or_leave_it_to_the_caller() {
     check("config: ../gateway.yaml\n", Some(GatewaySource::File("../gateway.yaml".to_owned())));
     check("", None);
 }
+
+#[test]
+fn what_would_begin_after_the_end_is_a_fault() {
+    let faults = |rest: &str| {
+        let text = format!("version: 1\ntitle: t\nlength: 60s\n{rest}\n");
+        let file = SourceFile { path: "scenario.yaml".to_owned(), text };
+        Scenario::parse(&file).err().map(|faults| faults.to_string())
+    };
+    let expectation = |from| faults(&format!("expect: {{ limits: [{{ limit: a, over: \"<= 0%\", from: {from} }}] }}"));
+    let step = |at| faults(&format!("steps: [{{ at: {at}, fault: quorum-loss }}]"));
+    assert_eq!((expectation("59s"), step("59s")), (None, None));
+    let told = expectation("60s").expect("a fault");
+    assert!(told.contains("`from: 60s` is after the end of the scenario"), "{told}");
+    let told = step("61s").expect("a fault");
+    assert!(told.contains("`at: 61s` is after the end of the scenario"), "{told}");
+}

@@ -68,6 +68,11 @@ const FENCE_ODDS: u32 = 12;
 const AGREES_WITHIN: Duration = Duration::from_secs(60);
 
 impl Swarm {
+    /// What is drawn from `base`, in words: its steps are no part of that.
+    pub fn title(base: &Scenario) -> String {
+        format!("Drawn faults, fleet and clients of: {}", base.title)
+    }
+
     /// A scenario in the regions of `base`, with its document and clients, and faults, loads and orders from `seed`.
     pub fn draw(seed: u64, base: &Scenario, sources: &Sources) -> Scenario {
         let mut draw = Draw {
@@ -104,7 +109,7 @@ impl Swarm {
         draw.draws = chance::stream(seed, "swarm", "region");
         drawn.within = if draw.one_in(2) && draw.has_siblings() { draw.within() } else { base.within };
         drawn.limit_keys = if draw.one_in(4) { Some(draw.few_keys(base, sources)) } else { base.limit_keys };
-        drawn.title = format!("{} (drawn from seed {seed})", base.title);
+        drawn.title = format!("{} (seed {seed})", Self::title(base));
         (drawn.length, drawn.loss, drawn.jitter) = (length, loss, jitter);
         (drawn.clients, drawn.steps) = (clients, steps);
         drawn.expect = Expect { converged_within: Some(AGREES_WITHIN), ..Expect::default() };

@@ -8,7 +8,7 @@ use crate::{
     Bound, Expect, LimitExpectation, Served,
     decode::{Fields, Shape, duration, entry_name, items, name, named},
     fault::Report,
-    scenario_file::{MAX_LENGTH, Mentions, bound, moment, span},
+    scenario_file::{MAX_LENGTH, Mentions, before_end, bound, span},
     tree::Node,
 };
 
@@ -24,14 +24,19 @@ pub(crate) const LIMIT: Shape = Shape {
     keys: &["limit", "per_slot", "over", "over_mean", "false_rejects", "unavailable", "waited", "from", "until"],
 };
 
-pub(super) fn decode(node: &Node, mentions: &mut Mentions, report: &mut Report<'_>) -> Option<Expect> {
+pub(super) fn decode(
+    node: &Node,
+    length: Option<Duration>,
+    mentions: &mut Mentions,
+    report: &mut Report<'_>,
+) -> Option<Expect> {
     let fields = Fields::open(node, &EXPECT, report)?;
     let availability = fields.get("availability").and_then(|node| bound(node, "\">= 99.9%\"", report));
     let unavailable = fields.get("unavailable").and_then(|node| bound(node, "\"<= 0\"", report));
     let leader_changes = fields.get("leader_changes").and_then(|node| bound(node, "\"<= 2\"", report));
     let config_lag_p99 = fields.get("config_lag_p99").and_then(|node| span(node, report));
     let limits = fields.optional("limits", Vec::new(), report, |node, report| {
-        Some(items(node, MAX_BOUNDS, report)?.iter().filter_map(|item| limit(item, report)).collect())
+        Some(items(node, MAX_BOUNDS, report)?.iter().filter_map(|item| limit(item, length, report)).collect())
     });
     let served = fields.optional("served", Vec::new(), report, |node, report| Some(served(node, mentions, report)));
     let converged_within =
@@ -39,7 +44,7 @@ pub(super) fn decode(node: &Node, mentions: &mut Mentions, report: &mut Report<'
     Some(Expect { availability, unavailable, leader_changes, config_lag_p99, limits, served, converged_within })
 }
 
-fn limit(node: &Node, report: &mut Report<'_>) -> Option<LimitExpectation> {
+fn limit(node: &Node, length: Option<Duration>, report: &mut Report<'_>) -> Option<LimitExpectation> {
     let fields = Fields::open(node, &LIMIT, report)?;
     let limit = fields.require("limit", "orders-total", report).and_then(|node| name(node, report));
     let per_slot = fields.get("per_slot").and_then(|node| bound(node, "\"<= 5000\"", report));
@@ -49,7 +54,7 @@ fn limit(node: &Node, report: &mut Report<'_>) -> Option<LimitExpectation> {
     let (over, over_mean) = (share("over", report), share("over_mean", report));
     let (false_rejects, waited) = (share("false_rejects", report), share("waited", report));
     let unavailable = fields.get("unavailable").and_then(|node| bound(node, "\"<= 0\"", report));
-    let from = fields.optional("from", Duration::ZERO, report, moment);
+    let from = fields.optional("from", Duration::ZERO, report, |node, report| before_end(node, length, report));
     let until = fields.get("until").and_then(|node| span(node, report));
     let part = fields.get("from").or(fields.get("until"));
     for counted in ["unavailable", "waited"].iter().filter(|_| part.is_some()).filter_map(|key| fields.get(key)) {

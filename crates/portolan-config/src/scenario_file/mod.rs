@@ -85,8 +85,9 @@ fn decode(root: &Node, report: &mut Report<'_>) -> Option<Scenario> {
         step::decode_all(node, length, &mut surges, &mut mentions, report)
     });
     load::check(&clients, &surges, report);
-    let expect = fields
-        .optional("expect", Expect::default(), report, |node, report| expect::decode(node, &mut mentions, report));
+    let expect = fields.optional("expect", Expect::default(), report, |node, report| {
+        expect::decode(node, length, &mut mentions, report)
+    });
     Some(Scenario {
         title: title?,
         config,
@@ -204,6 +205,16 @@ fn span(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
 /// A moment of virtual time.
 fn moment(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
     duration(node, Duration::ZERO..=MAX_LENGTH, report)
+}
+
+/// A moment before the scenario ends.
+fn before_end(node: &Node, length: Option<Duration>, report: &mut Report<'_>) -> Option<Duration> {
+    let at = moment(node, report)?;
+    if length.is_some_and(|length| at >= length) {
+        let message = format!("{} is after the end of the scenario", node.quoted());
+        report.fault(node.at, message, "make it earlier, or raise `length`".to_owned());
+    }
+    Some(at)
 }
 
 fn bound<T: FromStr>(node: &Node, example: &str, report: &mut Report<'_>) -> Option<Bound<T>> {

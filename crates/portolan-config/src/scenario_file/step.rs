@@ -7,10 +7,10 @@ use crate::{
     decode::{Fields, Shape, choice, flag, items, text, whole},
     fault::{Report, Span},
     scenario_file::{
-        Mentions,
+        Mentions, before_end,
         fault::{self, Kind},
         load::Surge,
-        moment, span,
+        span,
     },
     tree::Node,
 };
@@ -140,14 +140,7 @@ fn start(
     mentions: &mut Mentions,
     report: &mut Report<'_>,
 ) -> Option<Start> {
-    let at = fields.get("at").and_then(|node| {
-        let at = moment(node, report)?;
-        if length.is_some_and(|length| at >= length) {
-            let message = format!("{} is after the end of the scenario", node.quoted());
-            report.fault(node.at, message, "start it earlier, or raise `length`".to_owned());
-        }
-        Some(at)
-    });
+    let at = fields.get("at").and_then(|node| before_end(node, length, report));
     let Some(condition) = fields.get("when") else {
         if fields.get("at").is_none() {
             let message = format!("{} lacks `at`", node.quoted());

@@ -44,7 +44,8 @@ pub fn run(prepared: &[Prepared], seeds: &Seeds, arguments: &str) -> Vec<Report>
     drop(progress);
     let report = |(one, runs): (&Prepared, Mutex<Runs>)| {
         let runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Report::new(&one.file, &one.scenario.title, arguments, runs).with_terms(&one.sources)
+        let title = if seeds.swarm { Swarm::title(&one.scenario) } else { one.scenario.title.clone() };
+        Report::new(&one.file, &title, arguments, runs).with_terms(&one.sources)
     };
     prepared.iter().zip(runs).map(report).collect()
 }
