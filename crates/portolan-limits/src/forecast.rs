@@ -73,7 +73,8 @@ impl Flow {
 
     /// Takes in what was asked for since the last call: in the slot that was known then, and in `slot` if that is another. It
     /// is one reading of the rate: of a slot that ended in refusals the part before the turn alone would look like a lull.
-    pub fn record(&mut self, (before, here): (u64, u64), slot: u64, window: f64, now: Timestamp) {
+    /// Units come `lump` at a time.
+    pub fn record(&mut self, (before, here): (u64, u64), lump: u64, slot: u64, window: f64, now: Timestamp) {
         let within = span(window);
         let elapsed = now.since(self.since).as_secs_f64();
         self.asked += before as f64;
@@ -88,7 +89,8 @@ impl Flow {
             return;
         }
         self.since = now;
-        let weight = if unlikely(asked as f64, self.rate * elapsed) { JUMP } else { elapsed / (elapsed + within) };
+        let jumps = unlikely(asked as f64, self.rate * elapsed, lump as f64);
+        let weight = if jumps { JUMP } else { elapsed / (elapsed + within) };
         self.rate += (asked as f64 / elapsed.max(SHORTEST_READING) - self.rate) * weight;
         self.rate = self.rate.max(0.0);
     }
@@ -97,7 +99,7 @@ impl Flow {
         let missed = slot - self.slot - 1;
         if self.whole || self.per_slot.is_some() {
             let before = self.per_slot.unwrap_or(self.asked);
-            let weight = if unlikely(self.asked, before) { 1.0 } else { SLOT_WEIGHT };
+            let weight = if unlikely(self.asked, before, 1.0) { 1.0 } else { SLOT_WEIGHT };
             let mut average = before + (self.asked - before) * weight;
             for _ in 0..missed.min(8) {
                 average -= average * SLOT_WEIGHT;
@@ -136,11 +138,11 @@ impl Flow {
     }
 }
 
-/// Whether a count is three standard deviations of a Poisson process from what was expected: demand has jumped, and an
-/// average over the time before would only hide it.
-fn unlikely(count: f64, expected: f64) -> bool {
+/// Whether a count is three standard deviations of a Poisson process of lumps from what was expected: demand has jumped, and
+/// an average over the time before would only hide it.
+fn unlikely(count: f64, expected: f64, lump: f64) -> bool {
     let off = count - expected;
-    off * off > 9.0 * count.max(expected).max(1.0)
+    off * off > 9.0 * count.max(expected).max(1.0) * lump
 }
 
 /// An expectation with one standard deviation of a Poisson process on top.
@@ -200,19 +202,31 @@ mod tests {
     fn a_steady_flow_is_forecast_after_a_slot_and_a_half() {
         let mut flow = Flow::new(0, at(0));
         for tick in 1..=25u64 {
-            flow.record((0, 30), tick / 10, 1.0, at(tick * 100));
+            flow.record((0, 30), 1, tick / 10, 1.0, at(tick * 100));
         }
         assert!((flow.rate(1.0) - 300.0).abs() < 10.0, "{}", flow.rate(1.0));
         assert!((flow.next(1.0, 0.5) - 300.0).abs() < 15.0, "{}", flow.next(1.0, 0.5));
     }
 
     #[test]
+    fn a_chunk_that_another_node_was_granted_is_no_jump_of_demand() {
+        let rate = |lump| {
+            let mut flow = Flow::new(0, at(0));
+            (1..=600).for_each(|tick| {
+                flow.record((0, if tick % 10 == 0 { 90 } else { 0 }), lump, 0, 86_400.0, at(tick * 100))
+            });
+            flow.rate(86_400.0)
+        };
+        assert!((rate(90) - 90.0).abs() < 20.0 && rate(1) > 400.0, "{} {}", rate(90), rate(1));
+    }
+
+    #[test]
     fn demand_that_ends_is_forgotten_within_a_second_and_over_slots() {
         let mut flow = Flow::new(0, at(0));
-        (1..=30).for_each(|tick| flow.record((0, 30), tick / 10, 1.0, at(tick * 100)));
-        (31..=60).for_each(|tick| flow.record((0, 0), tick / 10, 1.0, at(tick * 100)));
+        (1..=30).for_each(|tick| flow.record((0, 30), 1, tick / 10, 1.0, at(tick * 100)));
+        (31..=60).for_each(|tick| flow.record((0, 0), 1, tick / 10, 1.0, at(tick * 100)));
         assert!(flow.rate(1.0) < 2.0 && flow.next(1.0, 0.9) < 60.0, "{} {}", flow.rate(1.0), flow.next(1.0, 0.9));
-        flow.record((0, 0), 100, 1.0, at(100_000));
+        flow.record((0, 0), 1, 100, 1.0, at(100_000));
         assert!(flow.next(1.0, 1.0) < 1.0);
     }
 

@@ -191,6 +191,8 @@ pub struct Limits {
     repair_turn: usize,
     /// By region: how many more digests ask it for what it holds of this region's rows.
     echo_rounds: Vec<usize>,
+    /// When what was asked for so has come, as a rule.
+    echoed_at: Timestamp,
     swept_up_to: usize,
     /// What the last walk over a large table found, and when it was.
     walked: Mutex<Option<(Timestamp, BTreeMap<LimitId, OwnUse>)>>,
@@ -260,6 +262,7 @@ impl Limits {
             next_digest: now.mono,
             repair_turn: 0,
             echo_rounds: vec![0; count],
+            echoed_at: Timestamp::ZERO,
             swept_up_to: 0,
             walked: Mutex::new(None),
             redefined: false,

@@ -285,6 +285,10 @@ impl Limits {
 /// Messages in answer to one question: 14 336 rows.
 const MAX_REPAIR_MESSAGES: usize = 256;
 
+/// So long after a shard was taken over rows of slots that its owners before spent have come back from the regions that are
+/// heard: they were asked for at once, and once or twice again.
+pub(super) const ECHOED_WITHIN: Duration = Duration::from_secs(2);
+
 /// Digests that ask for echoes after a shard was taken over, or after one told something: in so many each bucket was first
 /// in turn, even where a digest was lost. Under load digests never agree, so nothing else would end the echoes of a long slot.
 pub(super) const ECHO_ROUNDS: usize = 2 * DIGEST_BUCKETS;

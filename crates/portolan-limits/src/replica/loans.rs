@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::{Limits, transmit::row_interval};
 use crate::{
     account::{Account, Field, Loan},
-    counter::Counter,
+    counter::{Allowance, Counter},
     definition::Kind,
     forecast::{Demand, with_margin},
     key::Key,
@@ -54,6 +54,10 @@ impl Limits {
         let begin = rights.terms.begin(slot);
         // After a restart nothing may be left of a slot that this process lent of: the horizon says which those are.
         if !self.may_give(rights, key, slot, begin) || self.stopped(rights, slot) {
+            return;
+        }
+        // What was lent of it before has to be known, for a loan is told as a total.
+        if self.awaits_own_row(rights, key, slot) {
             return;
         }
         // What a region without a share has, it borrowed, and nobody takes that from it.
@@ -133,9 +137,13 @@ impl Limits {
         let start = rights.start(&self.shared, key, slot);
         let current = rights.terms.slot(self.wall());
         let shared = &self.shared;
+        let kept = if rights.terms.marked() { self.kept_for_requests(rights, key, slot) } else { 0 };
         let take = |counter: &Counter| {
-            let durable =
-                if rights.terms.marked() { rights.allowance(shared, counter, key, slot).amount } else { entitled };
+            let durable = match rights.allowance(shared, counter, key, slot) {
+                _ if !rights.terms.marked() => entitled,
+                Allowance { amount, .. } if amount < entitled => amount.saturating_sub(kept),
+                Allowance { amount, .. } => amount,
+            };
             let leaf = Leaf::new(shared, rights, key, counter);
             let taken = match rights.terms.kind {
                 Kind::Sliding if slot > current => leaf.withdraw(slot, amount, entitled),
@@ -151,7 +159,7 @@ impl Limits {
         let Some((taken, used, allowance)) = self.with_entry(rights, key, take) else { return 0 };
         self.note_lent(rights, key, slot, taken);
         if taken < amount && rights.terms.marked() && allowance.amount < entitled {
-            self.ask_for_mark(rights, key, slot, used.saturating_add(amount - taken).min(entitled));
+            self.ask_for_mark(rights, key, slot, used.saturating_add(amount - taken + kept).min(entitled));
         }
         taken
     }

@@ -5,7 +5,7 @@ use portolan_model::{Now, WallTime};
 use super::Limits;
 use crate::{
     counter::{Allowance, Counter},
-    definition::Kind,
+    definition::{Kind, Terms},
     key::Key,
     marks::{MAX_MARKS, Mark, MarkSequence},
     rights::Rights,
@@ -131,18 +131,30 @@ impl Limits {
     /// another owner, is as much again as it spent under this one at most, be it little: what it began with is no spend.
     fn ahead(&self, rights: &Rights, key: Key, slot: u64, used: u64, allowance: Allowance) -> Option<u64> {
         let terms = &rights.terms;
-        let begun = self.begun(rights, key, slot);
-        let spent = match begun {
-            // Nor is what was lent.
-            0 => self.consumed(rights, key, slot, used),
-            _ => used.saturating_sub(begun),
-        };
-        let chunk = if begun == 0 { terms.chunk } else { (spent / 2).clamp(terms.step, terms.chunk) };
+        let (begun, spent) = self.spent_since(rights, key, slot, used);
+        let chunk = mark_chunk(terms, begun, spent);
         let left = allowance.amount.saturating_sub(used);
         let enough = allowance.pending != Some(WaitReason::Mark) || left > chunk / 2;
         // A key that ran dry spends faster than the disk writes: its marks double, so that a burst waits for a few writes and
         // not for one per chunk.
         (!enough).then(|| if left == 0 { chunk.max(spent) } else { chunk })
+    }
+
+    /// What a key began with in a slot, and what requests spent of it since.
+    fn spent_since(&self, rights: &Rights, key: Key, slot: u64, used: u64) -> (u64, u64) {
+        match self.begun(rights, key, slot) {
+            // Nor is what was lent.
+            0 => (0, self.consumed(rights, key, slot, used)),
+            begun => (begun, used.saturating_sub(begun)),
+        }
+    }
+
+    /// What of a durable mark is not lent, so that requests need not wait for the next: where they find nothing left, marks
+    /// double.
+    pub(super) fn kept_for_requests(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
+        let used = self.shared.table.with(key, |counter| counter.used(slot)).unwrap_or(0);
+        let (begun, spent) = self.spent_since(rights, key, slot, used);
+        mark_chunk(&rights.terms, begun, spent)
     }
 
     /// What is used of a key's slot that nobody asked for under this owner; 0 for a slot that was its own from the beginning.
@@ -202,6 +214,11 @@ impl Limits {
             self.durability.want(Mark { limit: rights.id, key, slot, spent, ends });
         }
     }
+}
+
+/// How far marks are ahead, of a slot in which so much was spent since it began with `begun`.
+fn mark_chunk(terms: &Terms, begun: u64, spent: u64) -> u64 {
+    if begun == 0 { terms.chunk } else { (spent / 2).clamp(terms.step, terms.chunk) }
 }
 
 /// Lets a counter spend up to a durable mark; `most` is what it may come to.

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use portolan_config::{LimitId, Roster};
 use portolan_model::{Now, WallTime};
 
-use super::{Event, Limits, exchange::ECHO_ROUNDS};
+use super::{
+    Event, Limits,
+    exchange::{ECHO_ROUNDS, ECHOED_WITHIN},
+};
 use crate::{
     Cell,
     counter::{Allowance, Counter},
@@ -76,6 +79,8 @@ impl Limits {
         }
         self.durability.inherit(&barrier);
         self.echo_rounds.fill(ECHO_ROUNDS);
+        self.echoed_at = self.last.mono + ECHOED_WITHIN;
+        self.next_digest = self.last.mono;
         let wall = self.wall();
         let mut by_limit = BTreeMap::<LimitId, Vec<Mark>>::new();
         for mark in marks.into_iter().filter(|mark| mark.ends > wall) {

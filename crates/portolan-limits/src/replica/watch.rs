@@ -153,8 +153,10 @@ impl Limits {
             Kind::Bucket(_) if !rights.lends_rate(slot) => net.saturating_add(drawn),
             _ => self.consumed(rights, key, slot, look.used),
         };
+        // A key without room for a counter has its mark.
+        let consumed = consumed.max(unasked);
         let asked = consumed.saturating_sub(net) + look.refused;
-        flow.record((before, asked), slot, window, now.mono);
+        flow.record((before, asked), self.lump(rights, key, slot), slot, window, now.mono);
         self.count(rights, consumed.saturating_sub(net), look.refused);
         self.count_refused_below(rights, key, slot, consumed, look.refused);
         self.mark_refused(rights, key, slot, look.refused);
@@ -169,6 +171,13 @@ impl Limits {
         if pressed || told(self, slot) {
             self.join_own(rights, key, slot, consumed, self.demand_of(rights, &watch));
         }
+    }
+
+    /// Units that are counted at a time at most: of a long window a chunk that another node was granted counts at once, and is
+    /// spent over seconds.
+    fn lump(&self, rights: &Rights, key: Key, slot: u64) -> u64 {
+        let granted = || self.siblings.grants.chunk_of(&Cell { limit: rights.id, key, slot });
+        if rights.terms.marked() { granted().max(1) } else { 1 }
     }
 
     /// What was consumed and not given back, given what is used: that also has what was lent.
@@ -211,13 +220,20 @@ impl Limits {
             return;
         }
         let mut row = Row { lent: smallvec![], demand, ..before };
-        if net >= row.net() {
+        if self.awaits_own_row(rights, key, slot) {
+            // Of what is used it is not known how much was lent.
+        } else if net >= row.net() {
             row.consumed = row.refunded + net;
-        } else if !rights.was_touched(&self.shared, key, slot) {
-            // Of a slot that the process before may have spent the row says more than our counter: nothing was given back.
+        } else if rights.terms.marked() || !rights.was_touched(&self.shared, key, slot) {
+            // Of a slot without marks that the process before spent the row says more than our counter.
             row.refunded = row.consumed - net;
         }
         self.write_own(rights, key, slot, &row);
+    }
+
+    /// Whether what an owner before told of a slot may still have to come back from other regions.
+    pub(super) fn awaits_own_row(&self, rights: &Rights, key: Key, slot: u64) -> bool {
+        self.last.mono < self.echoed_at && rights.was_touched(&self.shared, key, slot)
     }
 
     /// Joins a row of our own; the others will hear of it.

@@ -35,6 +35,8 @@ struct Given {
     returned: u64,
     /// Of what was granted, what there was plenty for.
     spare: u64,
+    /// The last of it.
+    chunk: u64,
     /// Of a bucket: what is known to be spent.
     spent: u64,
     /// Of a bucket: of what is out, what was borrowed.
@@ -108,6 +110,7 @@ impl Grants {
     pub fn settle(&mut self, from: &NodeName, ask: &Ask, taken: u64, more: bool, plenty: bool) -> Grant {
         let Some(given) = self.given_to(from, ask) else { return Self::nothing(ask) };
         given.granted += taken;
+        given.chunk = taken;
         given.spare += if plenty { taken } else { 0 };
         Grant { cell: ask.cell, granted: given.granted, returned: given.returned, more, plenty }
     }
@@ -126,6 +129,11 @@ impl Grants {
     /// Units of a cell that are granted because there was plenty, and not returned: for the whole slot, be they spent or not.
     pub fn spare(&self, cell: &Cell) -> u64 {
         self.of_cell(cell).fold(0, |sum, given| sum.saturating_add(given.spare.saturating_sub(given.returned)))
+    }
+
+    /// The largest part of a cell that a node was granted last.
+    pub fn chunk_of(&self, cell: &Cell) -> u64 {
+        self.of_cell(cell).map(|given| given.chunk).max().unwrap_or(0)
     }
 
     fn of_cell(&self, cell: &Cell) -> impl Iterator<Item = &Given> {
