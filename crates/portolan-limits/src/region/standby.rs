@@ -375,9 +375,16 @@ impl Mirror {
         self.owners.values().flat_map(Mirrored::marks)
     }
 
-    /// Forgets marks that mean nothing any more, of owners that are gone, too.
+    /// Forgets marks of slots that are over, of owners that are gone, too. From then on those are over for whoever goes on
+    /// from this copy: by another clock they may not be, and nothing would seem to be spent of them.
     pub fn forget(&mut self, wall: WallTime) {
-        self.owners.values_mut().for_each(|owner| owner.marks.retain(|_, mark| mark.ends > wall));
+        for owner in self.owners.values_mut() {
+            let known = owner.marks.len();
+            owner.marks.retain(|_, mark| mark.ends > wall);
+            if owner.marks.len() < known {
+                owner.floor = owner.floor.max(wall);
+            }
+        }
     }
 }
 
@@ -500,6 +507,24 @@ mod tests {
             mirror.marks().filter(covers).map(|held| held.spent).max()
         };
         assert!(all.iter().step_by(97).all(|mark| known(mark) >= Some(mark.spent)));
+    }
+
+    #[test]
+    fn a_slot_whose_marks_a_standby_has_forgotten_is_over_for_whoever_goes_on_from_it() {
+        let ranking = ranking(1, &["a", "b"]);
+        let shard = shard_of(&ranking, "a", Some("b"));
+        let (mut copies, mut mirror) = (copies(&ranking), Mirror::default());
+        copies.handle_write(&write(1, vec![mark(shard, 7)]));
+        let (_, update) = copies.poll_transmit(at(0)).expect("an update");
+        mirror.handle_update(&node("b"), &node("a"), update, &ranking).expect("an answer");
+        let mut left = |now| {
+            mirror.forget(wall(now));
+            let (_, mirrored) = mirror.owner(shard).expect("whole");
+            (mirrored.marks().count(), mirrored.floor)
+        };
+        assert_eq!(left(999_999), (1, wall(1)));
+        // Its clock is ahead: by that of others the slot still lasts.
+        assert_eq!(left(1_000_400), (0, wall(1_000_400)));
     }
 
     #[test]

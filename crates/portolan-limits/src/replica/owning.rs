@@ -14,7 +14,7 @@ use crate::{
     Cell,
     counter::{Allowance, Counter},
     definition::Kind,
-    horizon::HORIZON_LEAD,
+    horizon::{Barrier, HORIZON_LEAD},
     key::Key,
     marks::Mark,
     region::{
@@ -74,6 +74,9 @@ impl Limits {
     }
 
     fn open_taken(&mut self, Taken { shards, barrier, marks }: Taken) {
+        // Slots that are over here are for good: their marks are not kept, and a node whose clock is behind may ask for them.
+        let [horizon, floor, closed] = barrier.instants();
+        let barrier = Barrier::of(horizon, floor.max(self.wall()), closed);
         if !self.fenced {
             shards.iter().for_each(|shard| self.shared.gates.shard(shard).take(&barrier));
         }
@@ -204,10 +207,25 @@ mod tests {
     use portolan_model::Timestamp;
 
     use super::*;
-    use crate::{LimitsConfig, Recovery, horizon::Barrier};
+    use crate::{LimitsConfig, Recovery};
 
     fn at(millis: u64) -> Now {
         Now { mono: Timestamp::ZERO, wall: WallTime::from_unix_millis(millis) }
+    }
+
+    #[test]
+    fn a_slot_that_is_over_here_is_not_opened_with_a_shard_for_nodes_whose_clock_is_behind() {
+        let mut limits = Limits::new(LimitsConfig::alone(), Recovery::FirstStart, at(10_400));
+        limits.handle_definitions(&[crate::Definition::of_rate(1, "200/10s")], at(10_400));
+        let wall = WallTime::from_unix_millis;
+        // Its owner was in the slot before when it wrote last.
+        let barrier = Barrier::of(wall(11_900), wall(9_900), wall(0));
+        let spent = Mark { limit: LimitId(1), key: Key::from_bits(5), slot: 0, spent: 200, ends: wall(10_000) };
+        limits.open_taken(Taken { shards: ShardSet::ALL, barrier, marks: vec![spent] });
+        let rights = limits.limiter().rights(LimitId(1)).expect("it is defined").terms.clone();
+        let gate = limits.shared.gates.of(spent.key);
+        let opens = |slot| gate.barrier().opens(&rights, slot, rights.begin(slot));
+        assert_eq!([opens(0), opens(1)], [false, true]);
     }
 
     #[test]
