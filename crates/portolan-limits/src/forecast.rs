@@ -46,6 +46,11 @@ impl Demand {
         let (now, before) = (self.rate.units(), told.rate.units());
         (now - before).abs() > before.max(SMALL_RATE) * NOTABLE_CHANGE
     }
+
+    /// Whether this is the first that is told of demand, or differs from what was told.
+    pub fn is_news(self, told: Self) -> bool {
+        self.differs(told) || (told == Self::default() && self != told)
+    }
 }
 
 impl Level {
@@ -236,5 +241,8 @@ mod tests {
         assert!(Demand::new(130.0, 100.0).differs(told) && Demand::new(70.0, 100.0).differs(told));
         assert!(!Demand::new(120.0, 500.0).differs(told));
         assert!(!Demand::new(2.0, 2.0).differs(Demand::new(1.0, 1.0)));
+        let (some, none) = (Demand::new(1.0, 9.0), Demand::default());
+        assert!(some.is_news(none) && !some.is_news(some) && !none.is_news(some) && !none.is_news(none));
+        assert!(Demand::new(500.0, 500.0).is_news(told));
     }
 }

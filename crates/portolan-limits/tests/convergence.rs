@@ -88,6 +88,21 @@ fn a_key_falls_silent_that_is_used_on_after_an_overload_far_from_its_limit() {
 }
 
 #[test]
+fn a_key_of_a_long_window_falls_silent_that_nobody_asks_for_since_it_is_used_up() {
+    let mut fleet = Fleet::new(3, vec![definition(1, "6/h", OnPartition::Static)], 7);
+    fleet.settle();
+    for _ in 0..8 {
+        (0..3).for_each(|at| drop(fleet.request(at, &[(1, 7)])));
+        fleet.run(500);
+    }
+    fleet.run(15_000);
+    let sent = |fleet: &Fleet| [0, 1, 2].map(|at| fleet.limits(at).stats().rows_sent);
+    let before = sent(&fleet);
+    fleet.run(5000);
+    assert_eq!(sent(&fleet), before);
+}
+
+#[test]
 fn buckets_that_nobody_asks_for_fall_silent() {
     for (count, burst) in [(300, 60), (300, 300), (60, 60)] {
         let rate = Rate { count, per: Duration::from_secs(1) };

@@ -104,10 +104,12 @@ impl Limits {
             let counts = lends && self.has_share(rights, rows.slot, from);
             let borrowed = |limits: &Self| if counts { limits.lent_by(rights, *key, rows.slot, from) } else { 0 };
             let before = borrowed(self);
+            let told = self.ledger.row(rows.limit, *key, rows.slot, from).demand;
             match self.join(rows.limit, *key, rows.slot, from, row) {
                 Joined::Raised => self.stats.rows_raised += 1,
-                // A region that has spent all it has, or has nothing, says what it is asked for and no more.
-                Joined::Known if row.demand != Demand::default() => {}
+                // A region that has spent all it has, or has nothing, says what it is asked for and no more. It is heeded
+                // when it says so first, or something else: else regions would go on watching a key because others do.
+                Joined::Known if row.demand.is_news(told) => {}
                 Joined::Known | Joined::Full | Joined::Dead => continue,
             }
             let lent = borrowed(self) - before;
