@@ -1,7 +1,7 @@
 //! Draws scenarios from a seed: which faults, when, how long, how hard, under which load. Swarm testing (Groce et al.,
 //! ISSTA 2012): each draw leaves some kinds of faults out, so that no kind hides another.
 //!
-//! Every draw ends in a quiet phase in which the fleet must agree again. Draws nothing that ends a fleet for good.
+//! Every draw ends in a quiet phase in which clients go on, and then the fleet must agree again. Draws nothing that ends a fleet for good.
 
 use portolan_config::{
     Action, Arrivals, Bursts, Cut, Direction, Disk, DiskState, Drift, Expect, LenderState, LinkEffect, OperatorVerb,
@@ -54,9 +54,11 @@ const KINDS: [Kind; 14] = [
     Kind::Lender,
 ];
 
-/// Shortest and longest scenario that is drawn, and the part of it in which faults are.
+/// Shortest and longest scenario that is drawn, and the part of it in which faults are; and how long it goes on beyond that, so
+/// that the fleet gets over them while clients ask.
 const LENGTH: (u64, u64) = (30, 90);
 const FAULTY: f64 = 0.7;
+const QUIET: Duration = Duration::from_secs(15);
 
 /// Most steps of a scenario.
 const MAX_STEPS: u32 = 12;
@@ -110,7 +112,7 @@ impl Swarm {
         drawn.within = if draw.one_in(2) && draw.has_siblings() { draw.within() } else { base.within };
         drawn.limit_keys = if draw.one_in(4) { Some(draw.few_keys(base, sources)) } else { base.limit_keys };
         drawn.title = format!("{} (seed {seed})", Self::title(base));
-        (drawn.length, drawn.loss, drawn.jitter) = (length, loss, jitter);
+        (drawn.length, drawn.loss, drawn.jitter) = (length + QUIET, loss, jitter);
         (drawn.clients, drawn.steps) = (clients, steps);
         drawn.expect = Expect { converged_within: Some(AGREES_WITHIN), ..Expect::default() };
         drawn
