@@ -123,6 +123,12 @@ impl Clocks {
         self.moments = (0..places).map(of_place).collect();
     }
 
+    /// Whether no two nodes are further apart than is tolerated.
+    pub fn are_sound(&self) -> bool {
+        let widest = self.widest();
+        widest.ahead_ms + widest.behind_ms <= TOLERATED_MS
+    }
+
     /// What nodes anywhere may take for the present.
     pub fn widest(&self) -> Moment {
         self.moment(|_| true)
@@ -139,6 +145,12 @@ impl Clocks {
 }
 
 impl Moment {
+    /// The slot that `at_ms` of the scenario falls into by true time.
+    pub fn slot_at(&self, windows: &Windows, at_ms: i64) -> u64 {
+        let elapsed = Duration::from_millis(u64::try_from(at_ms).unwrap_or_default());
+        windows.slot(BEGIN + self.zero.since(Timestamp::ZERO) + elapsed)
+    }
+
     /// When a slot begins, in milliseconds of the scenario; before it for a negative one.
     pub fn begin(&self, windows: &Windows, slot: u64) -> i64 {
         let zero = BEGIN.as_unix_millis() + self.zero.as_nanos() / 1_000_000;

@@ -214,6 +214,7 @@ impl World<'_> {
             self.faults.begun.entry(step).or_default().hosts.push(host);
             if disk == Disk::Lost {
                 self.oracle.forget_revision(&name);
+                self.tally.truth.note_lost_disk(self.at_ms());
             }
         }
     }

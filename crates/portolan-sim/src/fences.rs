@@ -2,9 +2,9 @@
 //! it had: the operator has vouched that it does not, so the limits are held without it. Never asks a region that has
 //! heard of its fence for less than any other, whatever else it has not heard.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::Fence;
+use portolan_config::{Fence, Intent};
 use portolan_model::{RegionId, WallTime};
 
 use crate::{host::Host, world::World};
@@ -22,6 +22,8 @@ struct Fenced {
     ordered: (WallTime, u64),
     /// Whether that is over.
     lifted: bool,
+    /// When it was there last, in milliseconds of the scenario.
+    in_force_ms: i64,
     /// When some node of the region had not heard of it last, in milliseconds of the scenario.
     unaware_ms: Option<i64>,
 }
@@ -30,7 +32,7 @@ impl Fences {
     /// Takes in which regions are fenced, and since when, as the log has it up to `index`.
     fn order(&mut self, fences: &BTreeMap<usize, WallTime>, index: u64) {
         for (&place, &at) in fences {
-            let new = Fenced { ordered: (at, index), lifted: false, unaware_ms: None };
+            let new = Fenced { ordered: (at, index), lifted: false, in_force_ms: 0, unaware_ms: None };
             let fenced = self.0.entry(place).or_insert(new);
             fenced.lifted = false;
             if fenced.ordered.0 != at {
@@ -43,15 +45,22 @@ impl Fences {
     /// Takes in how much of the log a node of a region has applied; `None` while it is down: it comes back with what it
     /// knew, which may be less than it did. Whoever does not know that a fence is lifted spends too little.
     fn look(&mut self, place: usize, applied: Option<u64>, at_ms: i64) {
-        let unaware = |fenced: &&mut Fenced| !fenced.lifted && applied < Some(fenced.ordered.1);
-        if let Some(fenced) = self.0.get_mut(&place).filter(unaware) {
-            fenced.unaware_ms = Some(at_ms);
+        if let Some(fenced) = self.0.get_mut(&place).filter(|fenced| !fenced.lifted) {
+            fenced.in_force_ms = at_ms;
+            if applied < Some(fenced.ordered.1) {
+                fenced.unaware_ms = Some(at_ms);
+            }
         }
     }
 
     /// Whether no region was ever fenced: each has the share that documents state.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// When a region was fenced last, in milliseconds of the scenario.
+    pub fn last_ms(&self) -> Option<i64> {
+        self.0.values().map(|fenced| fenced.in_force_ms).max()
     }
 
     /// Whether what the region at `place` spends of a slot that began at `begins_ms` of the scenario is beyond the limit.
@@ -61,21 +70,29 @@ impl Fences {
     }
 }
 
+/// How much of the log a node has applied.
+fn applied(host: &Host) -> Option<u64> {
+    host.process.as_ref()?.raft.status().last_applied
+}
+
 impl World<'_> {
     /// Looks which regions are fenced, and whether their nodes have heard of it.
     pub fn note_fences(&mut self) {
         let at_ms = self.at_ms();
-        let applied = |host: &Host| host.process.as_ref()?.raft.status().last_applied;
-        let newest = self.hosts.iter().max_by_key(|host| applied(host));
-        let process = newest.and_then(|host| host.process.as_ref());
-        let Some((process, index)) = process.zip(newest.and_then(applied)) else { return };
-        let intent = process.node.view().intent.clone();
+        let Some((intent, index)) = self.newest_intent() else { return };
         let placed = |(region, fence): (&RegionId, &Fence)| Some((self.place_of(region)?, fence.at));
         let fences = intent.limits.fences().iter().filter_map(placed).collect();
         self.tally.truth.fences.order(&fences, index);
         for host in &self.hosts {
             self.tally.truth.fences.look(host.place, applied(host), at_ms);
         }
+    }
+
+    /// What the cluster has agreed on, as the node has it that has applied most of the log, and how much that is.
+    pub fn newest_intent(&self) -> Option<(Arc<Intent>, u64)> {
+        let newest = self.hosts.iter().max_by_key(|host| applied(host))?;
+        let process = newest.process.as_ref()?;
+        Some((Arc::clone(&process.node.view().intent), applied(newest)?))
     }
 }
 

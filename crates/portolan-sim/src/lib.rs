@@ -42,6 +42,7 @@ mod quotas;
 mod recent;
 mod recorder;
 mod slots;
+mod splits;
 mod tally;
 mod trouble;
 mod watch;

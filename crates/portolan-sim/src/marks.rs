@@ -57,6 +57,11 @@ impl MarkFiles {
         self.full = full;
     }
 
+    /// Whether writes are done, and in the time that they take.
+    pub fn is_well(&self) -> bool {
+        !self.full && self.slow_by.is_zero()
+    }
+
     /// From here on every write takes this much longer.
     pub fn set_slow(&mut self, by: Duration) {
         self.slow_by = by;

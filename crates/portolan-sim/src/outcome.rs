@@ -70,6 +70,8 @@ pub enum Invariant {
     RevisionNeverFalls,
     /// A known name has an address, and never that of a region that is down or drained while another serves.
     DnsAnswer,
+    /// Some time after the last fault what every region has room for by its own share is refused nowhere.
+    RoomIsGiven,
     /// After the last fault all nodes agree on revision, leader and counters within the time that is expected.
     Converges,
 }
@@ -84,6 +86,7 @@ impl Invariant {
             Self::AcknowledgedRevisionKept => "an acknowledged revision is kept",
             Self::RevisionNeverFalls => "the revision of a node never falls",
             Self::DnsAnswer => "a known name is answered with a region that serves",
+            Self::RoomIsGiven => "nothing is refused that has room",
             Self::Converges => "all nodes agree after the last fault",
         }
     }

@@ -3,6 +3,7 @@
 
 mod limit;
 mod live;
+mod room;
 mod rules;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -16,6 +17,7 @@ use tokio::time::Duration;
 pub use self::limit::LimitTally;
 use self::{
     live::Live,
+    room::Asked,
     rules::{Part, Rules},
 };
 use crate::{
@@ -26,6 +28,7 @@ use crate::{
     quotas::Quotas,
     recent::Recent,
     slots::{Slot, Slots, Sums, Tank},
+    splits::Splits,
     trouble::{State, Trouble},
 };
 
@@ -56,13 +59,28 @@ pub struct Truth {
     pub quotas: Quotas,
     /// Regions that operators have given up.
     pub fences: Fences,
+    /// How limits are split.
+    pub splits: Splits,
     /// Since when the fleet is well.
     pub trouble: Trouble,
     /// When lenders forgot what they had lent, in milliseconds of the scenario and in civil time.
     lost_loans: Vec<(i64, Moment)>,
+    /// When some node lost its disk last, in milliseconds of the scenario.
+    lost_disk_ms: Option<i64>,
+    /// Whether nodes have less room than there are keys.
+    is_short: bool,
 }
 
 impl Truth {
+    /// Notes that a node has lost its disk.
+    pub fn note_lost_disk(&mut self, at_ms: i64) {
+        self.lost_disk_ms = Some(at_ms);
+    }
+
+    fn lost_disk_since(&self, since_ms: i64) -> bool {
+        self.lost_disk_ms.is_some_and(|at_ms| at_ms >= since_ms)
+    }
+
     /// What a slot may admit by what was in force when its rights were lent, which may be in the one before; of a sliding
     /// window what came of them counts in the next one, too.
     fn bound_of_late(&self, rules: &Rules, part: &Part, state: State) -> u64 {
@@ -91,6 +109,8 @@ struct Counter {
     tank: Option<Tank>,
     /// Of a concurrency limit: what is under way, and what would be.
     live: Live,
+    /// What each region asks for.
+    asked: Asked,
     watched: bool,
     /// The last limit and quota with the most that a slot may admit.
     most: Option<(Arc<Limit>, u64, Most)>,
@@ -108,6 +128,15 @@ impl Counter {
         let most = *of.most.entry(quota).or_insert_with(most);
         self.most = Some((Arc::clone(&of.limit), quota, most));
         most
+    }
+
+    /// Counts what is asked for; returns when the part of the run began that it is asked for in.
+    fn ask(&mut self, rules: &mut Rules, cost: u64, seen: Seen, truth: &Truth) -> i64 {
+        let (part, begins_ms) = rules.present(seen);
+        let after_ms = truth.trouble.last_unrest_ms();
+        self.asked.ask(part, after_ms, seen.place, cost);
+        rules.asked.ask(part, after_ms, seen.place, cost);
+        begins_ms
     }
 
     /// What is wrong with a charge whatever was charged to its slot: a bucket does not hold it, or no clock has read it.
@@ -212,8 +241,11 @@ impl Tally {
                 nodes: nodes.max().unwrap_or(1),
                 quotas: Quotas::default(),
                 fences: Fences::default(),
+                splits: Splits::default(),
                 trouble: Trouble::new(map, scenario),
                 lost_loans: Vec::new(),
+                lost_disk_ms: None,
+                is_short: scenario.limit_keys.is_some(),
             },
             length_ms: millis(scenario.length),
             expected: scenario.expect.limits.clone(),
@@ -245,6 +277,7 @@ impl Tally {
             demand: 0,
             tank: None,
             live: Live::default(),
+            asked: Asked::default(),
             watched,
             most: None,
         };
@@ -307,6 +340,7 @@ impl Tally {
         limit.regions[seen.place].admitted += cost;
         limit.decided += 1;
         counter.demand += cost;
+        counter.ask(rules, cost, seen, truth);
         if let Some(wrong) = counter.refuse_at_sight(rules, charged, seen, truth) {
             return Some(wrong);
         }
@@ -323,6 +357,7 @@ impl Tally {
         let mut in_span = 0;
         if matches!(rules.limit.algorithm, Algorithm::Concurrency { .. }) {
             counter.live.begin(seen.host, seen.place, cost);
+            counter.asked.at_one_time(seen.place, cost, counter.live.wanted_in(seen.place));
             closing.ask_at_one_time(counter.live.wanted(seen.at), part.quota, most.in_state(state));
             // What it had begun goes on when it hears of its fence.
             let since_ms = part.begins_ms - trouble.lasting_ms();
@@ -368,8 +403,8 @@ impl Tally {
         self.truth.lost_loans.push((at_ms, moment.ahead_by(SLOT_LEAD)));
     }
 
-    /// Counts a refused request at the limit that refused it.
-    pub fn refuse(&mut self, counter: u32, denial: &Denial, refused: Refused, seen: Seen) {
+    /// Counts a refused request at the limit that refused it; returns what is wrong with that, if anything is.
+    pub fn refuse(&mut self, counter: u32, denial: &Denial, refused: Refused, seen: Seen) -> Option<String> {
         let Refused { why, cost, lasting } = refused;
         let counter = &mut self.counters[counter as usize];
         let limit = &mut self.limits[counter.limit];
@@ -383,9 +418,10 @@ impl Tally {
         counter.demand += cost;
         // Without a quota there is no slot: the limit is not known to the node.
         if denial.quota == 0 {
-            return;
+            return None;
         }
         let rules = &mut self.rules[counter.rules];
+        let begins_ms = counter.ask(rules, cost, seen, &self.truth);
         let part = rules.part(denial.slot, denial.quota, seen);
         let most = counter.most_of(rules, denial.quota, &self.truth);
         let lasts = rules.part_ms();
@@ -394,11 +430,14 @@ impl Tally {
         let bound = most.in_state(self.truth.trouble.state(&rules.limit, asked.since_ms()));
         match rules.limit.algorithm {
             Algorithm::Concurrency { .. } => {
-                let wanted = counter.live.refuse(cost, seen.at + lasting, seen.at);
+                let (wanted, there) = counter.live.refuse(seen.place, cost, seen.at + lasting, seen.at);
                 asked.ask_at_one_time(wanted, part.quota, bound);
+                counter.asked.at_one_time(seen.place, cost, there);
             }
             _ => asked.ask(cost, part.quota, bound),
         }
+        let found = room::refuse(&mut counter.asked, rules, (denial.quota, cost), begins_ms, (seen, &self.truth))?;
+        Some(found.words(&limit.name, &counter.subject, &self.truth.map.ids()[seen.place]))
     }
 
     /// Takes back what a request was charged that was allowed as `seen`: its outcome, at this moment, is one that the limit

@@ -41,6 +41,8 @@ pub struct Trouble {
     /// When something was broken last, in milliseconds of the scenario, and when between the nodes of a region.
     last_ms: Option<i64>,
     split_ms: Option<i64>,
+    /// When anything last kept some node from what a fleet that is well does.
+    unrest_ms: Option<i64>,
     /// How long it may be felt.
     felt_ms: i64,
     /// The longest that a request is under way.
@@ -57,6 +59,7 @@ impl Trouble {
             always_split: scenario.within.loss > ORDINARY_LOSS_WITHIN,
             last_ms: None,
             split_ms: None,
+            unrest_ms: None,
             felt_ms: millis(felt),
             lasting_ms: millis(lasting),
         }
@@ -69,6 +72,22 @@ impl Trouble {
             State::Troubled => self.last_ms = Some(at_ms),
             State::Split => (self.last_ms, self.split_ms) = (Some(at_ms), Some(at_ms)),
         }
+    }
+
+    /// Notes that something is not as in a fleet that is well, though it need not keep nodes from each other: a disk, a
+    /// clock, a revision that is not everywhere.
+    pub fn note_unrest(&mut self, at_ms: i64) {
+        self.unrest_ms = Some(at_ms);
+    }
+
+    /// When that was last, in milliseconds of the scenario. Packets that the network always loses are no such thing.
+    pub fn last_unrest_ms(&self) -> Option<i64> {
+        self.unrest_ms
+    }
+
+    /// Whether regions, or nodes of one, may be unheard at any time.
+    pub fn is_always(&self) -> bool {
+        self.always || self.always_split
     }
 
     /// The longest that a request is under way, in milliseconds.
@@ -108,8 +127,21 @@ impl World<'_> {
         } else {
             State::Calm
         };
-        if self.watch.zero.is_some() {
-            self.tally.truth.trouble.note(state, self.at_ms());
+        if self.watch.zero.is_none() {
+            return;
         }
+        let at_ms = self.at_ms();
+        self.tally.truth.trouble.note(state, at_ms);
+        if state != State::Calm || self.is_restless() {
+            self.tally.truth.trouble.note_unrest(at_ms);
+        }
+    }
+
+    /// Whether something else is off that a fleet has to get over: disks, clocks, or nodes that know different revisions.
+    fn is_restless(&self) -> bool {
+        let revision = |host: &crate::host::Host| host.process.as_ref().map(|process| process.node.view().revision);
+        let first = self.hosts.first().and_then(revision);
+        let disks = self.hosts.iter().any(|host| !host.marks.is_well());
+        disks || !self.watch.clocks.are_sound() || self.hosts.iter().any(|host| revision(host) != first)
     }
 }

@@ -319,7 +319,10 @@ impl World<'_> {
         let refused_by = claims.iter().position(|claim| claim.limit == denial.limit);
         if let Some((claim, &counter)) = refused_by.and_then(|at| claims.get(at).zip(wanted.counters.get(at))) {
             let lasting = self.clients[ask.client].load.lasting;
-            self.tally.refuse(counter, denial, Refused { why, cost: u64::from(claim.cost), lasting }, seen);
+            let refused = Refused { why, cost: u64::from(claim.cost), lasting };
+            if let Some(detail) = self.tally.refuse(counter, denial, refused, seen) {
+                self.oracle.violate(seen.at, Invariant::RoomIsGiven, detail);
+            }
         }
         self.note_wait(ask, wanted);
         let counts = &mut self.recorder.requests[seen.place];

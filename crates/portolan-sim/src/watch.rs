@@ -74,6 +74,7 @@ impl World<'_> {
         self.note_hearing();
         self.note_trouble();
         self.note_fences();
+        self.note_splits();
         if self.watch.zero.is_none() {
             return;
         }

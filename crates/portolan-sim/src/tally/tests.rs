@@ -72,8 +72,23 @@ impl Fleet {
         self.tally.refund(self.counter, charged, self.seen(host, at_ms), self.seen(host, now_ms));
     }
 
+    /// Asks for so much at a node of a region, in equal distances over a second that begins at a time; of every so many
+    /// requests one is refused. Returns what is wrong with that.
+    fn ask(&mut self, host: usize, from_ms: u64, count: u64, one_in: u64) -> Vec<String> {
+        let mut found = Vec::new();
+        for request in 0..count {
+            let at_ms = from_ms + request * 1000 / count;
+            let slot = Windows::of(&self.limit.algorithm).slot(crate::clock::BEGIN + Duration::from_millis(at_ms));
+            found.extend(match request % one_in {
+                0 => self.refuse(host, at_ms, 20),
+                _ => self.admit(host, at_ms, slot - self.first, 1),
+            });
+        }
+        found
+    }
+
     /// Refuses a request at a node of a region that would have lasted so long.
-    fn refuse(&mut self, host: usize, at_ms: u64, lasting_ms: u64) {
+    fn refuse(&mut self, host: usize, at_ms: u64, lasting_ms: u64) -> Option<String> {
         let (place, at) = (host / 3, Timestamp::from_nanos(at_ms * 1_000_000));
         let seen = Seen { host, place, at, moment: self.clocks.moment_of(place) };
         let denial = Denial {
@@ -88,7 +103,7 @@ impl Fleet {
             expose_slot: false,
         };
         let refused = Refused { why: Refusal::Limited, cost: 1, lasting: Duration::from_millis(lasting_ms) };
-        self.tally.refuse(self.counter, &denial, refused, seen);
+        self.tally.refuse(self.counter, &denial, refused, seen)
     }
 }
 
@@ -116,7 +131,7 @@ fn what_is_asked_of_a_limit_of_concurrency_is_what_would_be_under_way_at_one_tim
     let refused = |lasting_ms: u64| {
         false_rejects(&|fleet| {
             assert_eq!(fleet.admit(0, 20_000, 0, 10), None);
-            (0..9).for_each(|request| fleet.refuse(4, 20_100 + 100 * request, lasting_ms));
+            (0..9).for_each(|request| _ = fleet.refuse(4, 20_100 + 100 * request, lasting_ms));
         })
     };
     // One of forty that would have been there alone each time, four at one time, all of them.
@@ -305,4 +320,84 @@ fn a_bucket_gains_by_the_clock_of_a_region_what_that_has_of_it() {
     check(&format!("{bucket}, shares: {{ a: 1, b: 5, c: 0 }}"), 500, 7);
     // Rate may be on loan, tokens of the burst are not then.
     check("rate: 300/s, algorithm: token_bucket, burst: 300", 500, 100);
+}
+
+/// Whether it is told that one of so many requests is refused in the first region, which asks for `count` in each second from
+/// one to another of the scenario, while the second asks for `others`.
+fn tells(
+    limit: &str,
+    (count, others): (u64, u64),
+    one_in: u64,
+    seconds: std::ops::Range<u64>,
+    play: &dyn Fn(&mut Fleet),
+) -> bool {
+    let mut fleet = Fleet::of(limit);
+    fleet.clocks.read((0..9).map(|host| (host / 3, 0)), Timestamp::ZERO);
+    play(&mut fleet);
+    let found: Vec<String> = seconds
+        .flat_map(|second| {
+            let others = fleet.ask(4, second * 1000, others, u64::MAX);
+            assert_eq!(others, Vec::<String>::new());
+            fleet.ask(0, second * 1000, count, one_in)
+        })
+        .collect();
+    assert!(found.len() <= 1, "once is enough: {found:?}");
+    found.len() == 1
+}
+
+#[test]
+fn what_every_region_has_room_for_by_its_own_share_is_refused_to_a_small_part() {
+    let calm = |limit: &str, asked: (u64, u64), one_in| tells(limit, asked, one_in, 20..30, &|_| {});
+    // Of 90 each has 100.
+    assert!(calm("rate: 300/s", (50, 0), 10));
+    assert!(!calm("rate: 300/s", (50, 0), 500), "a few are what a turn of slots may cost");
+    assert!(!calm("rate: 300/s", (80, 0), 10), "some of its share may be lent");
+    assert!(calm("rate: 300/s", (40, 50), 10));
+    assert!(!calm("rate: 300/s", (40, 80), 10), "the other borrows");
+    assert!(calm("rate: 300/s", (40, 80), 2) && !calm("rate: 300/s", (40, 160), 2), "there is enough for both");
+    assert!(calm("rate: 300/s, algorithm: sliding", (50, 0), 10));
+    assert!(calm("rate: 300/s, algorithm: token_bucket, burst: 300", (50, 0), 10));
+    assert!(
+        !calm("rate: 300/s, algorithm: token_bucket, burst: 100", (50, 0), 10),
+        "as much as a third of the burst at once"
+    );
+    assert!(calm("rate: 3000/min", (20, 0), 10));
+    assert!(calm("rate: 300/s, shares: { a: 2, b: 1, c: 0 }", (90, 50), 10));
+    assert!(!calm("rate: 300/s, shares: { a: 0, b: 1, c: 1 }", (50, 0), 10), "it has no share");
+    assert!(calm("rate: 300/s, shares: { a: 0, b: 1, c: 1 }", (50, 0), 2), "but is lent what it asks for steadily");
+    assert!(!calm("rate: 3000/10s, algorithm: sliding, shares: { a: 0, b: 1, c: 1 }", (50, 0), 2), "that is not lent");
+    assert!(!calm("rate: 300/s, shares: demand", (50, 0), 10), "nobody states it");
+    assert!(calm("rate: 90/s", (10, 0), 2));
+    assert!(!calm("rate: 87/s", (10, 0), 2), "three nodes have 29 in pieces");
+    assert!(calm("concurrency: 300", (4, 0), 2), "none of them ends");
+}
+
+#[test]
+fn nothing_is_said_of_refusals_before_a_fleet_has_got_over_the_last_trouble() {
+    let after = |limit: &str, last_ms: i64, seconds| {
+        tells(limit, (50, 0), 10, seconds, &|fleet| fleet.tally.truth.trouble.note_unrest(last_ms))
+    };
+    assert!(!after("rate: 300/s", 20_000, 20..30));
+    assert!(after("rate: 300/s", 20_000, 30..40));
+    assert!(!after("rate: 300/s", 20_001, 22..31), "its slot began before");
+    assert!(!after("rate: 1500/5s", 20_001, 25..35), "so did that");
+    assert!(after("rate: 1500/5s", 20_001, 35..40));
+    assert!(!after("rate: 300/s, algorithm: sliding", 20_000, 30..31), "what was spent before counts");
+    assert!(after("rate: 300/s, algorithm: sliding", 20_000, 31..40));
+}
+
+#[test]
+fn of_a_window_in_which_there_was_trouble_a_tenth_of_the_share_is_left_whatever_was_marked() {
+    let lost = |fleet: &mut Fleet| fleet.tally.truth.note_lost_disk(20_000);
+    let after = |limit: &str, play: &dyn Fn(&mut Fleet)| {
+        let play = |fleet: &mut Fleet| {
+            fleet.tally.truth.trouble.note_unrest(20_000);
+            play(fleet);
+        };
+        tells(limit, (50, 0), 10, 30..40, &play)
+    };
+    assert!(after("quota: 30000/day", &|_| {}));
+    assert!(!after("quota: 2000/day", &|_| {}), "beyond a tenth before it is one too many");
+    assert!(!after("quota: 30000/day", &lost), "nobody may know what was spent of it");
+    assert!(after("rate: 300/s", &lost), "but of what began later");
 }
