@@ -8,7 +8,7 @@ mod rules;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, SLOT_LEAD, Scenario};
+use portolan_config::{Algorithm, Limit, LimitExpectation, LimitId, RegionMap, SLOT_LEAD, Scenario, Within};
 use portolan_limits::{Charge, Denial, Key};
 use portolan_model::{Name, Timestamp};
 use prefetch_index::prefetch_index;
@@ -67,7 +67,8 @@ pub struct Truth {
     lost_loans: Vec<(i64, Moment)>,
     /// When some node lost its disk last, in milliseconds of the scenario.
     lost_disk_ms: Option<i64>,
-    /// Whether nodes have less room than there are keys.
+    /// Whether nodes have less room than there are keys, or packets between those of a region are lost or late: then a request
+    /// may find no answer in time.
     is_short: bool,
 }
 
@@ -245,7 +246,7 @@ impl Tally {
                 trouble: Trouble::new(map, scenario),
                 lost_loans: Vec::new(),
                 lost_disk_ms: None,
-                is_short: scenario.limit_keys.is_some(),
+                is_short: scenario.limit_keys.is_some() || scenario.within != Within::default(),
             },
             length_ms: millis(scenario.length),
             expected: scenario.expect.limits.clone(),

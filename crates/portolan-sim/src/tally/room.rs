@@ -119,7 +119,9 @@ fn parts(rules: &Rules, begins_ms: i64, seen: Seen, truth: &Truth) -> Option<u64
     if truth.is_short || truth.trouble.is_always() {
         return None;
     }
-    let Some(last_ms) = rules.last_unrest_ms(truth) else { return Some(HALF) };
+    let Some(last_ms) = rules.last_unrest_ms(truth) else {
+        return (seen.at_ms() >= SETTLED_MS).then_some(HALF);
+    };
     let settled_ms = last_ms + SETTLED_MS;
     // What was spent before a sliding window counts in it.
     let from_ms = if rules.slides() { begins_ms.saturating_sub(rules.window_ms()) } else { begins_ms };
